@@ -1,0 +1,37 @@
+"""The event table that every data source returns: who bought which tag in which week."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Events:
+    """Weekly purchases of a population.
+
+    Attributes:
+        purchases: One row per (user, week, tag): columns ``user: str``, ``week: int32``, ``tag: str``. Weeks start on
+            Monday.
+        week_zero: The Monday on which week 0 begins.
+        first_week: First week with complete data.
+        last_week: Last week with complete data.
+        profiles: user -> one line of profile text; users without one are absent.
+        aliases: Other spelling -> tag.
+        equivalents: Groups of tags that mean the same.
+        report: What was read and what was dropped, as counts.
+    """
+
+    purchases: pl.DataFrame
+    week_zero: dt.date
+    first_week: int
+    last_week: int
+    profiles: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    equivalents: Sequence[Sequence[str]] = ()
+    report: Mapping[str, int] = field(default_factory=dict)
+
+    def monday(self, week: int) -> dt.date:
+        """The first day of a week."""
+        return self.week_zero + dt.timedelta(weeks=week)

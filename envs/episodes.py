@@ -1,0 +1,222 @@
+"""Episodes of next-purchase tag prediction: a user at an origin week, the history before it, the tags bought after.
+
+The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns a panel into an Arrow table
+with one row an episode. Nothing in a row but ``target`` looks at or past its origin week.
+"""
+
+import hashlib
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, model_validator
+
+from . import calendar
+from .data.events import Events
+from .data.logs import DataError
+from .panel import Panel
+
+SPLITS = ("train", "validation", "test")
+
+
+class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Which weeks and users an episode may use."""
+
+    window: int = 4
+    """Length of the target window in weeks."""
+    lookback: int = 20
+    """A tag is novel when it was not bought in this many weeks before the origin."""
+    min_active_weeks: int = 4
+    """A user needs this many weeks with a purchase before the origin."""
+    active_within: int = 8
+    """... and one of them within this many weeks before the origin."""
+    min_tag_users: int = 20
+    """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
+    unseen_share: float = 0.2
+    """Share of the users kept out of training and of every learned statistic."""
+    train_origins: tuple[int, ...] = ()
+    """Origin weeks of training episodes; empty = 31 to 19 weeks before the last week."""
+    validation_origins: tuple[int, ...] = ()
+    """Empty = 15 weeks before the last week."""
+    test_origins: tuple[int, ...] = ()
+    """Empty = 11, 7 and 3 weeks before the last week."""
+    statistics_end: int | None = None
+    """Vocabulary and learned models see weeks before this one only; by default the first validation origin."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Protocol":
+        for name in ("window", "lookback", "min_active_weeks", "active_within", "min_tag_users"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"protocol.{name}={getattr(self, name)} must be at least 1")
+        if not 0 < self.unseen_share < 1:
+            raise ValueError(f"protocol.unseen_share={self.unseen_share} must lie between 0 and 1, e.g. 0.2")
+        return self
+
+    def resolved(self, first_week: int, last_week: int) -> "Protocol":
+        """The same protocol with every origin filled in for data that covers these weeks.
+
+        Raises:
+            DataError: the data are too short for the splits, or a training target reaches past ``statistics_end``.
+        """
+        earliest = first_week + self.min_active_weeks
+        train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
+        validation = self.validation_origins or (last_week - 15,)
+        test = self.test_origins or (last_week - 11, last_week - 7, last_week - 3)
+        end = self.statistics_end if self.statistics_end is not None else min(validation)
+        for name, origins in (("train", train), ("validation", validation), ("test", test)):
+            if not origins or min(origins) < earliest or max(origins) + self.window - 1 > last_week:
+                raise DataError(
+                    f"the data cover weeks {first_week}..{last_week}, too short for protocol.{name}_origins="
+                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and a target window of "
+                    f"{self.window}. Give more weeks of data, or set protocol.{name}_origins to weeks in "
+                    f"{earliest}..{last_week - self.window + 1}"
+                )
+        if max(train) + self.window > end:
+            raise DataError(
+                f"protocol.train_origins={list(train)} with window={self.window} reach week {max(train) + self.window - 1}, "
+                f"at or past protocol.statistics_end={end}: training would see the test period. Use earlier origins"
+            )
+        return self.model_copy(
+            update={
+                "train_origins": train,
+                "validation_origins": validation,
+                "test_origins": test,
+                "statistics_end": end,
+            }
+        )
+
+    def origins(self, split: str) -> tuple[int, ...]:
+        return {"train": self.train_origins, "validation": self.validation_origins, "test": self.test_origins}[split]
+
+
+def is_unseen(user: str, share: float) -> bool:
+    """Whether a user is kept out of training: a hash of the id, so the same on every machine and for every file."""
+    digest = hashlib.sha256(user.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < share
+
+
+def vocabulary(events: Events, protocol: Protocol) -> list[str]:
+    """Tags bought by enough training users before ``statistics_end``, in alphabetical order."""
+    assert protocol.statistics_end is not None, "resolve the protocol first"
+    purchases = events.purchases.filter(pl.col("week") < protocol.statistics_end)
+    users = purchases["user"].unique().to_list()
+    training = [user for user in users if not is_unseen(user, protocol.unseen_share)]
+    counted = (
+        purchases.filter(pl.col("user").is_in(training))
+        .group_by("tag")
+        .agg(pl.col("user").n_unique().alias("users"))
+        .filter(pl.col("users") >= protocol.min_tag_users)
+    )
+    tags = sorted(counted["tag"].to_list())
+    if len(tags) < 2:
+        raise DataError(
+            f"only {len(tags)} tags were bought by protocol.min_tag_users={protocol.min_tag_users} of the "
+            f"{len(training)} training users before week {protocol.statistics_end}; lower protocol.min_tag_users"
+        )
+    return tags
+
+
+def make_panel(events: Events, tags: list[str], protocol: Protocol) -> Panel:
+    """Purchases of the vocabulary's tags as integer triples."""
+    users = events.purchases["user"].unique().sort().to_list()
+    user_ids = {user: i for i, user in enumerate(users)}
+    tag_ids = {tag: i for i, tag in enumerate(tags)}
+    triples = (
+        events.purchases.filter(pl.col("tag").is_in(tags))
+        .select(
+            pl.col("user").replace_strict(user_ids, return_dtype=pl.Int32),
+            pl.col("week").cast(pl.Int32),
+            pl.col("tag").replace_strict(tag_ids, return_dtype=pl.Int32),
+        )
+        .sort("user", "week", "tag")
+    )
+    return Panel(
+        users=tuple(users),
+        unseen=np.array([is_unseen(user, protocol.unseen_share) for user in users]),
+        n_tags=len(tags),
+        week_zero=events.week_zero,
+        user=triples["user"].to_numpy(),
+        week=triples["week"].to_numpy(),
+        tag=triples["tag"].to_numpy(),
+    )
+
+
+def build(panel: Panel, protocol: Protocol, profiles: dict[str, str]) -> pl.DataFrame:
+    """All episodes of all splits.
+
+    Training and validation episodes are of training users only; test episodes are of all users.
+
+    Returns:
+        One row an episode: ``split``, ``origin`` (week), ``user`` (index into ``panel.users``), ``unseen``, ``profile``,
+        ``calendar``, ``target`` (tag ids bought in the window), ``lookback`` (tag ids of the last ``protocol.lookback``
+        weeks), ``history`` (all earlier tag ids, most weeks first, ties by popularity), ``history_weight`` (number of
+        weeks, same order) and ``history_last`` (weeks since the last purchase, same order).
+
+    Raises:
+        DataError: a split has no episode.
+    """
+    triples = pl.DataFrame({"user": panel.user, "week": panel.week, "tag": panel.tag}).lazy()
+    parts = [
+        _at_origin(triples, panel, protocol, split, origin) for split in SPLITS for origin in protocol.origins(split)
+    ]
+    table = pl.concat(parts)
+    for split in SPLITS:
+        if not (table["split"] == split).any():
+            raise DataError(
+                f"the {split} split (origins {list(protocol.origins(split))}) has no episode: no user has "
+                f"{protocol.min_active_weeks} active weeks before an origin, one within {protocol.active_within} weeks, and a "
+                "purchase in the window. Check the dates, or relax protocol.min_active_weeks and protocol.active_within"
+            )
+    profile = pl.Series([profiles.get(user, "") for user in panel.users], dtype=pl.String)
+    table = table.with_columns(
+        pl.Series("unseen", panel.unseen[table["user"].to_numpy()]),
+        profile[table["user"].cast(pl.UInt32)].alias("profile"),
+    )
+    if not table.filter(pl.col("split") == "test")["unseen"].any():
+        raise DataError(
+            f"the test split has no unseen user: protocol.unseen_share={protocol.unseen_share} of {len(panel.users)} users "
+            "is too few; raise it"
+        )
+    return table
+
+
+def _at_origin(triples: pl.LazyFrame, panel: Panel, protocol: Protocol, split: str, origin: int) -> pl.DataFrame:
+    before = triples.filter(pl.col("week") < origin)
+    eligible = (
+        before.group_by("user")
+        .agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
+        .filter((pl.col("weeks") >= protocol.min_active_weeks) & (pl.col("last") >= origin - protocol.active_within))
+        .select("user")
+    )
+    target = (
+        triples.filter((pl.col("week") >= origin) & (pl.col("week") < origin + protocol.window))
+        .group_by("user")
+        .agg(target=pl.col("tag").unique().sort())
+    )
+    lookback = (
+        before.filter(pl.col("week") >= origin - protocol.lookback)
+        .group_by("user")
+        .agg(lookback=pl.col("tag").unique().sort())
+    )
+    popularity = pl.DataFrame({"popularity": panel.popularity(origin)}).with_row_index("tag")
+    history = (
+        before.group_by("user", "tag")
+        .agg(weight=pl.len().cast(pl.Float32), last=(origin - pl.col("week").max()).cast(pl.Int32))
+        .join(popularity.lazy().with_columns(pl.col("tag").cast(pl.Int32)), on="tag")
+        .sort(["user", "weight", "popularity", "tag"], descending=[False, True, True, False])
+        .group_by("user", maintain_order=True)
+        .agg(history=pl.col("tag"), history_weight=pl.col("weight"), history_last=pl.col("last"))
+    )
+    found = eligible.join(target, on="user").join(history, on="user").join(lookback, on="user", how="left")
+    if split != "test":
+        training = pl.DataFrame({"user": np.flatnonzero(~panel.unseen).astype(np.int32)})
+        found = found.join(training.lazy(), on="user", how="semi")
+    return (
+        found.sort("user")
+        .with_columns(
+            pl.lit(split).alias("split"),
+            pl.lit(origin, dtype=pl.Int32).alias("origin"),
+            pl.lit(calendar.describe(panel.monday(origin), protocol.window)).alias("calendar"),
+            pl.col("lookback").fill_null([]),
+        )
+        .collect()
+    )

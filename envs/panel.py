@@ -1,0 +1,78 @@
+"""Weekly purchases as sparse counts: what every statistic, baseline and episode is computed from."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who bought which tag in which week; one entry per (user, week, tag).
+
+    Attributes:
+        users: User ids; the position is the user index.
+        unseen: ``[users]`` bool, the users kept out of every learned statistic.
+        n_tags: Size of the catalogue.
+        week_zero: The Monday on which week 0 begins.
+        user, week, tag: ``[entries]`` int32, sorted by (user, week, tag).
+    """
+
+    users: tuple[str, ...]
+    unseen: npt.NDArray[np.bool_]
+    n_tags: int
+    week_zero: dt.date
+    user: IntArray
+    week: IntArray
+    tag: IntArray
+
+    def counts(self, first: int, end: int, *, training_users: bool = False) -> sparse.csr_matrix:
+        """Number of weeks in ``[first, end)`` in which each user bought each tag.
+
+        Args:
+            first, end: Weeks, half open.
+            training_users: Leave the rows of unseen users empty.
+
+        Returns:
+            ``[users, tags]`` float32.
+        """
+        keep = (self.week >= first) & (self.week < end)
+        if training_users:
+            keep &= ~self.unseen[self.user]
+        user, tag = self.user[keep], self.tag[keep]
+        shape = (len(self.users), self.n_tags)
+        return sparse.csr_matrix((np.ones(len(user), np.float32), (user, tag)), shape=shape)
+
+    def buyers(self, first: int, end: int) -> npt.NDArray[np.float32]:
+        """``[tags]``: number of distinct training users who bought each tag in weeks ``[first, end)``."""
+        counts = self.counts(first, end, training_users=True)
+        return np.asarray((counts > 0).sum(axis=0), dtype=np.float32).ravel()
+
+    def popularity(self, origin: int, weeks: int = 8) -> npt.NDArray[np.float32]:
+        """``[tags]``: :meth:`buyers` over the ``weeks`` weeks before ``origin``."""
+        return self.buyers(origin - weeks, origin)
+
+    def monday(self, week: int) -> dt.date:
+        """The first day of a week."""
+        return self.week_zero + dt.timedelta(weeks=week)
+
+
+def top(scores: npt.NDArray[np.floating], k: int, mask: npt.NDArray[np.bool_] | None = None) -> IntArray:
+    """The ``k`` best tag ids of each row, best first; ties go to the lower id; masked entries are left out.
+
+    Args:
+        scores: ``[rows, tags]``.
+        mask: ``[rows, tags]``, true where a tag may not be chosen.
+    """
+    ranked = np.where(mask, -np.inf, scores) if mask is not None else scores
+    return np.argsort(-ranked, axis=1, kind="stable")[:, :k].astype(np.int32)
+
+
+def rows(matrix: sparse.csr_matrix, users: Sequence[int] | IntArray) -> npt.NDArray[np.float32]:
+    """Dense rows of a sparse count matrix, ``[len(users), tags]``."""
+    return np.asarray(matrix[np.asarray(users)].todense(), dtype=np.float32)

@@ -1,0 +1,184 @@
+"""The tag task of one data source: catalogue, panel and episodes, built once and cached as Arrow."""
+
+import datetime as dt
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+
+from . import episodes
+from .catalog import Catalog
+from .data import completejourney, logs
+from .data.events import Events
+from .episodes import Protocol
+from .panel import Panel
+
+# Raise when the meaning of the cached tables changes.
+_FORMAT = 1
+
+
+class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Where the episodes come from."""
+
+    source: str = "completejourney"
+    """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
+    track: Literal["category", "type"] = "category"
+    """Granularity of the Complete Journey tags; logs bring their own."""
+    columns: logs.LogColumns = logs.LogColumns()
+    """Column names of a log."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with unreadable rows of a log."""
+    protocol: Protocol = Protocol()
+    """Origins, windows, eligibility and splits."""
+    cache: Path = Path(".cache/recrl")
+    """Folder of the cached episodes, one subfolder a content hash."""
+
+
+@dataclass(frozen=True)
+class TagTask:
+    """Everything the policy, the rewards and the baselines read.
+
+    Attributes:
+        catalog: The tags.
+        panel: Weekly purchases in tag ids.
+        protocol: With all origins filled in.
+        table: One row an episode; see :func:`recrl.envs.episodes.build`.
+        report: What was read and dropped, as counts.
+        fingerprint: Content hash of source, protocol and format.
+    """
+
+    catalog: Catalog
+    panel: Panel
+    protocol: Protocol
+    table: pl.DataFrame
+    report: dict[str, int]
+    fingerprint: str
+
+    def split(self, name: str) -> pl.DataFrame:
+        """Episodes of ``train``, ``validation`` or ``test``."""
+        return self.table.filter(pl.col("split") == name)
+
+    @cached_property
+    def surges(self) -> dict[int, frozenset[int]]:
+        """Test origin -> tags whose buyers per week in the window are at least 1.5 times those of the lookback.
+
+        Read only by the evaluation's calendar slice: it looks at the outcome, so no policy may see it.
+        """
+        found = {}
+        for origin in self.protocol.test_origins:
+            ahead = self._buyers_per_week(origin, origin + self.protocol.window)
+            behind = self._buyers_per_week(origin - self.protocol.lookback, origin)
+            found[origin] = frozenset(np.flatnonzero((ahead >= 1.5 * behind) & (ahead > 0)).tolist())
+        return found
+
+    def _buyers_per_week(self, first: int, end: int) -> np.ndarray:
+        counts = self.panel.counts(first, end)
+        return np.asarray(counts.sum(axis=0)).ravel() / (end - first)
+
+
+def prepare(config: DataConfig) -> TagTask:
+    """The task of a data source, from the cache when source, protocol and format are unchanged.
+
+    Raises:
+        DataError: the source cannot be used; the message names the column, the row or the setting.
+    """
+    is_panel = config.source == "completejourney"
+    identity = {
+        "format": _FORMAT,
+        "source": completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source)),
+        "columns": None if is_panel else config.columns.model_dump(),
+        "bad_rows": None if is_panel else config.bad_rows,
+        "protocol": config.protocol.model_dump(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = config.cache / "tasks" / fingerprint
+    if not (folder / "meta.json").exists():
+        events = (
+            completejourney.load(config.track)
+            if is_panel
+            else logs.load(Path(config.source), config.columns, config.bad_rows)
+        )
+        _store(build(events, config.protocol, fingerprint), folder)
+    return _restore(folder)
+
+
+def build(events: Events, protocol: Protocol, fingerprint: str) -> TagTask:
+    """Vocabulary, panel and episodes of an event table."""
+    protocol = protocol.resolved(events.first_week, events.last_week)
+    tags = episodes.vocabulary(events, protocol)
+    known = set(tags)
+    panel = episodes.make_panel(events, tags, protocol)
+    table = episodes.build(panel, protocol, dict(events.profiles))
+    catalog = Catalog(
+        tags,
+        {alias: tag for alias, tag in events.aliases.items() if tag in known},
+        [group for group in events.equivalents if all(tag in known for tag in group)],
+    )
+    report = {
+        **events.report,
+        "users": len(panel.users),
+        "unseen users": int(panel.unseen.sum()),
+        "tags below protocol.min_tag_users (dropped)": events.purchases["tag"].n_unique() - len(tags),
+        "tags": len(tags),
+        **{f"{split} episodes": int((table["split"] == split).sum()) for split in episodes.SPLITS},
+        "test episodes of unseen users": table.filter((pl.col("split") == "test") & pl.col("unseen")).height,
+    }
+    return TagTask(catalog, panel, protocol, table, report, fingerprint)
+
+
+def _store(task: TagTask, folder: Path) -> None:
+    # Written aside and renamed: a killed build leaves no half-written cache, and two builders do not collide.
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    panel = task.panel
+    task.catalog.save(partial / "catalog.json")
+    task.table.write_ipc(partial / "episodes.arrow", compression="zstd")
+    pl.DataFrame({"user": panel.user, "week": panel.week, "tag": panel.tag}).write_ipc(
+        partial / "purchases.arrow", compression="zstd"
+    )
+    pl.DataFrame({"user": panel.users, "unseen": panel.unseen}).write_ipc(partial / "users.arrow")
+    meta = {
+        "protocol": task.protocol.model_dump(),
+        "report": task.report,
+        "week_zero": panel.week_zero.isoformat(),
+        "fingerprint": task.fingerprint,
+    }
+    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not (folder / "meta.json").exists():
+            raise
+        shutil.rmtree(partial)
+
+
+def _restore(folder: Path) -> TagTask:
+    meta = json.loads((folder / "meta.json").read_text())
+    users = pl.read_ipc(folder / "users.arrow")
+    purchases = pl.read_ipc(folder / "purchases.arrow")
+    catalog = Catalog.load(folder / "catalog.json")
+    panel = Panel(
+        users=tuple(users["user"].to_list()),
+        unseen=users["unseen"].to_numpy(),
+        n_tags=len(catalog),
+        week_zero=dt.date.fromisoformat(meta["week_zero"]),
+        user=purchases["user"].to_numpy(),
+        week=purchases["week"].to_numpy(),
+        tag=purchases["tag"].to_numpy(),
+    )
+    return TagTask(
+        catalog=catalog,
+        panel=panel,
+        protocol=Protocol(**meta["protocol"]),
+        table=pl.read_ipc(folder / "episodes.arrow"),
+        report=meta["report"],
+        fingerprint=meta["fingerprint"],
+    )
