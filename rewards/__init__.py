@@ -1,0 +1,18 @@
+"""What scores an answer: the Reward protocol, the registry, the engine and the rewards that ship with recrl."""
+
+from .base import Reward, RewardError, RewardSpec, RewardSpecError, completion_text
+from .encoder import encode_tags
+from .engine import RewardEngine
+from .registry import resolve, reward
+
+__all__ = [
+    "Reward",
+    "RewardEngine",
+    "RewardError",
+    "RewardSpec",
+    "RewardSpecError",
+    "completion_text",
+    "encode_tags",
+    "resolve",
+    "reward",
+]

@@ -1,0 +1,200 @@
+"""Names, dotted paths, files and entry points lead to a Reward; what cannot be used says why."""
+
+import sys
+
+import pytest
+
+from recrl.rewards.base import Reward, RewardSpec, RewardSpecError, completion_text
+from recrl.rewards.registry import resolve, reward
+
+MODULE = """
+from recrl.rewards.registry import reward
+
+@reward("{name}", range=(0, 5), unit=0.5)
+def graded(completions):
+    return [1.0 for _ in completions]
+
+def plain(completions, **kwargs):
+    return [2.0 for _ in completions]
+
+loaded = []
+"""
+
+
+@pytest.fixture
+def reward_file(tmp_path):
+    path = tmp_path / "house_rewards.py"
+    path.write_text(MODULE.format(name=f"graded_{tmp_path.name}"))
+    return path
+
+
+def test_a_registered_name_resolves_to_its_declaration():
+    found = resolve("recall")
+    assert (found.name, found.low, found.high, found.per, found.unit) == ("recall", 0.0, 1.0, "sample", None)
+
+
+def test_a_config_entry_renames_and_overrides():
+    found = resolve(RewardSpec(name="r", use="recall", range=(-1, 2), unit=0.1, per="group"))
+    assert (found.name, found.low, found.high, found.per, found.unit) == ("r", -1.0, 2.0, "group", 0.1)
+
+
+def test_use_defaults_to_name():
+    assert RewardSpec(name="recall").use == "recall"
+
+
+def test_a_config_entry_refuses_unknown_fields():
+    with pytest.raises(ValueError, match="wieght"):
+        RewardSpec.model_validate({"name": "recall", "wieght": 1.0})
+
+
+def test_the_decorator_leaves_the_function_callable():
+    @reward("test_registry_plain_call", range=(0, 1))
+    def half(completions):
+        return [0.5 for _ in completions]
+
+    assert half(["a", "b"]) == [0.5, 0.5]
+    assert resolve("test_registry_plain_call").function is half
+
+
+def test_two_functions_cannot_take_one_name():
+    with pytest.raises(RewardSpecError, match=r"'recall' .* is taken by recrl\.rewards\.tags\.recall"):
+
+        @reward("recall", range=(0, 1))
+        def other(completions):
+            return []
+
+
+def test_defining_a_function_again_replaces_it():
+    def define(high):
+        @reward("test_registry_redefined", range=(0, high))
+        def cell(completions):
+            return []
+
+    define(1)
+    define(2)
+    assert resolve("test_registry_redefined").high == 2
+
+
+def test_a_file_path(reward_file, tmp_path):
+    found = resolve(f"{reward_file}:graded")
+    assert (found.name, found.high, found.unit) == (f"graded_{tmp_path.name}", 5.0, 0.5)
+    assert found.function(["a"]) == [1.0]
+
+
+def test_rewards_of_one_file_share_its_module(reward_file):
+    graded = resolve(f"{reward_file}:graded").function
+    plain = resolve(RewardSpec(name="plain", use=f"{reward_file}:plain", range=(0, 3))).function
+    assert graded.__globals__ is plain.__globals__
+
+
+def test_a_relative_file_path(reward_file, monkeypatch):
+    monkeypatch.chdir(reward_file.parent)
+    assert resolve("house_rewards.py:graded").high == 5.0
+
+
+def test_a_dotted_path(reward_file, monkeypatch):
+    monkeypatch.syspath_prepend(str(reward_file.parent))
+    monkeypatch.delitem(sys.modules, "house_rewards", raising=False)
+    assert resolve("house_rewards:graded").unit == 0.5
+
+
+def test_an_entry_point_of_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "acme_rewards.py").write_text(MODULE.format(name="acme_registered"))
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[recrl.rewards]\nacme = acme_rewards:graded\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolve(RewardSpec(name="acme")).high == 5.0
+    with pytest.raises(RewardSpecError, match="did you mean 'acme'"):
+        resolve("acmee")
+
+
+def test_an_unknown_name_offers_the_nearest_and_the_list():
+    with pytest.raises(
+        RewardSpecError, match=r"unknown reward 'recal'; did you mean 'recall'\? known: .*novelty"
+    ):
+        resolve("recal")
+
+
+def test_an_unknown_function_offers_the_nearest(reward_file):
+    with pytest.raises(RewardSpecError, match=r"has no 'grade'; did you mean 'graded'\?"):
+        resolve(f"{reward_file}:grade")
+
+
+def test_a_plain_function_needs_a_declared_range(reward_file):
+    with pytest.raises(
+        RewardSpecError, match=r"'plain' .* declares no range\. Decorate .* range: \[low, high\]"
+    ):
+        resolve(f"{reward_file}:plain")
+
+
+def test_a_missing_file_names_the_folder_it_was_read_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RewardSpecError, match=f"no reward file .*absent.py .*{tmp_path.name}"):
+        resolve("absent.py:fn")
+
+
+def test_a_missing_module_says_how_to_make_it_importable():
+    with pytest.raises(RewardSpecError, match="PYTHONPATH"):
+        resolve("no_such_package.rewards:fn")
+
+
+def test_an_import_that_fails_inside_a_users_file_keeps_its_own_error(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import not_installed_anywhere\n")
+    for _ in range(2):  # a half-executed module must not be taken for a loaded one
+        with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+            resolve(f"{path}:fn")
+
+
+def test_something_that_is_not_callable_is_refused(reward_file):
+    with pytest.raises(RewardSpecError, match="is a list; it must be callable"):
+        resolve(f"{reward_file}:loaded")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"low": 1.0, "high": 0.0},
+        {"low": 0.0, "high": float("inf")},
+        {"name": "a:b"},
+        {"name": ""},
+        {"per": "batch"},
+        {"unit": 0.0},
+    ],
+)
+def test_an_unusable_declaration_is_refused(fields):
+    with pytest.raises(RewardSpecError):
+        Reward(**{"name": "r", "function": len, "low": 0.0, "high": 1.0, **fields})
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        ("milk", "milk"),
+        ([{"role": "assistant", "content": "milk"}], "milk"),
+        ([{"content": "milk"}], "milk"),
+        (
+            [
+                {
+                    "role": "assistant",
+                    "content": [{"type": "text", "text": "mi"}, {"type": "text", "text": "lk"}],
+                }
+            ],
+            "milk",
+        ),
+        ([{"role": "assistant", "content": None}, {"role": "tool", "content": "x"}], ""),
+        (
+            [
+                {"role": "assistant", "content": "a"},
+                {"role": "tool", "content": "b"},
+                {"role": "assistant", "content": "c"},
+            ],
+            "c",
+        ),
+        ([], ""),
+    ],
+)
+def test_completion_text_is_the_last_assistant_message(completion, text):
+    assert completion_text(completion) == text
