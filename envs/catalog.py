@@ -117,8 +117,8 @@ class Catalog:
         return INVALID
 
     def render(self, tag_ids: Sequence[int]) -> str:
-        """The answer text that names these tags."""
-        return "\n".join(self.tags[i] for i in tag_ids)
+        """The answer text that names these tags, one a line; every line ends with its break."""
+        return "".join(f"{self.tags[i]}\n" for i in tag_ids)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,83 @@
+"""An episode as chat messages.
+
+Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and ``</user>``, one item a
+line, with angle brackets and line breaks taken out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from .catalog import Catalog
+
+Message = dict[str, str]
+
+# Weeks with the tag over weeks with the most frequent tag, from the most to the least frequent.
+_LEVELS = ((0.5, "weekly"), (0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
+_OLD = "not lately"
+
+
+def tag_messages(episode: Mapping[str, Any], catalog: Catalog, slots: int, max_history: int = 100) -> list[Message]:
+    """Ask for the ``slots`` tags that a user will buy next.
+
+    Args:
+        episode: A row of :func:`recrl.envs.episodes.build`; ``target`` is not read.
+        slots: Length of the list to ask for.
+        max_history: At most this many tags of the history, the most frequent ones.
+
+    Returns:
+        A system and a user message. The history stands as one tag a line, most frequent first, in levels of frequency;
+        tags last bought before the lookback have a level of their own.
+    """
+    return [
+        {"role": "system", "content": system_prompt(slots)},
+        {"role": "user", "content": "\n".join(["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"])},
+    ]
+
+
+def system_prompt(slots: int) -> str:
+    """The instruction, the same for every user."""
+    return f"Name {slots} kinds of goods this shopper buys next, one a line, none twice."
+
+
+def _facts(episode: Mapping[str, Any]) -> list[str]:
+    facts = [_one_line(episode["calendar"])]
+    if episode["profile"]:
+        facts.append(_one_line(episode["profile"]))
+    return facts
+
+
+def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> list[str]:
+    recent = set(episode["lookback"])
+    tags = episode["history"][:max_history]
+    weights = episode["history_weight"][:max_history]
+    most = max(weights, default=1.0)
+    lines: list[str] = []
+    level = None
+    for tag, weight in zip(tags, weights, strict=True):
+        if tag not in recent:
+            continue
+        name = next(name for share, name in _LEVELS if weight >= share * most)
+        if name != level:
+            lines.append(f"{name}:")
+            level = name
+        lines.append(catalog.tags[tag])
+    old = [catalog.tags[tag] for tag in tags if tag not in recent]
+    return lines + ([f"{_OLD}:", *old] if old else [])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("<", " ").replace(">", " ").split())
+
+
+# Columns that travel with a prompt: what rewards and the warm start may read.
+COLUMNS = ("target", "lookback", "history", "history_weight")
+
+
+def prompted_rows(episodes: pl.DataFrame, catalog: Catalog, slots: int, max_history: int = 100) -> list[dict[str, Any]]:
+    """Rows ready for training: ``prompt`` (chat messages) and the columns of :data:`COLUMNS`."""
+    return [
+        {"prompt": tag_messages(row, catalog, slots, max_history), **{name: row[name] for name in COLUMNS}}
+        for row in episodes.iter_rows(named=True)
+    ]

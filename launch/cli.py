@@ -1,0 +1,120 @@
+"""The command line: ``recrl train``, ``recrl eval``, ``recrl data describe``.
+
+On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
+app.add_typer(data_app, name="data")
+
+Config = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped one (demo).")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")]
+
+# As a shell reports a program that ended on SIGINT.
+_INTERRUPTED = 130
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run folder.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Replace an existing run folder.")] = False,
+) -> None:
+    """Train a policy under constraints and write its report."""
+    from . import run
+    from .config import load
+
+    try:
+        run.train(load(config, overrides or []), resume=resume, fresh=fresh)
+    except run.Interrupted as stop:
+        _fail(str(stop), _INTERRUPTED)
+
+
+@app.command(name="eval")
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    overrides: Overrides = None,
+) -> None:
+    """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
+    from ..rl import policy
+    from . import report, run
+    from .config import ConfigError, load
+    from .progress import Display
+
+    if not (folder / "policy" / "config.json").exists():
+        raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
+    settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
+    setup = run.prepare_setup(settings, Display())
+    _, tokenizer = policy.load(settings.policy.model_copy(update={"model": str(folder / "warm")}))
+    run.evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer)
+    report.write(folder)
+    Console().print(f"report: {folder / 'report.md'}")
+
+
+@data_app.command()
+def describe(config: Config, overrides: Overrides = None) -> None:
+    """What was read, dropped and split, the baselines on the test split, and one prompt."""
+    import numpy as np
+
+    from ..envs import baselines, metrics
+    from ..envs.prompts import tag_messages
+    from ..envs.task import prepare
+    from .config import load
+
+    settings = load(config, overrides or [])
+    task = prepare(settings.data)
+    console = Console()
+    counts = Table("what", "count", title=f"{settings.data.source} ({task.fingerprint})")
+    for name, count in task.report.items():
+        counts.add_row(name, f"{count:,}")
+    console.print(counts)
+    slots, episodes = settings.task.slots, task.split("test")
+    unseen = episodes["unseen"].to_numpy()
+    table = Table("baseline", f"recall@{slots}, all users", "unseen users", "novelty", f"recall@{slots} novel", title="test split")
+    for name, lists in baselines.lists(task, episodes, slots, settings.novelty_floor).items():
+        values = metrics.per_episode(task, episodes, lists)
+        recall = values[f"recall@{slots}"]
+        columns = (recall, recall[unseen], values["novelty"], values[f"recall@{slots} novel"])
+        table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
+    console.print(table)
+    first = task.split("train").row(0, named=True)
+    console.print("[bold]one prompt[/]")
+    for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
+        console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
+    console.print(f"[bold]its target[/]: {', '.join(task.catalog.tags[tag] for tag in first['target'])}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point; a fault that the user can mend is one line and exit code 2."""
+    from ..envs.data.logs import DataError
+    from ..rewards import RewardError, RewardSpecError
+    from .config import ConfigError
+
+    # Nothing of a run looks things up on the network unless the user says so.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(arguments if arguments is not None else sys.argv[1:])
+    except (ConfigError, DataError, RewardError, RewardSpecError, ModuleNotFoundError) as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("stopped before anything could be saved", _INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    Console(stderr=True).print(f"[red]error[/]: {message}" if code == 2 else message, highlight=False, soft_wrap=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

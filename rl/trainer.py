@@ -1,0 +1,265 @@
+"""``ConstrainedGRPOTrainer``: constrained optimisation inside TRL's GRPO. The only file that knows TRL's private seams.
+
+TRL 1.16 has no advantage hook. Three overrides suffice:
+
+``_calculate_rewards``                  returns our engine's scores, gathered: every rank holds the same ``[N, K]`` matrix, so the
+                                        multipliers need no communication of their own
+``_generate_and_score_completions``     steps the multipliers and replaces the advantages (and their log)
+``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions (:mod:`recrl.rl.prefix`)
+
+``tests/rl/test_trl_seams.py`` holds them against the installed TRL.
+
+Checkpoint behaviour: ``constraints.json`` beside the model holds the multipliers, their units and the generation index;
+``rewards-rankR.pt`` the memory of stateful rewards. A resume restores both and never steps the multipliers twice for one
+generation batch.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather, gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from ..rewards import RewardEngine, RewardError
+from .advantages import AdvantageBatch, find_rule
+from .conflict import conflict_metrics, directions
+from .constraints import Problem, objective_values
+from .duals import DualConfig, Duals
+from .prefix import MASKABLE, continuation_logits, pack
+
+STATE_FILE = "constraints.json"
+
+# A fingerprint of the multipliers is compared across ranks this often, in generation batches.
+_AGREEMENT_EVERY = 50
+
+
+class ConstrainedGRPOTrainer(GRPOTrainer):
+    """GRPO that maximises one named reward while others are held at their targets.
+
+    Args:
+        model: The policy. With ``args.beta > 0`` it must have been loaded from a path, which the reference is loaded from.
+        engine: Scores completions; its reward names are the problem's.
+        problem: Objective and constraints.
+        rule: Name of the advantage rule, see :mod:`recrl.rl.advantages`.
+        duals: Settings of the multipliers.
+        share_prefix: Read each prompt once per group in the loss.
+        args: TRL's arguments.
+
+    Raises:
+        ValueError: groups would straddle ranks, or engine and problem disagree on the rewards.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        engine: RewardEngine,
+        problem: Problem,
+        *,
+        args: GRPOConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase,
+        rule: str = "lagrangian",
+        duals: DualConfig | None = None,
+        share_prefix: bool = True,
+        eval_dataset: Dataset | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **trl_options: Any,
+    ) -> None:
+        if engine.names != problem.names:
+            raise ValueError(f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal")
+        _check_groups(args)
+        self.engine = engine
+        self.problem = problem
+        self.rule = find_rule(rule)
+        super().__init__(
+            model=model,
+            reward_funcs=[_placeholder(name) for name in engine.names],
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            **trl_options,
+        )
+        # TRL's own total is only logged: make it the objective.
+        self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
+        self.duals = Duals(problem, duals or DualConfig(), total_steps=max(1, self.args.max_steps))
+        self.kl_coefficient = self.beta
+        self._attention = model.config._attn_implementation
+        self.share_prefix = share_prefix and self._attention in MASKABLE
+        self.seconds: dict[str, float] = {"rollout": 0.0, "rewards": 0.0}
+        self._scores: Tensor | None = None
+
+    @property
+    def generation(self) -> int:
+        """Index of the generation batch in training; it follows from the count of micro-steps, so a resume agrees."""
+        return self._step // (self.args.steps_per_generation * self.num_iterations)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        started = time.perf_counter()
+        columns = {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
+        group_size = self.num_generations if self.model.training else self.num_generations_eval
+        scores, failure = None, None
+        try:
+            scores = self.engine.score(prompts, completions, columns, group_size)
+        except RewardError as error:
+            failure = error
+        # A rank that failed must not leave the others waiting in the gather below: all learn of it and stop together.
+        failures = [text for text in gather_object([str(failure) if failure else None]) if text]
+        if failures:
+            raise failure or RewardError(f"on another rank: {failures[0]}")
+        self._scores = gather(torch.from_numpy(scores).to(self.accelerator.device))
+        self.seconds["rewards"] += time.perf_counter() - started
+        return self._scores
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        started, before = time.perf_counter(), self.seconds["rewards"]
+        output = super()._generate_and_score_completions(inputs)
+        self.seconds["rollout"] += time.perf_counter() - started - (self.seconds["rewards"] - before)
+        training = self.model.training
+        scores, self._scores = self._scores, None
+        assert scores is not None, "TRL no longer calls _calculate_rewards"
+        group_size = self.num_generations if training else self.num_generations_eval
+        if training:
+            self.duals.update(scores, group_size, self.generation)
+            if self.generation % _AGREEMENT_EVERY == 0:
+                self._check_agreement()
+        if group_size < 2:  # evaluation with one sample a prompt has no groups to compare within
+            output["advantages"] = torch.zeros_like(output["advantages"])
+            return output
+        groups = scores.unflatten(0, (-1, group_size))
+        advantages = self.rule(AdvantageBatch(groups, self.problem, self.duals.multipliers, self.duals.units))
+        flat = advantages.values.flatten().to(output["advantages"])
+        first = self.accelerator.process_index * len(inputs)
+        output["advantages"] = flat[first : first + len(inputs)]
+        logged = self._logs["advantages"]
+        for _ in range(min(len(flat), len(logged))):
+            logged.pop()
+        logged.extend(flat.tolist())
+        if training and self.kl_coefficient:
+            # The advantages were divided by u_R D; the KL term of the loss must shrink with them.
+            self.beta = self.kl_coefficient * advantages.kl_scale
+        self._log_problem(scores, groups, advantages.values, advantages.divisor)
+        return output
+
+    def _log_problem(self, scores: Tensor, groups: Tensor, advantages: Tensor, divisor: float) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        objective = objective_values(self.problem, scores)
+        metrics["objective"].append(objective[objective.isfinite()].mean().item())
+        if self.model.training:
+            for row in self.duals.report():
+                for field in ("mean", "slack", "multiplier", "price"):
+                    metrics[f"constraint/{row.name}/{field}"].append(getattr(row, field))
+            metrics["advantage/divisor"].append(divisor)
+        conflicts = conflict_metrics(groups, advantages, self.problem.names, directions(self.problem))
+        for key, value in conflicts.items():
+            metrics[key].append(value)
+
+    def _check_agreement(self) -> None:
+        prints = gather_object([self.duals.fingerprint()])
+        if len(set(prints)) > 1:
+            raise RuntimeError(
+                "the ranks hold different multipliers; they must see the same gathered scores. Check that every rank runs "
+                f"the same version and config (fingerprints {[p[:8] for p in prints]})"
+            )
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        plain = compute_aux_loss or any(value is not None for value in multimodal.values())
+        if plain or not self.share_prefix:
+            return super()._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **multimodal,
+            )
+        prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
+        completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+        # Samples may stand in any order (TRL shuffles them): group them by their prompt.
+        _, group = torch.unique(torch.cat(prompts, dim=1), dim=0, return_inverse=True)
+        logps = torch.zeros(completions[0].shape, device=input_ids.device)
+        entropies = torch.zeros_like(logps) if compute_entropy else None
+        groups_at_once = max(1, (batch_size or len(group)) // self.num_generations)
+        for chosen in torch.arange(int(group.max()) + 1, device=group.device).split(groups_at_once):
+            members = [(group == g).nonzero().flatten() for g in chosen]
+            width = max(map(len, members))
+            # A group that is short of others repeats its first sample, with an empty mask.
+            rows = torch.stack([torch.cat([m, m[:1].expand(width - len(m))]) for m in members])
+            present = torch.stack([torch.arange(width, device=m.device) < len(m) for m in members])
+            ids, mask = completions[0][rows], completions[1][rows] * present[:, :, None]
+            batch = pack(prompts[0][rows[:, 0]], prompts[1][rows[:, 0]], ids, mask)
+            with self.accelerator.autocast():
+                logits = continuation_logits(model, batch, self._attention)
+            scores = (logits.float() / self.temperature).log_softmax(dim=-1)
+            # Padding is 0 in both results, as in TRL's fused head.
+            kept = mask[present].bool()
+            found = scores.gather(-1, ids[..., None]).squeeze(-1)[present].where(kept, 0.0)
+            logps = logps.index_copy(0, rows[present], found)
+            if entropies is not None:
+                # Only an entropy bonus sends a gradient through the entropy; otherwise it is a metric.
+                with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_bonus_enabled):
+                    entropy = -(scores.exp() * scores).sum(dim=-1)[present].where(kept, 0.0)
+                    entropies = entropies.index_copy(0, rows[present], entropy)
+        return logps, entropies, None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / STATE_FILE).write_text(json.dumps(self.duals.state_dict(), indent=1))
+        if memory := self.engine.state_dict():
+            torch.save(memory, folder / f"rewards-rank{self.accelerator.process_index}.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / STATE_FILE
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: this checkpoint holds no multipliers, so it cannot be resumed")
+        self.duals.load_state_dict(json.loads(path.read_text()))
+        memory = Path(checkpoint) / f"rewards-rank{self.accelerator.process_index}.pt"
+        if memory.exists():
+            self.engine.load_state_dict(torch.load(memory, weights_only=False))
+        # TRL counts micro-steps from 0 after a resume and would take the wrong slice of a generation batch.
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+
+
+def _placeholder(name: str) -> Any:
+    """TRL wants callables to name its reward columns after; the engine does the scoring."""
+
+    def score(**_: Any) -> list[float]:
+        raise RuntimeError(f"reward {name!r} is scored by the RewardEngine; TRL no longer calls _calculate_rewards")
+
+    score.__name__ = name
+    return score
+
+
+def _check_groups(args: GRPOConfig) -> None:
+    per_rank = args.per_device_train_batch_size * args.steps_per_generation
+    if per_rank % args.num_generations:
+        nearest = -(-per_rank // args.num_generations) * args.num_generations
+        raise ValueError(
+            f"num_generations={args.num_generations} must divide per_device_train_batch_size * steps_per_generation = "
+            f"{args.per_device_train_batch_size} * {args.steps_per_generation} = {per_rank}: a group stays on one rank. Set "
+            f"per_device_train_batch_size so that the product is {nearest}"
+        )

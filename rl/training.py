@@ -1,0 +1,143 @@
+"""Settings of the reinforcement-learning stage, and the trainer they make."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from pydantic import BaseModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig
+
+from ..rewards import RewardEngine
+from .constraints import Problem
+from .duals import DualConfig
+from .trainer import ConstrainedGRPOTrainer
+
+
+class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Constrained GRPO."""
+
+    steps: int = 100
+    """Optimiser steps; each generates once."""
+    prompts_per_step: int = 24
+    """Prompts of a step, over all processes."""
+    group_size: int = 8
+    """Answers sampled for each prompt."""
+    micro_batches: int = 1
+    """Forward-backward passes that a process splits its share of a step into: less memory, same result."""
+    learning_rate: float = 1e-4
+    """AdamW, constant after a warm-up."""
+    warmup_steps: int = 5
+    """Steps of linear warm-up."""
+    max_grad_norm: float = 1.0
+    """Clipping of the gradient's norm."""
+    temperature: float = 1.0
+    """Sampling temperature of the rollouts."""
+    top_p: float = 1.0
+    """Nucleus of the rollouts."""
+    max_answer_tokens: int | None = None
+    """Longest answer; by default what the longest tags of the catalogue need."""
+    kl: float = 0.0
+    """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
+    loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
+    """Length normalisation; ``grpo`` divides each answer by its own length, which biases the prices."""
+    share_prefix: bool = True
+    """Read each prompt once for its group in the loss."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    save_every: int = 50
+    """Steps between checkpoints; the last two are kept."""
+
+    def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, answers: int = 1) -> GenerationConfig:
+        """The rollouts' sampling, for evaluation outside the trainer."""
+        return GenerationConfig(
+            do_sample=True,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=0,
+            max_new_tokens=self.max_answer_tokens or answer_tokens,
+            num_return_sequences=answers,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, Any]],
+    engine: RewardEngine,
+    problem: Problem,
+    *,
+    config: TrainConfig,
+    rule: str,
+    duals: DualConfig,
+    answer_tokens: int,
+    output: Path,
+    seed: int,
+    callbacks: list[TrainerCallback] | None = None,
+) -> ConstrainedGRPOTrainer:
+    """The trainer of a run.
+
+    Args:
+        rows: ``prompt`` and the columns that the rewards read.
+        answer_tokens: Default of ``config.max_answer_tokens``.
+        output: Folder of checkpoints and TensorBoard events.
+
+    Raises:
+        ValueError: the batch does not divide over processes and micro-batches.
+    """
+    processes = PartialState().num_processes
+    samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
+    if samples % parts or (samples // processes) % config.group_size:
+        raise ValueError(
+            f"train.prompts_per_step={config.prompts_per_step} * train.group_size={config.group_size} = {samples} answers "
+            f"do not split into whole groups over {processes} processes and train.micro_batches={config.micro_batches} equal "
+            f"parts; set train.prompts_per_step to a multiple of {parts}"
+        )
+    on_cpu = not torch.cuda.is_available()
+    arguments = GRPOConfig(
+        output_dir=str(output),
+        max_steps=config.steps,
+        per_device_train_batch_size=samples // parts,
+        gradient_accumulation_steps=config.micro_batches,
+        num_generations=config.group_size,
+        max_completion_length=config.max_answer_tokens or answer_tokens,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=0,
+        beta=config.kl,
+        loss_type=config.loss,
+        gradient_checkpointing=config.gradient_checkpointing,
+        # TRL turns bf16 on by default, on a CPU too.
+        bf16=model.dtype == torch.bfloat16,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=config.save_every,
+        save_total_limit=2,
+        report_to="tensorboard",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    return ConstrainedGRPOTrainer(
+        model,
+        engine,
+        problem,
+        rule=rule,
+        duals=duals,
+        share_prefix=config.share_prefix,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )

@@ -1,0 +1,340 @@
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog
+
+from recrl.rl.advantages import RULES, AdvantageBatch
+from recrl.rl.constraints import Problem
+from recrl.rl.duals import DualConfig, Duals
+
+NAN = math.nan
+RANGES = {"r": (0.0, 1.0), "g": (0.0, 1.0)}
+
+
+def make(*constraints, steps=200, ranges=RANGES, **config):
+    return Duals(Problem.build("r", constraints, ranges), DualConfig(**config), steps)
+
+
+def batch(g, r=0.5):
+    """Rewards [sample, (r, g)] of one group, g given per sample."""
+    return torch.tensor([[r, value] for value in g], dtype=torch.float64)
+
+
+def random_rewards(seed, samples=24, columns=2):
+    return torch.rand(samples, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def knapsack(bound, steps=300, group_size=32, rate=0.5, scale=1.0, seed=0):
+    """20 prompts, arms (r, g) = (0, 1) and (v, 0), sampled from a softmax policy trained by `lagrangian`."""
+    v = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
+    problem = Problem.build("r", [bound], {"r": (0.0, scale), "g": (0.0, 1.0)})
+    duals = Duals(problem, DualConfig(), steps)
+    generator = torch.Generator().manual_seed(seed)
+    logits, trajectory = torch.zeros(20, dtype=torch.float64), []
+    for t in range(steps):
+        p = torch.sigmoid(logits)
+        arm = (torch.rand(20, group_size, generator=generator, dtype=torch.float64) < p[:, None]).double()
+        rewards = torch.stack([scale * arm * v[:, None], 1 - arm], dim=-1)
+        duals.update(rewards.flatten(0, 1), group_size, generation=t)
+        found = RULES["lagrangian"](AdvantageBatch(rewards, problem, duals.multipliers, duals.units))
+        logits = logits + rate * (found.values * (arm - p[:, None])).mean(dim=1)
+        trajectory.append(duals.multipliers[0].item())
+    p = torch.sigmoid(logits)
+    return (p * v).mean().item() * scale, (1 - p).mean().item(), trajectory, duals
+
+
+@pytest.mark.parametrize("bound", [0.3, 0.6, 0.9])
+def test_knapsack_reaches_the_linear_programme_and_its_price(bound):
+    v = (np.arange(20) + 0.5) / 20
+    solved = linprog(-v / 20, A_ub=[[1 / 20] * 20], b_ub=[1 - bound], bounds=(0, 1))
+    kept = round(
+        20 * bound
+    )  # prompts that serve g; every price between the dearest of them and the next is optimal
+    low, high = v[kept - 1], v[kept]
+    assert low - 1e-9 <= -solved.ineqlin.marginals[0] <= high + 1e-9
+    assert bound != 0.6 or -solved.fun == pytest.approx(0.32)
+
+    reward, g, trajectory, duals = knapsack(f"g >= {bound} (mean)")
+    assert reward >= -solved.fun * 0.99
+    assert g >= bound - 0.01
+    assert 0.95 * low <= duals.prices[0].item() <= 1.05 * high
+    assert np.mean(trajectory[-60:]) == pytest.approx(
+        trajectory[-1], abs=0.02
+    )  # it settled, and did not pass by
+    assert duals.status(0) == "active"
+
+
+def test_reward_scale_with_its_unit_changes_nothing_but_the_price():
+    reward, _, trajectory, duals = knapsack("g >= 0.6 (mean)", steps=60)
+    reward_100, _, trajectory_100, duals_100 = knapsack("g >= 0.6 (mean)", steps=60, scale=100.0)
+    assert trajectory_100 == pytest.approx(trajectory, rel=1e-9)
+    assert reward_100 == pytest.approx(100 * reward, rel=1e-9)
+    assert duals_100.prices[0].item() == pytest.approx(100 * duals.prices[0].item(), rel=1e-9)
+
+
+def test_constraint_that_turns_inactive_ends_at_exactly_zero():
+    _, g, trajectory, duals = knapsack(
+        "g <= 0.45 (mean)", steps=120
+    )  # starts at 0.5; the objective lowers it
+    assert max(trajectory) > 0.05
+    assert g < 0.2
+    assert duals.multipliers[0].item() == 0.0
+    assert duals.status(0) == "slack"
+
+
+def test_two_steps_by_hand():
+    duals = make("g >= 0.6 (mean)", ranges=RANGES | {"r": (0.0, 10.0)})  # u_R = 5, u_g = 0.5, ki = 0.05
+    duals.update(batch([0.3, 0.5]), 2, generation=0)  # e = 0.2 / 0.5 = 0.4 = p, I = 0.02
+    assert duals.multipliers.tolist() == pytest.approx([0.42])
+    duals.update(batch([0.6, 0.8]), 2, generation=1)  # e = -0.2, xi = 0.9 * 0.04 - 0.02 = 0.016, I = 0.01
+    lam = 0.016 / 0.19 + 0.01
+    assert duals.multipliers.tolist() == pytest.approx([lam])
+    assert duals.prices.tolist() == pytest.approx([lam * 5 / 0.5])
+    (row,) = duals.report()
+    assert (row.name, row.bound, row.status) == ("g >= 0.6", 0.6, "violated")
+    assert (row.mean, row.slack, row.attained) == pytest.approx((0.7, 0.1, 0.7))
+    assert (row.multiplier, row.price, row.p, row.i) == pytest.approx((lam, 10 * lam, 0.016 / 0.19, 0.01))
+
+
+def test_upper_bound_margin_and_clip_by_hand():
+    duals = make("g <= 0.4 (mean, margin=0.1)", "r >= 0.2 (mean, unit=0.01)", kp=0.0, ki=0.05)
+    duals.update(
+        batch([0.5, 0.7], r=0.1), 2, generation=0
+    )  # e = (0.6 - 0.3) / 0.5 = 0.6 and 10, clipped to 3
+    assert duals.multipliers.tolist() == pytest.approx([0.05 * 0.6, 0.05 * 3])
+    assert [row.slack for row in duals.report()] == pytest.approx([-0.2, -0.1])  # margin is not in the slack
+
+
+def test_margin_tightens_the_target_but_not_the_status():
+    duals = make("g >= 0.5 (mean, margin=0.1)")
+    duals.update(batch([0.55, 0.55]), 2, generation=0)
+    assert duals.multipliers[0] > 0
+    assert duals.status(0) == "active"
+
+
+@pytest.mark.parametrize(("steps", "ki", "window"), [(50, 0.05, 20), (500, 0.02, 50), (9000, 0.005, 900)])
+def test_integral_gain_and_window_follow_the_planned_steps(steps, ki, window):
+    duals = make("g >= 0.6 (mean)", steps=steps)
+    assert (duals.ki, duals.window) == (pytest.approx(ki), window)
+
+
+def test_bad_settings_are_refused():
+    for setting in ({"nu": 1.0}, {"kp": -1.0}, {"ki": 0.0}, {"lam_max": 0.0}, {"window": 1}):
+        with pytest.raises(ValueError, match=next(iter(setting))):
+            DualConfig(**setting)
+
+
+def test_missing_values_are_left_out_of_the_mean_and_hold_when_all_are():
+    partly, without = make("g >= 0.6 (mean)"), make("g >= 0.6 (mean)")
+    partly.update(batch([0.2, NAN, 0.4, math.inf]), 4, generation=0)
+    without.update(batch([0.2, 0.4]), 2, generation=0)
+    assert partly.multipliers.tolist() == without.multipliers.tolist() == pytest.approx([0.6 + 0.05 * 0.6])
+    before = partly.multipliers.tolist()
+    assert partly.update(batch([NAN, NAN]), 2, generation=1)
+    assert partly.multipliers.tolist() == before
+    assert partly.status(0) == "unobserved"
+    assert partly.report()[0].mean == pytest.approx(0.3)  # the last one that was seen
+    partly.update(
+        batch([0.2, 0.4]), 2, generation=2
+    )  # bias correction counts the steps that were taken, not time
+    without.update(batch([0.2, 0.4]), 2, generation=1)
+    assert partly.multipliers.tolist() == without.multipliers.tolist()
+
+
+def test_means_are_over_samples_not_over_groups():
+    duals = make("g >= 0.6 (mean)")
+    duals.update(batch([0.0, NAN, 0.9, 0.9]), 2, generation=0)
+    assert duals.report()[0].mean == pytest.approx(0.6)  # mean of group means would be 0.45
+
+
+def test_integrator_waits_while_saturated_so_the_price_falls_without_delay():
+    duals = make("g >= 0.9 (mean)", lam_max=1.0)
+    for t in range(50):
+        duals.update(batch([0.0, 0.2]), 2, generation=t)  # p = 1.6 alone exceeds the ceiling
+    assert duals.multipliers.tolist() == [1.0]
+    assert duals.status(0) == "saturated"
+    assert duals.report()[0].i == 0.0
+    for t in range(50, 80):  # an integrator that had run up to the ceiling would still stand at 0.7
+        duals.update(batch([1.0, 1.0]), 2, generation=t)
+    assert duals.multipliers.tolist() == [0.0]
+
+
+def test_integrator_stays_within_its_bounds():
+    duals = make("g >= 0.9 (mean)", "r <= 0.9 (mean)", kp=0.0, ki=0.5, lam_max=1.0)
+    for t in range(30):
+        duals.update(batch([0.0, 0.2], r=0.1), 2, generation=t)
+    assert [row.i for row in duals.report()] == [1.0, 0.0]
+
+
+def test_rate_controls_the_share_and_gate_has_no_multiplier():
+    duals = make("g >= 0.5 for 0.9 (rate)", "g >= 0.2 (gate)")
+    duals.update(batch([0.1, 0.5, 0.9, 0.6]), 4, generation=0)  # share 0.75, e = 0.15 / 0.5 = 0.3
+    assert duals.multipliers.tolist() == pytest.approx([0.3 + 0.05 * 0.3, 0.0])
+    rate, gate = duals.report()
+    assert (rate.mean, rate.slack) == pytest.approx((0.75, -0.15))
+    assert (gate.mean, gate.bound, gate.status, gate.price) == (0.75, 1.0, "violated", 0.0)
+    duals.update(batch([0.3, 0.5]), 2, generation=1)
+    assert duals.status(1) == "slack"
+
+
+def test_conflict_that_no_policy_can_meet_is_suspected_and_the_integrator_waits():
+    duals = make("g >= 0.8 (mean)", "r >= 0.8 (mean)", steps=100)
+    frozen = None
+    for t in range(100):
+        duals.update(batch([0.4, 0.6], r=0.5), 2, generation=t)
+        if duals.status(0) == "infeasible_suspected" and frozen is None:
+            frozen = duals.report()
+    assert frozen is not None
+    row = duals.report()[0]
+    assert row.i == frozen[0].i < 0.05 * 0.6 * 100
+    assert (row.status, row.competing, row.attained) == (
+        "infeasible_suspected",
+        ("r >= 0.8",),
+        pytest.approx(0.5),
+    )
+    pressure = duals.multipliers.sum().item()
+    assert pressure / (1 + pressure) > 0.8
+    duals.update(batch([0.9, 0.9], r=0.5), 2, generation=100)  # met once: no longer suspected
+    assert duals.status(0) != "infeasible_suspected"
+
+
+def test_slow_progress_under_high_pressure_is_not_infeasible():
+    duals = make("g >= 0.8 (mean, unit=0.05)", steps=100)
+    seen = set()
+    for t in range(100):
+        duals.update(batch([0.3 + 0.004 * t] * 2), 2, generation=t)
+        seen.add(duals.status(0))
+    assert duals.report()[0].i > 4
+    assert "infeasible_suspected" not in seen
+
+
+def test_generation_that_was_stepped_is_skipped():
+    duals = make("g >= 0.6 (mean)")
+    assert duals.update(batch([0.1, 0.3]), 2, generation=4)
+    before = duals.fingerprint()
+    assert not duals.update(batch([0.1, 0.3]), 2, generation=4)
+    assert not duals.update(batch([0.1, 0.3]), 2, generation=3)
+    assert duals.fingerprint() == before
+    assert duals.update(batch([0.1, 0.3]), 2, generation=5)
+    assert duals.fingerprint() != before
+
+
+def test_rewards_of_the_wrong_shape_are_refused():
+    duals = make("g >= 0.6 (mean)")
+    with pytest.raises(ValueError, match="group_size=4"):
+        duals.update(random_rewards(0, samples=6), 4, generation=0)
+    with pytest.raises(ValueError, match=r"rewards \('r', 'g'\)"):
+        duals.update(random_rewards(0, columns=3), 4, generation=0)
+
+
+def test_order_of_groups_does_not_matter():
+    one = make("g >= 0.6 (mean)", "r <= 0.4 for 0.7 (rate)")
+    other = make("g >= 0.6 (mean)", "r <= 0.4 for 0.7 (rate)")
+    for t in range(30):
+        rewards = random_rewards(t).float()
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(t))
+        one.update(rewards, 4, generation=t)
+        other.update(rewards.unflatten(0, (6, 4))[order].flatten(0, 1), 4, generation=t)
+    assert max(one.multipliers) > 0.1
+    torch.testing.assert_close(one.multipliers, other.multipliers, rtol=1e-12, atol=1e-12)
+
+
+def calibrated(**config):
+    ranges = {"r": (-math.inf, math.inf), "g": (0.0, math.inf)}
+    return make("g >= 0.6 (mean)", "r <= 0.4 for 0.9 (rate)", ranges=ranges, calibration_batches=5, **config)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit():
+    whole, first = calibrated(), calibrated()
+    for t in range(30):
+        whole.update(random_rewards(t), 4, generation=t)
+    for t in range(3):  # within the calibration
+        first.update(random_rewards(t), 4, generation=t)
+    resumed = calibrated()
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert resumed.fingerprint() == first.fingerprint()
+    for t in range(30):  # the resumed run replays batches that were already stepped
+        resumed.update(random_rewards(t), 4, generation=t)
+    assert resumed.step == 30
+    assert resumed.fingerprint() == whole.fingerprint()
+    assert torch.equal(resumed.multipliers, whole.multipliers)
+    assert resumed.report() == whole.report()
+
+
+def test_constraints_may_change_their_order_between_save_and_resume():
+    ranges = {"r": (-math.inf, math.inf), "g": (0.0, math.inf)}
+    texts = ["g >= 0.6 (mean)", "r <= 0.4 (mean)"]
+    one, other = make(*texts, ranges=ranges), make(*texts[::-1], ranges=ranges)
+    for t in range(9):
+        one.update(random_rewards(t) * torch.tensor([1.0, 3.0]), 4, generation=t)
+    other.load_state_dict(one.state_dict())
+    for duals in (one, other):
+        duals.update(random_rewards(9) * torch.tensor([1.0, 3.0]), 4, generation=9)
+    assert other.report() == one.report()[::-1]
+    assert other.units.constraints.tolist() == one.units.constraints.tolist()[::-1]
+
+
+def test_state_holds_no_decimal_floats():
+    duals = calibrated()
+    duals.update(random_rewards(0), 4, generation=0)
+
+    def leaves(node):
+        children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else None
+        return [node] if children is None else [leaf for child in children for leaf in leaves(child)]
+
+    assert not [leaf for leaf in leaves(duals.state_dict()) if isinstance(leaf, float)]
+
+
+def test_changed_problem_is_refused_or_taken_over_by_name():
+    old = make("g >= 0.6 (mean)", "r <= 0.4 (mean)")
+    old.update(batch([0.1, 0.3]), 2, generation=7)
+    state = old.state_dict()
+    changed = make("r >= 0.2 (mean)", "g >= 0.5 (mean)")
+    with pytest.raises(ValueError, match=r"another problem.*'g >= 0.6'.*now.*'g >= 0.5'.*strict=False"):
+        changed.load_state_dict(state)
+    changed.load_state_dict(state, strict=False)
+    assert changed.multipliers.tolist() == [0.0, old.multipliers[0].item()]
+    assert changed.generation == 7
+
+
+def test_undeclared_units_are_the_pooled_spread_of_the_first_batches():
+    duals = calibrated()
+    for t in range(8):
+        duals.update(random_rewards(t), 4, generation=t)
+    groups = np.concatenate([random_rewards(t).numpy().reshape(6, 4, 2) for t in range(5)])
+    pooled = np.sqrt(groups.var(axis=1, ddof=1).mean(axis=0))
+    units = duals.units
+    assert [units.objective, units.constraints[0].item()] == pytest.approx(pooled.tolist())
+    assert units.constraints[1].item() == 0.5  # an indicator's unit is known
+
+
+def test_unit_is_not_taken_from_batches_without_variation():
+    duals = make("g >= 5 (mean)", ranges=RANGES | {"g": (0.0, math.inf)}, calibration_batches=1)
+    duals.update(torch.tensor([[0.5, 0.1]] * 3, dtype=torch.float64), 3, generation=0)
+    assert (duals.status(0), duals.multipliers.tolist()) == ("unobserved", [0.0])
+    duals.update(batch([1.0, 3.0]), 2, generation=1)
+    assert duals.units.constraints.tolist() == pytest.approx([math.sqrt(2)])
+    assert duals.multipliers[0] > 0
+
+
+@pytest.mark.parametrize(("spread", "warned"), [(0.02, True), (0.3, False)])
+def test_declared_unit_far_from_the_data_is_warned_about_once(spread, warned, caplog):
+    duals = make("g >= 0.6 (mean)", calibration_batches=2)
+    with caplog.at_level(logging.WARNING):
+        for t in range(5):
+            duals.update(batch([0.5 - spread, 0.5 + spread]), 2, generation=t)
+    messages = [record.getMessage() for record in caplog.records]
+    ratio = spread * math.sqrt(2) / 0.5
+    assert len(messages) == warned
+    assert all(f"g >= 0.6: the spread within groups is {ratio:.3g} times" in message for message in messages)
+    assert duals.units.constraints.tolist() == [0.5]
+
+
+def test_problem_without_constraints_steps():
+    duals = make()
+    assert duals.update(batch([0.1, 0.2]), 2, generation=0)
+    assert (duals.multipliers.shape, duals.report()) == ((0,), [])
