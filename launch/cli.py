@@ -3,7 +3,6 @@
 On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
 """
 
-import json
 import os
 import sys
 from pathlib import Path

@@ -199,7 +199,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: the value is no YAML: {error}") from error
+        raise ConfigError(f"{text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _explain(error: ValidationError) -> str:
@@ -227,5 +227,5 @@ def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid here: {', '.join(known)}"

@@ -14,7 +14,7 @@ from ..envs.task import TagTask
 from ..rl.evaluate import Answers
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+import matplotlib.pyplot as plt
 
 N_EXAMPLES = 10
 

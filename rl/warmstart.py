@@ -18,7 +18,6 @@ from ..envs.catalog import Catalog
 from ..envs.prompts import Message
 from .prefix import MASKABLE, continuation_logits, pack
 
-
 # Batches drawn together and sorted by length.
 _POOL = 32
 

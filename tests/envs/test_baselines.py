@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from recrl.envs import baselines, metrics
 from recrl.envs.panel import top
 

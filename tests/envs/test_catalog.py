@@ -1,4 +1,5 @@
 import pytest
+
 from recrl.envs.catalog import INVALID, Catalog
 
 

@@ -1,10 +1,12 @@
 """The protocol: windows, splits, vocabulary, and that nothing leaks."""
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+
 from recrl.envs import episodes
 from recrl.envs.baselines import ease, member_mask, popularity
 from recrl.envs.data.events import Events
@@ -74,7 +76,7 @@ def test_no_learned_statistic_sees_test_users_or_late_weeks(panel_task):
     # EASE's weights: scores for one history must not depend on the rest of the forbidden data.
     seen_users = np.flatnonzero(~panel.unseen)[:50].astype(np.int32)
     table = pl.DataFrame({"origin": np.full(50, 37, np.int32), "user": seen_users})
-    other = panel_task.__class__(**{**panel_task.__dict__, "panel": changed})
+    other = replace(panel_task, panel=changed)
     assert np.array_equal(ease(panel_task, table), ease(other, table))
 
 
@@ -82,7 +84,7 @@ def test_popularity_at_a_test_origin_looks_back_only(panel_task):
     panel = panel_task.panel
     changed = scrambled_future(panel, panel.week < 41, 0)
     table = pl.DataFrame({"origin": [41], "user": [0]}, schema={"origin": pl.Int32, "user": pl.Int32})
-    other = panel_task.__class__(**{**panel_task.__dict__, "panel": changed})
+    other = replace(panel_task, panel=changed)
     assert np.array_equal(popularity(panel_task, table), popularity(other, table))
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
+
 from recrl.envs import metrics
 from recrl.envs.catalog import Catalog, ParsedAnswer
 from recrl.envs.metrics import INVALID, estimate, paired_difference

@@ -1,0 +1,73 @@
+"""A configuration is validated whole, and its first fault is one readable sentence."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from recrl.launch import config as configuration
+from recrl.launch.config import ConfigError, load
+
+SHIPPED = sorted(Path(configuration.__file__).parents[1].glob("configs/*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid_and_survive_a_round_trip(path, tmp_path):
+    config = load(str(path))
+    again = tmp_path / "again.yaml"
+    again.write_text(configuration.dump(config))
+    assert load(str(again)) == config
+
+
+def test_overrides_and_their_shorthands():
+    config = load(
+        "demo", ["train.steps=7", "policy=smollm2", "data=logs.parquet", "output=/tmp/x", "optimizer.duals.kp=0.5"]
+    )
+    assert config.train.steps == 7
+    assert config.policy.model == "smollm2"
+    assert config.data.source == "logs.parquet"
+    assert config.folder == Path("/tmp/x")
+    assert config.optimizer.duals.kp == 0.5
+    assert config.novelty_floor == 0.3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stpes=7", r"unknown setting 'train\.stpes'; did you mean 'steps'\?"),
+        ("trian.steps=7", r"unknown setting 'trian'; did you mean 'train'\?"),
+        ("data.protocol.windw=2", r"did you mean 'window'\?"),
+        ("optimizer.duals.kq=2", r"unknown key 'kq'; did you mean 'kp'\?"),
+        ("train.steps=many", r"train\.steps='many'"),
+        ("data.protocol.unseen_share=1.5", r"must lie between 0 and 1"),
+        ("optimizer.objective=recal", r"did you mean 'recall'\?"),
+        ("optimizer.constraints=[noveltie >= 0.3 (mean)]", r"did you mean 'novelty'\?"),
+        ("optimizer.constraints=[novelty >= 1.3 (mean)]", r"1\.3 is outside \[0, 1\], the range of novelty"),
+        ("optimizer.constraints=[novelty >= 0.3]", r"has no kind; end it with its kind"),
+        ("optimizer.rule=lagrangain", r"did you mean 'lagrangian'\?"),
+        ("rewards=[recall, novelty, dupliactes]", r"did you mean 'duplicates'\?"),
+        ("steps", r"is no override; write key=value"),
+        ("name.x=1", r"'name' is a value in the configuration, not a section"),
+        ("name=[", r"the value is no YAML"),
+    ],
+)
+def test_a_fault_is_one_sentence_with_the_fix(override, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load("demo", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_file_lists_what_ships():
+    with pytest.raises(ConfigError, match=r"no configuration 'demos'.*'demo'"):
+        load("demos")
+
+
+def test_a_reward_of_ones_own_by_file(tmp_path):
+    (tmp_path / "mine.py").write_text("def short(completions):\n    return [0.5 for _ in completions]\n")
+    tree = yaml.safe_load(SHIPPED[0].read_text())
+    tree["rewards"].append({"name": "short", "use": f"{tmp_path / 'mine.py'}:short", "range": [0, 1]})
+    tree["optimizer"]["constraints"].append("short >= 0.4 (mean)")
+    config = configuration.validate(tree, "test")
+    assert config.problem().constraints[-1].reward == "short"
+    tree["rewards"][-1].pop("range")
+    with pytest.raises(ConfigError, match="declares no range"):
+        configuration.validate(tree, "test")
