@@ -1,8 +1,9 @@
 """Baselines that stand beside every policy: random, popularity, own frequency, recency-weighted, EASE, quota.
 
-A baseline scores every tag for every episode from what was known at the origin; learned parts see training users and weeks
-before ``statistics_end`` only. ``quota`` is the best simple policy under a novelty floor: own frequency, with as
-many of its slots as the floor asks for given to the most popular tags not bought lately.
+A baseline scores every tag for every episode from what was known at the origin; learned parts see training
+users and weeks before ``statistics_end`` only. ``quota`` is the best simple policy under a novelty floor:
+own frequency, with as many of its slots as the floor asks for given to the most popular tags not bought
+lately.
 """
 
 import math
@@ -22,7 +23,9 @@ RECENCY_DECAY = 0.97
 POPULARITY_WEEKS = 8
 
 
-def _by_origin(score: Callable[[TagTask, int, IntArray], Scores]) -> Callable[[TagTask, pl.DataFrame], Scores]:
+def _by_origin(
+    score: Callable[[TagTask, int, IntArray], Scores],
+) -> Callable[[TagTask, pl.DataFrame], Scores]:
     """Lift a function of (task, origin, user indices) to a table of episodes with several origins."""
 
     def scorer(task: TagTask, episodes: pl.DataFrame) -> Scores:
@@ -52,7 +55,10 @@ def own_frequency(task: TagTask, origin: int, users: IntArray) -> Scores:
 
 @_by_origin
 def recency(task: TagTask, origin: int, users: IntArray) -> Scores:
-    """Weeks in which the user bought the tag, each weighted by 0.97 to the power of its age; ties by popularity."""
+    """Weeks in which the user bought the tag, each weighted by 0.97 to the power of its age.
+
+    Ties go by popularity.
+    """
     panel = task.panel
     before = panel.week < origin
     weight = RECENCY_DECAY ** (origin - 1 - panel.week[before]).astype(np.float32)
@@ -63,7 +69,10 @@ def recency(task: TagTask, origin: int, users: IntArray) -> Scores:
 
 @_by_origin
 def ease(task: TagTask, origin: int, users: IntArray) -> Scores:
-    """EASE (Steck 2019, arXiv 1905.03375) on bought / not bought, fitted on training users before ``statistics_end``."""
+    """EASE (Steck 2019, arXiv 1905.03375) on bought / not bought.
+
+    It is fitted on training users before ``statistics_end``.
+    """
     end = task.protocol.statistics_end
     assert end is not None
     seen = (task.panel.counts(0, end, training_users=True) > 0).astype(np.float64)
@@ -99,7 +108,7 @@ def member_mask(tag_lists: pl.Series, n_tags: int) -> npt.NDArray[np.bool_]:
 
 
 def quota(task: TagTask, episodes: pl.DataFrame, k: int, novelty: float) -> IntArray:
-    """Own frequent tags of the lookback, and outside it the most popular tags for ``ceil(novelty * k)`` slots.
+    """Frequent tags of the lookback, and outside it the most popular tags for ``ceil(novelty * k)`` slots.
 
     Args:
         novelty: The floor on the share of novel tags, 0 to 1.

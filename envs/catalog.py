@@ -1,4 +1,4 @@
-"""The tag vocabulary: display names, aliases, equivalent tags, and the parser that turns an answer into tag ids.
+"""The tag vocabulary: names, aliases, equivalent tags, and the parser that turns an answer into tag ids.
 
 An answer is read one tag a line. Numbering, bullets, quotes, letter case and known aliases are tolerated;
 any other string is counted as invalid and never guessed.
@@ -82,7 +82,9 @@ class Catalog:
             if not key:
                 raise ValueError(f"tag {i} is empty; every tag needs a name")
             if key in self._ids:
-                raise ValueError(f"tags {self._ids[key]} and {i} are both called {tag!r}; tag names must be unique")
+                raise ValueError(
+                    f"tags {self._ids[key]} and {i} are both called {tag!r}; tag names must be unique"
+                )
             self._ids[key] = i
         for alias, tag in self.aliases.items():
             self._ids.setdefault(normalise(alias), self.id(tag))
@@ -110,7 +112,11 @@ class Catalog:
         # The line as it stands comes first: a tag may itself begin with a digit or a dash.
         stripped = line.strip()
         without_bullet = _BULLET.sub("", stripped)
-        for candidate in (stripped, without_bullet, without_bullet.strip(_WRAPPING + " ").rstrip(".,;:").strip(_WRAPPING)):
+        for candidate in (
+            stripped,
+            without_bullet,
+            without_bullet.strip(_WRAPPING + " ").rstrip(".,;:").strip(_WRAPPING),
+        ):
             found = self._ids.get(normalise(candidate))
             if found is not None:
                 return found

@@ -1,7 +1,7 @@
-"""Episodes of next-purchase tag prediction: a user at an origin week, the history before it, the tags bought after.
+"""Episodes of next-purchase tag prediction: a user at an origin week, the history before, the tags after.
 
-The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns a panel into an Arrow table
-with one row an episode. Nothing in a row but ``target`` looks at or past its origin week.
+The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns a panel into an
+Arrow table with one row an episode. Nothing in a row but ``target`` looks at or past its origin week.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     test_origins: tuple[int, ...] = ()
     """Empty = 11, 7 and 3 weeks before the last week."""
     statistics_end: int | None = None
-    """Vocabulary and learned models see weeks before this one only; by default the first validation origin."""
+    """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
 
     @model_validator(mode="after")
     def _check(self) -> "Protocol":
@@ -55,7 +55,8 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
         """The same protocol with every origin filled in for data that covers these weeks.
 
         Raises:
-            DataError: the data are too short for the splits, or a training target reaches past ``statistics_end``.
+            DataError: the data are too short for the splits, or a training target reaches past
+                ``statistics_end``.
         """
         earliest = first_week + self.min_active_weeks
         train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
@@ -66,14 +67,15 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
             if not origins or min(origins) < earliest or max(origins) + self.window - 1 > last_week:
                 raise DataError(
                     f"the data cover weeks {first_week}..{last_week}, too short for protocol.{name}_origins="
-                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and a target window of "
-                    f"{self.window}. Give more weeks of data, or set protocol.{name}_origins to weeks in "
-                    f"{earliest}..{last_week - self.window + 1}"
+                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and "
+                    f"a target window of {self.window}. Give more weeks of data, or set "
+                    f"protocol.{name}_origins to weeks in {earliest}..{last_week - self.window + 1}"
                 )
         if max(train) + self.window > end:
             raise DataError(
-                f"protocol.train_origins={list(train)} with window={self.window} reach week {max(train) + self.window - 1}, "
-                f"at or past protocol.statistics_end={end}: training would see the test period. Use earlier origins"
+                f"protocol.train_origins={list(train)} with window={self.window} reach week "
+                f"{max(train) + self.window - 1}, at or past protocol.statistics_end={end}: "
+                "training would see the test period. Use earlier origins"
             )
         return self.model_copy(
             update={
@@ -85,11 +87,15 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
         )
 
     def origins(self, split: str) -> tuple[int, ...]:
-        return {"train": self.train_origins, "validation": self.validation_origins, "test": self.test_origins}[split]
+        return {
+            "train": self.train_origins,
+            "validation": self.validation_origins,
+            "test": self.test_origins,
+        }[split]
 
 
 def is_unseen(user: str, share: float) -> bool:
-    """Whether a user is kept out of training: a hash of the id, so the same on every machine and for every file."""
+    """Whether a user is kept out of training: a hash of the id, so the same for every machine and file."""
     digest = hashlib.sha256(user.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
@@ -110,7 +116,8 @@ def vocabulary(events: Events, protocol: Protocol) -> list[str]:
     if len(tags) < 2:
         raise DataError(
             f"only {len(tags)} tags were bought by protocol.min_tag_users={protocol.min_tag_users} of the "
-            f"{len(training)} training users before week {protocol.statistics_end}; lower protocol.min_tag_users"
+            f"{len(training)} training users before week {protocol.statistics_end}; "
+            "lower protocol.min_tag_users"
         )
     return tags
 
@@ -146,25 +153,29 @@ def build(panel: Panel, protocol: Protocol, profiles: dict[str, str]) -> pl.Data
     Training and validation episodes are of training users only; test episodes are of all users.
 
     Returns:
-        One row an episode: ``split``, ``origin`` (week), ``user`` (index into ``panel.users``), ``unseen``, ``profile``,
-        ``calendar``, ``target`` (tag ids bought in the window), ``lookback`` (tag ids of the last ``protocol.lookback``
-        weeks), ``history`` (all earlier tag ids, most weeks first, ties by popularity), ``history_weight`` (number of
-        weeks, same order) and ``history_last`` (weeks since the last purchase, same order).
+        One row an episode: ``split``, ``origin`` (week), ``user`` (index into ``panel.users``),
+        ``unseen``, ``profile``, ``calendar``, ``target`` (tag ids bought in the window), ``lookback`` (tag
+        ids of the last ``protocol.lookback`` weeks), ``history`` (all earlier tag ids, most weeks first,
+        ties by popularity), ``history_weight`` (number of weeks, same order) and ``history_last`` (weeks
+        since the last purchase, same order).
 
     Raises:
         DataError: a split has no episode.
     """
     triples = pl.DataFrame({"user": panel.user, "week": panel.week, "tag": panel.tag}).lazy()
     parts = [
-        _at_origin(triples, panel, protocol, split, origin) for split in SPLITS for origin in protocol.origins(split)
+        _at_origin(triples, panel, protocol, split, origin)
+        for split in SPLITS
+        for origin in protocol.origins(split)
     ]
     table = pl.concat(parts)
     for split in SPLITS:
         if not (table["split"] == split).any():
             raise DataError(
                 f"the {split} split (origins {list(protocol.origins(split))}) has no episode: no user has "
-                f"{protocol.min_active_weeks} active weeks before an origin, one within {protocol.active_within} weeks, and a "
-                "purchase in the window. Check the dates, or relax protocol.min_active_weeks and protocol.active_within"
+                f"{protocol.min_active_weeks} active weeks before an origin, one within "
+                f"{protocol.active_within} weeks, and a purchase in the window. Check the dates, or relax "
+                "protocol.min_active_weeks and protocol.active_within"
             )
     profile = pl.Series([profiles.get(user, "") for user in panel.users], dtype=pl.String)
     table = table.with_columns(
@@ -173,18 +184,23 @@ def build(panel: Panel, protocol: Protocol, profiles: dict[str, str]) -> pl.Data
     )
     if not table.filter(pl.col("split") == "test")["unseen"].any():
         raise DataError(
-            f"the test split has no unseen user: protocol.unseen_share={protocol.unseen_share} of {len(panel.users)} users "
-            "is too few; raise it"
+            f"the test split has no unseen user: protocol.unseen_share={protocol.unseen_share} of "
+            f"{len(panel.users)} users is too few; raise it"
         )
     return table
 
 
-def _at_origin(triples: pl.LazyFrame, panel: Panel, protocol: Protocol, split: str, origin: int) -> pl.DataFrame:
+def _at_origin(
+    triples: pl.LazyFrame, panel: Panel, protocol: Protocol, split: str, origin: int
+) -> pl.DataFrame:
     before = triples.filter(pl.col("week") < origin)
     eligible = (
         before.group_by("user")
         .agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
-        .filter((pl.col("weeks") >= protocol.min_active_weeks) & (pl.col("last") >= origin - protocol.active_within))
+        .filter(
+            (pl.col("weeks") >= protocol.min_active_weeks)
+            & (pl.col("last") >= origin - protocol.active_within)
+        )
         .select("user")
     )
     target = (

@@ -1,8 +1,8 @@
 """Metrics of tag lists, with bootstrap confidence intervals over users and paired differences.
 
-An answer is a row of ``K`` slots: tag ids, or ``INVALID`` (-1) for a string that is no tag and for a missing slot. A repeat
-or an invalid string uses its slot up. Per-episode values are NaN where a metric is undefined (an empty slice); such
-episodes are left out of the mean and counted.
+An answer is a row of ``K`` slots: tag ids, or ``INVALID`` (-1) for a string that is no tag and for a
+missing slot. A repeat or an invalid string uses its slot up. Per-episode values are NaN where a metric is
+undefined (an empty slice); such episodes are left out of the mean and counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,10 @@ def first_occurrences(slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
 
 
 def per_episode(
-    task: TagTask, episodes: pl.DataFrame, slots: npt.NDArray[np.int32], embeddings: npt.NDArray[np.float32] | None = None
+    task: TagTask,
+    episodes: pl.DataFrame,
+    slots: npt.NDArray[np.int32],
+    embeddings: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, Values]:
     """Every metric of every episode.
 
@@ -45,13 +48,13 @@ def per_episode(
         embeddings: ``[tags, d]`` unit vectors for the intra-list diversity; left out without them.
 
     Returns:
-        Metric name -> ``[episodes]``: ``hit@K``, ``recall@K``, ``precision@K``, ``ndcg@K``, ``recall@K repeat``
-        (targets in the lookback), ``recall@K novel`` (targets outside it), ``recall@K calendar`` (targets that surge in
-        the window), ``recall@K equivalent`` (an equivalent tag counts as a hit), ``novelty`` (share of shown tags outside the
-        lookback), ``novel precision`` (hits among those), ``validity``, ``duplicates`` and ``diversity`` (mean pairwise
-        1 - cosine).
+        Metric name -> ``[episodes]``: ``hit@K``, ``recall@K``, ``precision@K``, ``ndcg@K``,
+        ``recall@K repeat`` (targets in the lookback), ``recall@K novel`` (targets outside it),
+        ``recall@K calendar`` (targets that surge in the window), ``recall@K equivalent`` (an equivalent tag
+        counts as a hit), ``novelty`` (share of shown tags outside the lookback), ``novel precision`` (hits
+        among those), ``validity``, ``duplicates`` and ``diversity`` (mean pairwise 1 - cosine).
     """
-    n, k = slots.shape
+    k = slots.shape[1]
     n_tags = len(task.catalog)
     target = member_mask(episodes["target"], n_tags)
     recent = member_mask(episodes["lookback"], n_tags)
@@ -96,7 +99,7 @@ def per_episode(
 
 
 def exposure(slots: npt.NDArray[np.int32], n_tags: int) -> dict[str, float]:
-    """How lists spread over the catalogue: ``coverage`` (share of tags ever shown), ``entropy`` (nats), ``gini``."""
+    """Spread over the catalogue: ``coverage`` (share of tags ever shown), ``entropy`` (nats), ``gini``."""
     counts = np.sort(np.bincount(slots[first_occurrences(slots)], minlength=n_tags)).astype(float)
     share = counts / max(counts.sum(), 1.0)
     positive = share[share > 0]
@@ -108,7 +111,9 @@ def exposure(slots: npt.NDArray[np.int32], n_tags: int) -> dict[str, float]:
     }
 
 
-def exclusive_recall(target: npt.NDArray[np.bool_], routes: Mapping[str, npt.NDArray[np.int32]]) -> dict[str, Values]:
+def exclusive_recall(
+    target: npt.NDArray[np.bool_], routes: Mapping[str, npt.NDArray[np.int32]]
+) -> dict[str, Values]:
     """Per route, the share of each episode's targets that it retrieves and no other route does.
 
     Args:
@@ -122,7 +127,9 @@ def exclusive_recall(target: npt.NDArray[np.bool_], routes: Mapping[str, npt.NDA
         mask[row, slots[row, column]] = True
         found[name] = mask & target
     total = np.sum([mask.astype(int) for mask in found.values()], axis=0)
-    return {name: _ratio((mask & (total == 1)).sum(axis=1), target.sum(axis=1)) for name, mask in found.items()}
+    return {
+        name: _ratio((mask & (total == 1)).sum(axis=1), target.sum(axis=1)) for name, mask in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,9 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def estimate(values: Values, users: npt.NDArray[np.integer], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+def estimate(
+    values: Values, users: npt.NDArray[np.integer], *, resamples: int = 2000, seed: int = 0
+) -> Estimate:
     """Mean with a bootstrap interval that resamples whole users (their episodes are not independent).
 
     Args:
@@ -167,7 +176,9 @@ def estimate(values: Values, users: npt.NDArray[np.integer], *, resamples: int =
     draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples)
     means = (draws @ sums) / (draws @ sizes)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Estimate(float(values[defined].mean()), float(low), float(high), int(defined.sum()), int((~defined).sum()))
+    return Estimate(
+        float(values[defined].mean()), float(low), float(high), int(defined.sum()), int((~defined).sum())
+    )
 
 
 def paired_difference(a: Values, b: Values, users: npt.NDArray[np.integer], *, seed: int = 0) -> Estimate:

@@ -1,7 +1,7 @@
 """An episode as chat messages.
 
-Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and ``</user>``, one item a
-line, with angle brackets and line breaks taken out.
+Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and
+``</user>``, one item a line, with angle brackets and line breaks taken out.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ _LEVELS = ((0.5, "weekly"), (0.25, "often"), (0.1, "sometimes"), (0.0, "rarely")
 _OLD = "not lately"
 
 
-def tag_messages(episode: Mapping[str, Any], catalog: Catalog, slots: int, max_history: int = 100) -> list[Message]:
+def tag_messages(
+    episode: Mapping[str, Any], catalog: Catalog, slots: int, max_history: int = 100
+) -> list[Message]:
     """Ask for the ``slots`` tags that a user will buy next.
 
     Args:
@@ -27,12 +29,17 @@ def tag_messages(episode: Mapping[str, Any], catalog: Catalog, slots: int, max_h
         max_history: At most this many tags of the history, the most frequent ones.
 
     Returns:
-        A system and a user message. The history stands as one tag a line, most frequent first, in levels of frequency;
-        tags last bought before the lookback have a level of their own.
+        A system and a user message. The history stands as one tag a line, most frequent last, in levels of
+        frequency; tags last bought before the lookback have a level of their own, the first.
     """
     return [
         {"role": "system", "content": system_prompt(slots)},
-        {"role": "user", "content": "\n".join(["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"])},
+        {
+            "role": "user",
+            "content": "\n".join(
+                ["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"]
+            ),
+        },
     ]
 
 
@@ -53,18 +60,12 @@ def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> 
     tags = episode["history"][:max_history]
     weights = episode["history_weight"][:max_history]
     most = max(weights, default=1.0)
-    lines: list[str] = []
-    level = None
+    levels: dict[str, list[str]] = {_OLD: [], **{name: [] for _, name in reversed(_LEVELS)}}
     for tag, weight in zip(tags, weights, strict=True):
-        if tag not in recent:
-            continue
-        name = next(name for share, name in _LEVELS if weight >= share * most)
-        if name != level:
-            lines.append(f"{name}:")
-            level = name
-        lines.append(catalog.tags[tag])
-    old = [catalog.tags[tag] for tag in tags if tag not in recent]
-    return lines + ([f"{_OLD}:", *old] if old else [])
+        name = next(name for share, name in _LEVELS if weight >= share * most) if tag in recent else _OLD
+        levels[name].append(catalog.tags[tag])
+    # What matters most stands nearest to the answer: attention finds it by distance alone.
+    return [line for name, found in levels.items() if found for line in (f"{name}:", *reversed(found))]
 
 
 def _one_line(text: str) -> str:
@@ -75,7 +76,9 @@ def _one_line(text: str) -> str:
 COLUMNS = ("target", "lookback", "history", "history_weight")
 
 
-def prompted_rows(episodes: pl.DataFrame, catalog: Catalog, slots: int, max_history: int = 100) -> list[dict[str, Any]]:
+def prompted_rows(
+    episodes: pl.DataFrame, catalog: Catalog, slots: int, max_history: int = 100
+) -> list[dict[str, Any]]:
     """Rows ready for training: ``prompt`` (chat messages) and the columns of :data:`COLUMNS`."""
     return [
         {"prompt": tag_messages(row, catalog, slots, max_history), **{name: row[name] for name in COLUMNS}}

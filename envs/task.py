@@ -68,7 +68,7 @@ class TagTask:
 
     @cached_property
     def surges(self) -> dict[int, frozenset[int]]:
-        """Test origin -> tags whose buyers per week in the window are at least 1.5 times those of the lookback.
+        """Test origin -> tags whose buyers per week in the window are at least 1.5 times the lookback's.
 
         Read only by the evaluation's calendar slice: it looks at the outcome, so no policy may see it.
         """
@@ -93,7 +93,9 @@ def prepare(config: DataConfig) -> TagTask:
     is_panel = config.source == "completejourney"
     identity = {
         "format": _FORMAT,
-        "source": completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source)),
+        "source": (
+            completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source))
+        ),
         "columns": None if is_panel else config.columns.model_dump(),
         "bad_rows": None if is_panel else config.bad_rows,
         "protocol": config.protocol.model_dump(),

@@ -17,7 +17,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configu
 app.add_typer(data_app, name="data")
 
 Config = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped one (demo).")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")
+]
 
 # As a shell reports a program that ended on SIGINT.
 _INTERRUPTED = 130
@@ -36,7 +38,7 @@ def train(
 
     try:
         run.train(load(config, overrides or []), resume=resume, fresh=fresh)
-    except run.Interrupted as stop:
+    except run.InterruptedRunError as stop:
         _fail(str(stop), _INTERRUPTED)
 
 
@@ -80,7 +82,14 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     console.print(counts)
     slots, episodes = settings.task.slots, task.split("test")
     unseen = episodes["unseen"].to_numpy()
-    table = Table("baseline", f"recall@{slots}, all users", "unseen users", "novelty", f"recall@{slots} novel", title="test split")
+    table = Table(
+        "baseline",
+        f"recall@{slots}, all users",
+        "unseen users",
+        "novelty",
+        f"recall@{slots} novel",
+        title="test split",
+    )
     for name, lists in baselines.lists(task, episodes, slots, settings.novelty_floor).items():
         values = metrics.per_episode(task, episodes, lists)
         recall = values[f"recall@{slots}"]
@@ -111,7 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True).print(f"[red]error[/]: {message}" if code == 2 else message, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(
+        f"[red]error[/]: {message}" if code == 2 else message, highlight=False, soft_wrap=True
+    )
     raise SystemExit(code)
 
 

@@ -1,4 +1,7 @@
-"""The configuration of a run: one YAML file, overridden by ``key=value`` arguments, validated whole before anything starts."""
+"""The configuration of a run: one YAML file, overridden by ``key=value`` arguments.
+
+It is validated whole before anything starts.
+"""
 
 import difflib
 import os
@@ -44,7 +47,8 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     objective: str
     """Name of the reward to maximise."""
     constraints: tuple[str, ...] = ()
-    """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``, ``validity >= 1 (gate)``."""
+    """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``,
+    ``validity >= 1 (gate)``."""
     rule: str = "lagrangian"
     """How rewards become advantages."""
     objective_unit: float | None = None
@@ -89,7 +93,8 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     warm_start: WarmStartConfig = WarmStartConfig()
     """Supervised training before reinforcement learning."""
     rewards: tuple[RewardSpec, ...]
-    """What is measured: a name, or an entry with ``name``, ``use``, ``range``, ``unit``, ``weight``, ``params``."""
+    """What is measured: a name, or an entry with ``name``, ``use``, ``range``, ``unit``, ``weight``,
+    ``params``."""
     optimizer: OptimizerConfig
     """What is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
@@ -131,7 +136,11 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     @property
     def novelty_floor(self) -> float:
         """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet."""
-        floors = [c.bound for c in self.problem().constraints if (c.reward, c.sense, c.kind) == ("novelty", ">=", "mean")]
+        floors = [
+            c.bound
+            for c in self.problem().constraints
+            if (c.reward, c.sense, c.kind) == ("novelty", ">=", "mean")
+        ]
         return max(floors, default=0.0)
 
 
@@ -143,7 +152,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: ``key=value``; the key is dotted (``train.steps=50``), the value is YAML.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that cannot be.
+        ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that
+            cannot be.
     """
     text = _find(path).read_text()
     try:
@@ -151,7 +161,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no YAML: {error}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold settings (name: ..., rewards: ..., optimizer: ...), not {type(tree).__name__}")
+        raise ConfigError(
+            f"{path} must hold settings (name: ..., rewards: ..., optimizer: ...), not {type(tree).__name__}"
+        )
     for override in overrides:
         _override(tree, override)
     return validate(tree, path)
@@ -222,7 +234,11 @@ def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:
             model = RewardSpec
         else:
             annotation = model.model_fields[parent].annotation
-            model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else RewardSpec
+            model = (
+                annotation
+                if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+                else RewardSpec
+            )
     return list(model.model_fields)
 
 

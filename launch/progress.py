@@ -1,4 +1,7 @@
-"""What a person sees while a run works: a bar for each stage, and the objective with every constraint's slack and price."""
+"""What a person sees while a run works.
+
+A bar for each stage, and the objective with every constraint's slack and price.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +20,13 @@ from rich.table import Table
 
 from ..rl.duals import ConstraintReport
 
-_COLOURS = {"slack": "green", "active": "green", "violated": "yellow", "saturated": "red", "infeasible_suspected": "red"}
+_COLOURS = {
+    "slack": "green",
+    "active": "green",
+    "violated": "yellow",
+    "saturated": "red",
+    "infeasible_suspected": "red",
+}
 
 
 class Display:

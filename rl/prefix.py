@@ -1,11 +1,12 @@
 """Several continuations of one prompt in one row: the prompt is read once.
 
-A packed row is ``[padding | prompt | c1 | ... | cG]``, each continuation in a field of the same width. A continuation sees the
-prompt and itself, its positions go on from the prompt's end, and its first token is predicted by the shared last
-prompt token. The result equals ``G`` full rows while the model reads ``P + G C`` tokens instead of ``G (P + C)``.
+A packed row is ``[padding | prompt | c1 | ... | cG]``, each continuation in a field of the same width. A
+continuation sees the prompt and itself, its positions go on from the prompt's end, and its first token is
+predicted by the shared last prompt token. The result equals ``G`` full rows while the model reads
+``P + G C`` tokens instead of ``G (P + C)``.
 
-The packed row goes through the model's ordinary ``forward`` with a 4-D mask, so wrappers (DDP, ZeRO, LoRA) see nothing unusual, and
-only the last ``1 + G C`` positions are projected to the vocabulary.
+The packed row goes through the model's ordinary ``forward`` with a 4-D mask, so wrappers (DDP, ZeRO, LoRA)
+see nothing unusual, and only the last ``1 + G C`` positions are projected to the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ class PackedBatch:
     width: int
 
 
-def pack(prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor) -> PackedBatch:
+def pack(
+    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+) -> PackedBatch:
     """Lay out one row per prompt.
 
     Args:
@@ -68,7 +71,8 @@ def pack(prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, comple
     return PackedBatch(
         input_ids=torch.cat([prompt_ids, completion_ids.reshape(rows, groups * width)], dim=1),
         position_ids=torch.cat(
-            [prompt_positions, field_positions.expand(rows, groups, width).reshape(rows, groups * width)], dim=1
+            [prompt_positions, field_positions.expand(rows, groups, width).reshape(rows, groups * width)],
+            dim=1,
         ),
         visible=visible[:, None],
         groups=groups,
@@ -86,7 +90,9 @@ def continuation_logits(model: Any, batch: PackedBatch, attention: str) -> Tenso
     mask = batch.visible
     if attention == "eager":
         dtype = next(model.parameters()).dtype
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(dtype).min
+        )
     kept = 1 + batch.groups * batch.width
     logits = model(
         input_ids=batch.input_ids,

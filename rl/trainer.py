@@ -1,17 +1,19 @@
-"""``ConstrainedGRPOTrainer``: constrained optimisation inside TRL's GRPO. The only file that knows TRL's private seams.
+"""``ConstrainedGRPOTrainer``: constrained optimisation inside TRL's GRPO.
 
-TRL 1.16 has no advantage hook. Three overrides suffice:
+The only file that knows TRL's private seams. TRL 1.16 has no advantage hook. Three overrides suffice:
 
-``_calculate_rewards``                  returns our engine's scores, gathered: every rank holds the same ``[N, K]`` matrix, so the
-                                        multipliers need no communication of their own
+``_calculate_rewards``                  returns our engine's scores, gathered: every rank holds the same
+                                        ``[N, K]`` matrix, so the multipliers need no communication
+                                        of their own
 ``_generate_and_score_completions``     steps the multipliers and replaces the advantages (and their log)
-``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions (:mod:`recrl.rl.prefix`)
+``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
+                                        (:mod:`recrl.rl.prefix`)
 
 ``tests/rl/test_trl_seams.py`` holds them against the installed TRL.
 
-Checkpoint behaviour: ``constraints.json`` beside the model holds the multipliers, their units and the generation index;
-``rewards-rankR.pt`` the memory of stateful rewards. A resume restores both and never steps the multipliers twice for one
-generation batch.
+Checkpoint behaviour: ``constraints.json`` beside the model holds the multipliers, their units and the
+generation index; ``rewards-rankR.pt`` the memory of stateful rewards. A resume restores both and never
+steps the multipliers twice for one generation batch.
 """
 
 import json
@@ -43,7 +45,8 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
     """GRPO that maximises one named reward while others are held at their targets.
 
     Args:
-        model: The policy. With ``args.beta > 0`` it must have been loaded from a path, which the reference is loaded from.
+        model: The policy. With ``args.beta > 0`` it must have been loaded from a path, which the reference
+            is loaded from.
         engine: Scores completions; its reward names are the problem's.
         problem: Objective and constraints.
         rule: Name of the advantage rule, see :mod:`recrl.rl.advantages`.
@@ -54,6 +57,12 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
     Raises:
         ValueError: groups would straddle ranks, or engine and problem disagree on the rewards.
     """
+
+    # What TRL's attributes hold after its constructor; it declares them wider.
+    args: GRPOConfig
+    model: torch.nn.Module
+    num_generations: int
+    num_generations_eval: int
 
     def __init__(
         self,
@@ -72,7 +81,9 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         **trl_options: Any,
     ) -> None:
         if engine.names != problem.names:
-            raise ValueError(f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal")
+            raise ValueError(
+                f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal"
+            )
         _check_groups(args)
         self.engine = engine
         self.problem = problem
@@ -98,19 +109,29 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
 
     @property
     def generation(self) -> int:
-        """Index of the generation batch in training; it follows from the count of micro-steps, so a resume agrees."""
-        return self._step // (self.args.steps_per_generation * self.num_iterations)
+        """Index of the generation batch in training.
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        It follows from the count of micro-steps, so a resume agrees.
+        """
+        steps = self.args.steps_per_generation
+        assert steps is not None, "GRPOConfig fills it in"
+        return self._step // (steps * self.num_iterations)
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
         started = time.perf_counter()
-        columns = {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
+        columns = {
+            key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")
+        }
         group_size = self.num_generations if self.model.training else self.num_generations_eval
         scores, failure = None, None
         try:
             scores = self.engine.score(prompts, completions, columns, group_size)
         except RewardError as error:
             failure = error
-        # A rank that failed must not leave the others waiting in the gather below: all learn of it and stop together.
+        # A rank that failed must not leave the others waiting in the gather below: all learn of it and stop
+        # together.
         failures = [text for text in gather_object([str(failure) if failure else None]) if text]
         if failures:
             raise failure or RewardError(f"on another rank: {failures[0]}")
@@ -138,7 +159,7 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         flat = advantages.values.flatten().to(output["advantages"])
         first = self.accelerator.process_index * len(inputs)
         output["advantages"] = flat[first : first + len(inputs)]
-        logged = self._logs["advantages"]
+        logged: Any = self._logs["advantages"]
         for _ in range(min(len(flat), len(logged))):
             logged.pop()
         logged.extend(flat.tolist())
@@ -165,8 +186,8 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         prints = gather_object([self.duals.fingerprint()])
         if len(set(prints)) > 1:
             raise RuntimeError(
-                "the ranks hold different multipliers; they must see the same gathered scores. Check that every rank runs "
-                f"the same version and config (fingerprints {[p[:8] for p in prints]})"
+                "the ranks hold different multipliers; they must see the same gathered scores. Check that "
+                f"every rank runs the same version and config (fingerprints {[p[:8] for p in prints]})"
             )
 
     def _get_per_token_logps_and_entropies(
@@ -235,7 +256,9 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             return
         path = Path(checkpoint) / STATE_FILE
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: this checkpoint holds no multipliers, so it cannot be resumed")
+            raise FileNotFoundError(
+                f"{path} is missing: this checkpoint holds no multipliers, so it cannot be resumed"
+            )
         self.duals.load_state_dict(json.loads(path.read_text()))
         memory = Path(checkpoint) / f"rewards-rank{self.accelerator.process_index}.pt"
         if memory.exists():
@@ -248,18 +271,23 @@ def _placeholder(name: str) -> Any:
     """TRL wants callables to name its reward columns after; the engine does the scoring."""
 
     def score(**_: Any) -> list[float]:
-        raise RuntimeError(f"reward {name!r} is scored by the RewardEngine; TRL no longer calls _calculate_rewards")
+        raise RuntimeError(
+            f"reward {name!r} is scored by the RewardEngine; TRL no longer calls _calculate_rewards"
+        )
 
     score.__name__ = name
     return score
 
 
 def _check_groups(args: GRPOConfig) -> None:
-    per_rank = args.per_device_train_batch_size * args.steps_per_generation
-    if per_rank % args.num_generations:
-        nearest = -(-per_rank // args.num_generations) * args.num_generations
+    batch, steps, group = args.per_device_train_batch_size, args.steps_per_generation, args.num_generations
+    assert steps is not None, "GRPOConfig fills it in"
+    assert group is not None, "GRPOConfig has a default"
+    per_rank = batch * steps
+    if per_rank % group:
+        nearest = -(-per_rank // group) * group
         raise ValueError(
-            f"num_generations={args.num_generations} must divide per_device_train_batch_size * steps_per_generation = "
-            f"{args.per_device_train_batch_size} * {args.steps_per_generation} = {per_rank}: a group stays on one rank. Set "
-            f"per_device_train_batch_size so that the product is {nearest}"
+            f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
+            f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
+            f"so that the product is {nearest}"
         )

@@ -8,7 +8,13 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from pydantic import BaseModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import GRPOConfig
 
 from ..rewards import RewardEngine
@@ -51,7 +57,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     save_every: int = 50
     """Steps between checkpoints; the last two are kept."""
 
-    def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, answers: int = 1) -> GenerationConfig:
+    def sampling(
+        self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, answers: int = 1
+    ) -> GenerationConfig:
         """The rollouts' sampling, for evaluation outside the trainer."""
         return GenerationConfig(
             do_sample=True,
@@ -63,6 +71,11 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
+
+
+def distributed_state() -> PartialState:
+    """The processes of this run; without a GPU they talk over gloo."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def make_trainer(
@@ -90,13 +103,14 @@ def make_trainer(
     Raises:
         ValueError: the batch does not divide over processes and micro-batches.
     """
-    processes = PartialState().num_processes
+    processes = distributed_state().num_processes
     samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
     if samples % parts or (samples // processes) % config.group_size:
         raise ValueError(
-            f"train.prompts_per_step={config.prompts_per_step} * train.group_size={config.group_size} = {samples} answers "
-            f"do not split into whole groups over {processes} processes and train.micro_batches={config.micro_batches} equal "
-            f"parts; set train.prompts_per_step to a multiple of {parts}"
+            f"train.prompts_per_step={config.prompts_per_step} * train.group_size={config.group_size} = "
+            f"{samples} answers do not split into whole groups over {processes} processes and "
+            f"train.micro_batches={config.micro_batches} equal parts; "
+            f"set train.prompts_per_step to a multiple of {parts}"
         )
     on_cpu = not torch.cuda.is_available()
     arguments = GRPOConfig(
@@ -129,7 +143,7 @@ def make_trainer(
         disable_tqdm=True,
         seed=seed,
     )
-    return ConstrainedGRPOTrainer(
+    trainer = ConstrainedGRPOTrainer(
         model,
         engine,
         problem,
@@ -141,3 +155,6 @@ def make_trainer(
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    # The run's own display shows progress; the default prints every metric of every step.
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -1,8 +1,8 @@
 """Supervised warm start on logs: the policy learns the answer format and what users buy.
 
-Per prompt several target lists are sampled, each of the requested length, and the prompt is read once for all of them
-(:mod:`recrl.rl.prefix`). Lists hold target tags in random order; a target shorter than the list is filled up with the user's
-most frequent other tags.
+Per prompt several target lists are sampled, each of the requested length, and the prompt is read once for
+all of them (:mod:`recrl.rl.prefix`). Lists hold target tags in random order; a target shorter than the
+list is filled up with the user's most frequent other tags.
 """
 
 import math
@@ -40,7 +40,7 @@ class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
 def sample_list(
     target: Sequence[int], history: Sequence[int], slots: int, n_tags: int, rng: np.random.Generator
 ) -> list[int]:
-    """``slots`` distinct tags: random target tags, then the most frequent tags of the history, then random ones."""
+    """``slots`` distinct tags: random target tags, then the history's most frequent, then random ones."""
     chosen = rng.permutation(np.asarray(target))[:slots].tolist()
     if len(chosen) < slots:
         known = set(chosen)
@@ -64,7 +64,8 @@ def warm_start(
     """Train ``model`` in place on sampled target lists.
 
     Args:
-        episodes: Rows with ``prompt`` (chat messages), ``target`` and ``history``; visited in a random order, again and again.
+        episodes: Rows with ``prompt`` (chat messages), ``target`` and ``history``; visited in a random
+            order, again and again.
         slots: Length of a list.
         on_step: Called after each step with its number (from 1) and loss.
 
@@ -76,7 +77,9 @@ def warm_start(
     """
     attention = model.config._attn_implementation
     if attention not in MASKABLE:
-        raise ValueError(f"the warm start needs attn_implementation in {MASKABLE}, this policy has {attention!r}")
+        raise ValueError(
+            f"the warm start needs attn_implementation in {MASKABLE}, this policy has {attention!r}"
+        )
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
@@ -126,8 +129,13 @@ def _loss(
     attention: str,
 ) -> torch.Tensor:
     device = model.device
-    asked = tokenizer.apply_chat_template(
-        prompts, add_generation_prompt=True, tokenize=True, return_dict=True, padding=True, return_tensors="pt"
+    asked: Any = tokenizer.apply_chat_template(
+        prompts,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        padding=True,
+        return_tensors="pt",
     )
     told = tokenizer(
         [answer + tokenizer.eos_token for answer in answers],

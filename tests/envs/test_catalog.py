@@ -28,14 +28,28 @@ def test_a_known_tag_is_read_through_list_markup_case_and_aliases(groceries, lin
 
 
 @pytest.mark.parametrize(
-    "line", ["milks", "milk, bread", "oat milk", "I suggest: milk", "mil", "milk (2 l)", "drinks", "1.", "---", "milk\tbread"]
+    "line",
+    [
+        "milks",
+        "milk, bread",
+        "oat milk",
+        "I suggest: milk",
+        "mil",
+        "milk (2 l)",
+        "drinks",
+        "1.",
+        "---",
+        "milk\tbread",
+    ],
 )
 def test_anything_else_is_invalid_and_never_guessed(groceries, line):
     assert groceries.parse(line).slots == (INVALID,)
 
 
 def test_a_messy_answer_is_counted_line_by_line(groceries):
-    answer = groceries.parse("Sure! Here you go:\n\n1. Milk\n2. Bread\n3. milk\n4. unicorns\n   \n5. Cheeses\n")
+    answer = groceries.parse(
+        "Sure! Here you go:\n\n1. Milk\n2. Bread\n3. milk\n4. unicorns\n   \n5. Cheeses\n"
+    )
     ids = [groceries.id(tag) for tag in ("milk", "bread", "cheeses")]
     assert answer.slots == (INVALID, ids[0], ids[1], ids[0], INVALID, ids[2])
     assert answer.valid == tuple(ids)

@@ -123,7 +123,7 @@ def test_data_that_are_too_short_say_so():
         build(small_events(12), Protocol(min_tag_users=2), "x")
     with pytest.raises(DataError, match="training would see the test period"):
         Protocol(train_origins=(30,), statistics_end=33).resolved(1, 60)
-    with pytest.raises(DataError, match="lower protocol.min_tag_users"):
+    with pytest.raises(DataError, match=r"lower protocol\.min_tag_users"):
         build(small_events(), Protocol(min_tag_users=500), "x")
 
 

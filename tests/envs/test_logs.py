@@ -5,6 +5,7 @@ import json
 
 import polars as pl
 import pytest
+
 from recrl.envs.data import logs
 from recrl.envs.data.logs import DataError, LogColumns
 from recrl.envs.episodes import Protocol
@@ -95,7 +96,9 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tmp_path, spoil, message):
 
 def test_a_missing_column_is_named_with_what_there_is(tmp_path):
     path = parquet(tmp_path / "a.parquet", [{"user": "a", "when": START, "tag": "x"}])
-    with pytest.raises(DataError, match=r"no column 'time' \(data\.columns\.time\); it has \['tag', 'user', 'when'\]"):
+    with pytest.raises(
+        DataError, match=r"no column 'time' \(data\.columns\.time\); it has \['tag', 'user', 'when'\]"
+    ):
         logs.load(path)
 
 

@@ -1,5 +1,7 @@
 """Metrics against cases worked out by hand."""
 
+from typing import ClassVar
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,14 +15,15 @@ class Task:
     """The little of a task that metrics read."""
 
     catalog = Catalog(("a", "b", "c", "d", "e", "f"), equivalents=[("a", "f")])
-    surges = {7: frozenset({2})}
+    surges: ClassVar = {7: frozenset({2})}
 
 
 EPISODES = pl.DataFrame(
     {"origin": [7, 7], "target": [[0, 1, 2, 3], [5]], "lookback": [[0, 4], [5]]},
     schema_overrides={"target": pl.List(pl.Int32), "lookback": pl.List(pl.Int32)},
 )
-# First answer: hit a, miss e, repeat a, invalid, hit c. Second: a (equivalent of the target f), b, then nothing.
+# First answer: hit a, miss e, repeat a, invalid, hit c.
+# Second answer: a (equivalent of the target f), b, then nothing.
 SLOTS = np.array([[0, 4, 0, INVALID, 2], [0, 1, INVALID, INVALID, INVALID]], np.int32)
 
 

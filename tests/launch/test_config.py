@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from recrl.launch import config as configuration
 from recrl.launch.config import ConfigError, load
 
@@ -20,7 +21,8 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(path, tmp_pat
 
 def test_overrides_and_their_shorthands():
     config = load(
-        "demo", ["train.steps=7", "policy=smollm2", "data=logs.parquet", "output=/tmp/x", "optimizer.duals.kp=0.5"]
+        "demo",
+        ["train.steps=7", "policy=smollm2", "data=logs.parquet", "output=/tmp/x", "optimizer.duals.kp=0.5"],
     )
     assert config.train.steps == 7
     assert config.policy.model == "smollm2"

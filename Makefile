@@ -1,0 +1,41 @@
+# make demo   train a tiny policy under constraints on the Complete Journey panel and write its report
+# make test   lint, types and tests
+# Both create the environment they need in .venv.
+
+PYTHON ?= python3
+RUN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo long test lint format env clean
+
+demo: env
+	$(RUN)/recrl train configs/demo.yaml --fresh
+	@echo "report: runs/demo/report.md"
+
+long: env
+	$(RUN)/recrl train configs/long.yaml --fresh
+
+test: env lint
+	$(RUN)/python -m pytest
+
+lint: env
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy envs rewards rl launch
+
+format: env
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+env: .venv/.installed
+
+# torch comes first and pinned: a later resolver would otherwise be free to pick a CUDA build of several gigabytes.
+.venv/.installed: pyproject.toml constraints-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(RUN)/python -m pip install --quiet --upgrade pip
+	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt torch numpy setuptools wheel ninja
+	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[demo,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .cache runs
