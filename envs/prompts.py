@@ -32,20 +32,16 @@ def tag_messages(
         A system and a user message. The history stands as one tag a line, most frequent last, in levels of
         frequency; tags last bought before the lookback have a level of their own, the first.
     """
+    data = ["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"]
     return [
-        {"role": "system", "content": system_prompt(slots)},
-        {
-            "role": "user",
-            "content": "\n".join(
-                ["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"]
-            ),
-        },
+        {"role": "system", "content": "You tell a shop what its customers buy next."},
+        {"role": "user", "content": "\n".join([*data, request(slots)])},
     ]
 
 
-def system_prompt(slots: int) -> str:
-    """The instruction, the same for every user."""
-    return f"Name {slots} kinds of goods this shopper buys next, one a line, none twice."
+def request(slots: int) -> str:
+    """What is asked, the same for every user; after the data, so that nothing in them has the last word."""
+    return f"Name {slots} kinds of goods this shopper buys in the coming weeks, one a line, none twice."
 
 
 def _facts(episode: Mapping[str, Any]) -> list[str]:

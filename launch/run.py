@@ -24,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
-from ..rewards import RewardEngine, encode_tags
+from ..rewards import RewardEngine, encode_tags, parameters, resolve
 from ..rl import policy
 from ..rl.decoding import line_tokens
 from ..rl.evaluate import Answers, answer, evaluation, test_episodes
@@ -130,18 +130,11 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
         **dict.fromkeys(_TRL_RESOURCES),
     }
     embeddings = None
-    try:
-        engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
-    except ValueError as error:
-        # Only rewards that name the encoder pay for it.
-        if "'encoder'" not in str(error):
-            raise ConfigError(str(error)) from error
+    # Only a reward that names the encoder pays for it.
+    if any("encoder" in parameters(resolve(spec)) for spec in config.rewards):
         embeddings = encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
-        engine = RewardEngine(
-            config.rewards,
-            resources={**resources, "encoder": embeddings},
-            columns=[*COLUMNS, "completion_ids"],
-        )
+        resources["encoder"] = embeddings
+    engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
     return Setup(config, config.folder, task, engine, embeddings, display)
 
 

@@ -3,7 +3,7 @@
 from .base import Reward, RewardError, RewardSpec, RewardSpecError, completion_text
 from .encoder import encode_tags
 from .engine import RewardEngine
-from .registry import resolve, reward
+from .registry import parameters, resolve, reward
 
 __all__ = [
     "Reward",
@@ -13,6 +13,7 @@ __all__ = [
     "RewardSpecError",
     "completion_text",
     "encode_tags",
+    "parameters",
     "resolve",
     "reward",
 ]

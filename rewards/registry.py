@@ -1,7 +1,8 @@
 """From a name in a config to a reward.
 
-``reward``   the decorator: declares a function's range and registers it under a name
-``resolve``  a registered name, an entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``reward``      the decorator: declares a function's range and registers it under a name
+``resolve``     a registered name, an entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``parameters``  the names of what a reward reads
 
 To add a reward to a project, write a file and name it in the config as ``my_rewards.py:politeness``:
 
@@ -21,6 +22,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,6 +112,13 @@ def resolve(spec: str | RewardSpec) -> Reward:
         per=entry.per or declared.per,
         unit=declared.unit if entry.unit is None else entry.unit,
     )
+
+
+def parameters(found: Reward) -> tuple[str, ...]:
+    """Names of what a reward reads: columns, derived columns and resources."""
+    function = found.function
+    signature = inspect.signature(function.__call__ if isinstance(function, type) else function)
+    return tuple(signature.parameters)
 
 
 def _load(use: str) -> Any:

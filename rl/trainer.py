@@ -100,7 +100,10 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         )
         # TRL's own total is only logged: make it the objective.
         self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
-        self.duals = Duals(problem, duals or DualConfig(), total_steps=max(1, self.args.max_steps))
+        assert self.args.gradient_accumulation_steps is not None
+        micro_steps = max(int(self.args.max_steps or 0), 0) * self.args.gradient_accumulation_steps
+        generations = micro_steps // (self.args.steps_per_generation * self.num_iterations)
+        self.duals = Duals(problem, duals or DualConfig(), total_steps=max(1, generations))
         self.kl_coefficient = self.beta
         self._attention = model.config._attn_implementation
         self.share_prefix = share_prefix and self._attention in MASKABLE

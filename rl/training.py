@@ -27,7 +27,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Constrained GRPO."""
 
     steps: int = 100
-    """Optimiser steps; each generates once."""
+    """Optimiser steps."""
+    reuse: int = 1
+    """Optimiser steps on each generation batch; the clipped ratio of PPO keeps them close to it."""
     prompts_per_step: int = 24
     """Prompts of a step, over all processes."""
     group_size: int = 8
@@ -119,6 +121,7 @@ def make_trainer(
         per_device_train_batch_size=samples // parts,
         gradient_accumulation_steps=config.micro_batches,
         num_generations=config.group_size,
+        num_iterations=config.reuse,
         max_completion_length=config.max_answer_tokens or answer_tokens,
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup",

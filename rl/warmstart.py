@@ -2,7 +2,8 @@
 
 Per prompt several target lists are sampled, each of the requested length, and the prompt is read once for
 all of them (:mod:`recrl.rl.prefix`). Lists hold target tags in random order; a target shorter than the
-list is filled up with the user's most frequent other tags.
+list is filled up with the user's most frequent other tags. The first part of the training rehearses those
+frequent tags alone.
 """
 
 import math
@@ -30,7 +31,10 @@ class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     prompts_per_step: int = 16
     """Prompts in a step."""
     lists_per_prompt: int = 8
-    """Sampled target lists of each prompt."""
+    """Lists sampled for each prompt."""
+    rehearsal: float = 0.4
+    """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
+    instead of target tags: a sharp signal that teaches a small model to read the prompt and not to repeat itself."""
     learning_rate: float = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
     weight_decay: float = 0.01
@@ -94,8 +98,17 @@ def warm_start(
     batches = _batches([len(row["history"]) for row in episodes], config.prompts_per_step, rng)
     for step in range(config.steps):
         chosen = [episodes[i] for i in next(batches)]
+        rehearsing = step < config.rehearsal * config.steps
         lists = [
-            catalog.render(sample_list(row["target"], row["history"], slots, len(catalog), rng))
+            catalog.render(
+                sample_list(
+                    row["history"][:slots] if rehearsing else row["target"],
+                    row["history"],
+                    slots,
+                    len(catalog),
+                    rng,
+                )
+            )
             for row in chosen
             for _ in range(config.lists_per_prompt)
         ]

@@ -20,7 +20,9 @@ def imported_folders(path: Path) -> set[str]:
             target = base + (node.module.split(".") if node.module else [])
             found |= {target[0]} if target else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not (node.module or "").startswith("recrl"), f"{path}: import relatively inside the package"
+            assert not (node.module or "").startswith("recrl"), (
+                f"{path}: import relatively inside the package"
+            )
     return found
 
 

@@ -1,0 +1,186 @@
+"""Whole runs through the command line, small but real: the panel, the tiny policy, SmolLM2, a user's log, Ctrl-C."""
+
+import datetime as dt
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+SMALL = {
+    "name": "small",
+    "policy": {"tiny": {"hidden": 32, "vocabulary": 400}},
+    "warm_start": {"steps": 3, "prompts_per_step": 4, "lists_per_prompt": 2},
+    "rewards": ["recall", "novelty", "duplicates", "diversity"],
+    "optimizer": {
+        "objective": "recall",
+        "constraints": ["novelty >= 0.3 (mean)", "duplicates <= 0.03 (mean)"],
+    },
+    "train": {"steps": 4, "prompts_per_step": 4, "group_size": 4, "save_every": 2},
+    "evaluation": {"max_episodes": 24},
+}
+
+
+def recrl(*arguments: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "recrl.launch.cli", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finished(*arguments: str, code: int = 0) -> str:
+    process = recrl(*arguments)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == code, output[-4000:]
+    return output
+
+
+@pytest.fixture
+def config(tmp_path, cache) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "output": str(tmp_path / "run"), "data": {"cache": str(cache)}}))
+    return path
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
+    output = finished("train", str(config))
+    run = tmp_path / "run"
+    assert "report:" in output
+    for name in (
+        "config.yaml",
+        "catalog.json",
+        "report.md",
+        "evaluation.json",
+        "examples.json",
+        "warm/config.json",
+    ):
+        assert (run / name).exists(), name
+    for name in ("policy/model.safetensors", "plots/training.png", "plots/conflict.png"):
+        assert (run / name).stat().st_size > 1000, name
+    assert list((run / "checkpoints").rglob("events.out.tfevents*"))
+    log = lines(run)
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    for key in (
+        "objective",
+        "rewards/diversity/mean",
+        "constraint/novelty >= 0.3/slack",
+        "constraint/novelty >= 0.3/price",
+        "constraint/duplicates <= 0.03/status",
+        "conflict/corr/recall~novelty",
+    ):
+        assert key in log[-1], key
+    report = (run / "report.md").read_text()
+    for word in (
+        "quota",
+        "own frequency",
+        "EASE",
+        "Ten answers",
+        "warm start",
+        "labels it simulated",
+        "slack",
+    ):
+        assert word in report, word
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["populations"]["unseen users"]["episodes"] == 24
+
+    # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
+    assert "holds a run already" in finished("train", str(config), code=2)
+    finished("eval", str(run), "evaluation.max_episodes=10")
+    again = json.loads((run / "evaluation.json").read_text())
+    assert again["populations"]["unseen users"]["episodes"] == 10
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, panel_task):
+    run = tmp_path / "run"
+    process = recrl("train", str(config), "train.steps=60", "train.save_every=100")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(lines(run)) >= 2):
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output[-3000:]
+    stopped = len(lines(run))
+    assert stopped < 60
+    assert f"stopped after step {stopped}" in output.replace("\n", " ")
+    state = json.loads((run / "checkpoints" / f"checkpoint-{stopped}" / "constraints.json").read_text())
+    assert state["step"] == stopped
+
+    end = stopped + 2
+    finished("train", str(config), f"train.steps={end}", "--resume")
+    assert [row["step"] for row in lines(run)] == list(range(1, end + 1))
+    assert (run / "report.md").exists()
+
+
+def test_a_users_own_log(config, tmp_path):
+    start = dt.datetime(2024, 1, 1, 12)
+    rows = [
+        {"user": f"u{u}", "time": start + dt.timedelta(weeks=w), "tag": f"genre {t}"}
+        for u in range(40)
+        for w in range(45)
+        for t in sorted({u % 5, w % 7, (u * w) % 11, 6})
+    ]
+    path = tmp_path / "logs.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    small = [f"data={path}", "data.protocol.min_tag_users=3", "task.slots=4"]
+    described = finished("data", "describe", str(config), *small)
+    assert "own frequency" in described
+    assert "genre 6" in described
+    finished("train", str(config), *small, "train.steps=2")
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "logs.parquet" in report
+    assert "genre" in report
+
+
+def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
+    """SmolLM2-135M from its package: loads, answers, is scored, and its weights move."""
+    finished(
+        "train",
+        str(config),
+        "policy=smollm2",
+        "task.max_history=12",
+        "task.slots=3",
+        "warm_start.steps=1",
+        "train.steps=1",
+        "train.prompts_per_step=2",
+        "train.group_size=2",
+        "train.max_answer_tokens=24",
+        "evaluation.max_episodes=2",
+        "evaluation.answers_per_prompt=1",
+    )
+    assert len(lines(tmp_path / "run")) == 1
+    saved = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())
+    assert "quantization_config" not in saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "demo", "train.stpes=1"), "did you mean 'steps'"),
+        (("train", "nowhere.yaml"), "no configuration 'nowhere.yaml'"),
+        (("train", "demo", "data=nowhere.parquet", "output=never"), "no such file"),
+        (("eval", "nowhere"), "holds no trained policy"),
+        (("train", "demo", "output=never", "--resume"), "holds no run to resume"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    process = recrl(*arguments, cwd=tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert message in output
+    assert "Traceback" not in output
