@@ -1,7 +1,7 @@
 """From a name in a config to a reward.
 
 ``reward``      the decorator: declares a function's range and registers it under a name
-``resolve``     a registered name, an entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``resolve``     a registered name, entry point, ``package.module:function`` or ``file.py:function`` -> Reward
 ``parameters``  the names of what a reward reads
 
 To add a reward to a project, write a file and name it in the config as ``my_rewards.py:politeness``:

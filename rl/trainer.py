@@ -100,9 +100,8 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         )
         # TRL's own total is only logged: make it the objective.
         self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
-        assert self.args.gradient_accumulation_steps is not None
-        micro_steps = max(int(self.args.max_steps or 0), 0) * self.args.gradient_accumulation_steps
-        generations = micro_steps // (self.args.steps_per_generation * self.num_iterations)
+        micro_steps = max(self.args.max_steps or 0, 0) * (self.args.gradient_accumulation_steps or 1)
+        generations = micro_steps // self._micro_steps_per_generation
         self.duals = Duals(problem, duals or DualConfig(), total_steps=max(1, generations))
         self.kl_coefficient = self.beta
         self._attention = model.config._attn_implementation
@@ -112,13 +111,12 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
 
     @property
     def generation(self) -> int:
-        """Index of the generation batch in training.
+        """Index of the generation batch, from the count of micro-steps, so that a resume agrees."""
+        return self._step // self._micro_steps_per_generation
 
-        It follows from the count of micro-steps, so a resume agrees.
-        """
-        steps = self.args.steps_per_generation
-        assert steps is not None, "GRPOConfig fills it in"
-        return self._step // (steps * self.num_iterations)
+    @property
+    def _micro_steps_per_generation(self) -> int:
+        return (self.args.steps_per_generation or 1) * self.num_iterations
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any

@@ -34,7 +34,7 @@ class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     """Lists sampled for each prompt."""
     rehearsal: float = 0.4
     """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
-    instead of target tags: a sharp signal that teaches a small model to read the prompt and not to repeat itself."""
+    instead of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
     learning_rate: float = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
     weight_decay: float = 0.01

@@ -1,4 +1,4 @@
-"""Whole runs through the command line, small but real: the panel, the tiny policy, SmolLM2, a user's log, Ctrl-C."""
+"""Whole runs through the command line, small but real."""
 
 import datetime as dt
 import json
