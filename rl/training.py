@@ -37,7 +37,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     micro_batches: int = 1
     """Forward-backward passes that a process splits its share of a step into: less memory, same result."""
     learning_rate: float = 1e-4
-    """AdamW, constant after a warm-up."""
+    """AdamW's peak."""
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    """Learning rate after the warm-up; a decay calms the last steps."""
     warmup_steps: int = 5
     """Steps of linear warm-up."""
     max_grad_norm: float = 1.0
@@ -124,7 +126,7 @@ def make_trainer(
         num_iterations=config.reuse,
         max_completion_length=config.max_answer_tokens or answer_tokens,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_steps,
         max_grad_norm=config.max_grad_norm,
         temperature=config.temperature,
