@@ -32,9 +32,9 @@ def test_a_prompt_renders_as_chat_and_ends_where_the_answer_begins(loaded, panel
     rows, _, tokenizer = loaded
     text = tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, tokenize=False)
     assert text.startswith("<|im_start|>system\n")
-    assert text.endswith("</user><|im_end|>\n<|im_start|>assistant\n")
-    top = panel_task.catalog.tags[rows[0]["history"][0]]
-    assert text.rstrip().splitlines().index(top) > text.count("\n") - 12, "the most frequent tag stands last"
+    assert text.endswith("one a line, none twice.<|im_end|>\n<|im_start|>assistant\n")
+    data = text[text.index("<user>\n") : text.index("</user>")].splitlines()
+    assert data[-1] == panel_task.catalog.tags[rows[0]["history"][0]], "the most frequent tag stands last"
 
 
 def test_weights_follow_the_seed_and_leave_the_global_generator_alone(loaded):

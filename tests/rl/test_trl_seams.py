@@ -11,7 +11,9 @@ import pytest
 import torch
 import trl
 from packaging.version import Version
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
+
+from recrl.rl.trainer import _check_groups
 
 SPEC = importlib.util.spec_from_file_location("fixed_rollouts", Path(__file__).with_name("fixed_rollouts.py"))
 fixed_rollouts = importlib.util.module_from_spec(SPEC)
@@ -128,11 +130,12 @@ def test_the_kl_coefficient_follows_the_advantages_divisor(tmp_path):
     assert trainer.beta == pytest.approx(0.05 / (trainer.duals.units.objective * result.divisor))
 
 
-def test_groups_that_would_straddle_ranks_are_refused(tmp_path):
+def test_groups_that_would_straddle_ranks_are_refused():
+    """Two ranks of 6 samples are 3 whole groups of 4 together, but not on each rank."""
+    arguments = GRPOConfig(per_device_train_batch_size=4, num_generations=4, use_cpu=True, bf16=False)
+    arguments.per_device_train_batch_size = 6
     with pytest.raises(ValueError, match=r"num_generations=4 must divide .* 6 \* 1 = 6.*the product is 8"):
-        fixed_rollouts.trainer_for(
-            tmp_path, per_device_train_batch_size=6, generation_batch_size=12, steps_per_generation=1
-        )
+        _check_groups(arguments)
 
 
 def test_a_reward_that_raises_ends_the_run_with_its_name(trainer):
