@@ -191,7 +191,8 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
                 f"within the interval: slack {_signed(slack)}."
             )
         else:
-            text = f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}: slack {_signed(slack)}."
+            missed = f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}"
+            text = f"{missed}: slack {_signed(slack)}."
             if held.get(constraint["name"]):
                 text += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
         lines += [text, ""]
