@@ -262,7 +262,7 @@ def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path: Path) -> None:
     headline = f"recall@{result['slots']}"
     figure, axis = plt.subplots(figsize=(8, 5))
-    for name, table in deployed["metrics"].items():
+    for i, (name, table) in enumerate(deployed["metrics"].items()):
         x, y = table["novelty"], table[headline]
         axis.errorbar(
             x["mean"],
@@ -272,7 +272,7 @@ def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path:
             fmt="o" if name in ("trained", "warm start") else "s",
             color="C3" if name == "trained" else "C1" if name == "warm start" else "grey",
         )
-        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, 6))
+        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, -12 if i % 2 else 6))
     if result["novelty_floor"]:
         axis.axvline(result["novelty_floor"], color="black", linewidth=0.8, linestyle="--")
     axis.set_xlabel("novelty of deployed lists (share of tags not bought lately)")
