@@ -272,7 +272,8 @@ def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path:
             fmt="o" if name in ("trained", "warm start") else "s",
             color="C3" if name == "trained" else "C1" if name == "warm start" else "grey",
         )
-        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, -12 if i % 2 else 6))
+        below = -12 if i % 2 else 6
+        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, below))
     if result["novelty_floor"]:
         axis.axvline(result["novelty_floor"], color="black", linewidth=0.8, linestyle="--")
     axis.set_xlabel("novelty of deployed lists (share of tags not bought lately)")
