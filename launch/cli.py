@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..rewards import RewardError, RewardSpecError
     from .config import ConfigError
 
-    # Nothing of a run looks things up on the network unless the user says so.
+    # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments if arguments is not None else sys.argv[1:])

@@ -12,11 +12,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from accelerate import PartialState
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -58,10 +60,15 @@ class Setup:
     embeddings: npt.NDArray[np.float32] | None
     display: Display
 
-    def rows(self, split: str) -> list[dict[str, Any]]:
+    def rows(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
         return prompted_rows(
-            self.task.split(split), self.task.catalog, self.config.task.slots, self.config.task.max_history
+            episodes, self.task.catalog, self.config.task.slots, self.config.task.max_history
         )
+
+    @cached_property
+    def training_rows(self) -> list[dict[str, Any]]:
+        """Read by the warm start and by the trainer."""
+        return self.rows(self.task.split("train"))
 
     def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Room for an answer that is half as long again as an average one."""
@@ -144,7 +151,7 @@ def evaluate(
     """Answer the test episodes with every policy and write ``evaluation.json`` and ``examples.json``."""
     config, task = setup.config, setup.task
     episodes = test_episodes(task, config.evaluation)
-    rows = prompted_rows(episodes, task.catalog, config.task.slots, config.task.max_history)
+    rows = setup.rows(episodes)
     sampling = config.train.sampling(
         tokenizer, setup.answer_tokens(tokenizer), config.evaluation.answers_per_prompt
     )
@@ -196,7 +203,7 @@ def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrai
     config, warm = setup.config, setup.folder / "warm"
     if state.is_main_process and not (warm / "config.json").exists():
         set_seed(config.seed)
-        rows = setup.rows("train")
+        rows = setup.training_rows
         model, tokenizer = policy.load(
             config.policy,
             tags=setup.task.catalog.tags,
@@ -241,7 +248,7 @@ def _trainer(
     return make_trainer(
         model,
         tokenizer,
-        setup.rows("train"),
+        setup.training_rows,
         setup.engine,
         config.problem(),
         config=config.train,

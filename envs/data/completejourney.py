@@ -76,18 +76,17 @@ def load(track: Track = "category") -> Events:
     purchases = purchases.select(
         "user", "week", pl.col("code").replace_strict(names, return_dtype=pl.String).alias("tag")
     ).sort("user", "week", "tag")
-    by_code = dict(names)
     return Events(
         purchases=purchases,
         week_zero=dt.date(2016, 12, 19),
         first_week=2,
         last_week=52,
         profiles=_profiles(table("demographics").collect()),
-        aliases=by_code,
+        aliases=names,
         equivalents=[
-            [by_code[c] for c in group]
+            [names[c] for c in group]
             for group in _alias_table()["equivalent"]
-            if track == "category" and all(c in by_code for c in group)
+            if track == "category" and all(c in names for c in group)
         ],
         report={name: int(counts[name][0]) for name in counts.columns},
     )
