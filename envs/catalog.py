@@ -49,6 +49,10 @@ class ParsedAnswer:
         """Number of slots that repeat an earlier valid tag."""
         return len(self.slots) - self.invalid - len(self.valid)
 
+    def first(self, k: int) -> "ParsedAnswer":
+        """The answer as it stood after its first ``k`` slots."""
+        return ParsedAnswer(self.slots[:k])
+
     def top(self, k: int) -> tuple[int, ...]:
         """Distinct valid tags among the first ``k`` slots: an invalid or repeated string uses its slot up."""
         return tuple(dict.fromkeys(s for s in self.slots[:k] if s != INVALID))

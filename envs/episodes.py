@@ -29,6 +29,9 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     """A user needs this many weeks with a purchase before the origin."""
     active_within: int = 8
     """... and one of them within this many weeks before the origin."""
+    cold_weeks: int = 10
+    """A user with fewer active weeks than this before the origin is in the segment ``cold``, others
+    ``warm``."""
     min_tag_users: int = 20
     """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
     unseen_share: float = 0.2
@@ -44,7 +47,14 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
 
     @model_validator(mode="after")
     def _check(self) -> "Protocol":
-        for name in ("window", "lookback", "min_active_weeks", "active_within", "min_tag_users"):
+        for name in (
+            "window",
+            "lookback",
+            "min_active_weeks",
+            "active_within",
+            "cold_weeks",
+            "min_tag_users",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"protocol.{name}={getattr(self, name)} must be at least 1")
         if not 0 < self.unseen_share < 1:
@@ -154,10 +164,10 @@ def build(panel: Panel, protocol: Protocol, profiles: dict[str, str]) -> pl.Data
 
     Returns:
         One row an episode: ``split``, ``origin`` (week), ``user`` (index into ``panel.users``),
-        ``unseen``, ``profile``, ``calendar``, ``target`` (tag ids bought in the window), ``lookback`` (tag
-        ids of the last ``protocol.lookback`` weeks), ``history`` (all earlier tag ids, most weeks first,
-        ties by popularity), ``history_weight`` (number of weeks, same order) and ``history_last`` (weeks
-        since the last purchase, same order).
+        ``unseen``, ``profile``, ``segment`` (``cold`` or ``warm``), ``calendar``, ``target`` (tag ids bought
+        in the window), ``lookback`` (tag ids of the last ``protocol.lookback`` weeks), ``history`` (all
+        earlier tag ids, most weeks first, ties by popularity), ``history_weight`` (number of weeks, same
+        order) and ``history_last`` (weeks since the last purchase, same order).
 
     Raises:
         DataError: a split has no episode.
@@ -201,7 +211,12 @@ def _at_origin(
             (pl.col("weeks") >= protocol.min_active_weeks)
             & (pl.col("last") >= origin - protocol.active_within)
         )
-        .select("user")
+        .select(
+            "user",
+            segment=pl.when(pl.col("weeks") < protocol.cold_weeks)
+            .then(pl.lit("cold"))
+            .otherwise(pl.lit("warm")),
+        )
     )
     target = (
         triples.filter((pl.col("week") >= origin) & (pl.col("week") < origin + protocol.window))

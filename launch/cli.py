@@ -1,10 +1,11 @@
-"""The command line: ``recrl train``, ``recrl eval``, ``recrl data describe``.
+"""The command line: ``recrl train``, ``recrl eval``, ``recrl data describe``, ``recrl bench``.
 
 On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
 """
 
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -102,6 +103,26 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
     console.print(f"[bold]its target[/]: {', '.join(task.catalog.tags[tag] for tag in first['target'])}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False
+)
+def bench(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Which benchmark; all are listed without it.")] = None,
+) -> None:
+    """Run a benchmark; ``recrl bench NAME --help`` lists its options."""
+    from .config import ConfigError
+
+    # By entry point, so that nothing here depends on a benchmark, and other packages can add theirs.
+    found = {entry.name: entry for entry in entry_points(group="recrl.benchmarks")}
+    if name in (None, "--help"):
+        Console().print(f"benchmarks: {', '.join(sorted(found))}; recrl bench NAME --help", highlight=False)
+        return
+    if name not in found:
+        raise ConfigError(f"no benchmark {name!r}; known: {', '.join(sorted(found))}")
+    found[name].load()(context.args, prog_name=f"recrl bench {name}", standalone_mode=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

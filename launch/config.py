@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
@@ -21,6 +21,7 @@ from ..rl.constraints import Problem
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
+from ..rl.reference import ReferenceConfig
 from ..rl.training import TrainConfig
 from ..rl.warmstart import WarmStartConfig
 
@@ -48,13 +49,21 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     """Name of the reward to maximise."""
     constraints: tuple[str, ...] = ()
     """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``,
-    ``validity >= 1 (gate)``."""
+    ``validity >= 1 (gate)``; for a part of the prompts ``novelty >= 0.3 where segment=cold (mean)``; moving
+    ``novelty >= 0.1 -> 0.3 over 100 (mean)``."""
     rule: str = "lagrangian"
     """How rewards become advantages."""
+    credit: Literal["sequence", "tag"] = "sequence"
+    """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all share the
+    answer's."""
+    gradient_conflict_every: int = 0
+    """Compare the rewards' gradients in the last layer once in so many generation batches; 0 = never."""
     objective_unit: float | None = None
     """What counts as one step of the objective; by default half of its declared range."""
     duals: DualConfig = DualConfig()
     """Controller of the multipliers."""
+    reference: ReferenceConfig = ReferenceConfig()
+    """Where the multipliers start: at zero, or as samples of the warm start suggest."""
 
     @field_validator("rule")
     @classmethod

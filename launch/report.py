@@ -65,6 +65,7 @@ def write(folder: Path) -> Path:
         f"{config['warm_start']['steps']} supervised steps, then {len(log)} steps of constrained GRPO with "
         f"{config['train']['prompts_per_step']} prompts and {config['train']['group_size']} answers each.",
         "",
+        *_infeasible(log),
         "![Objective, slacks and prices over steps](plots/training.png)",
         "",
         "A slack at or above zero meets the constraint. "
@@ -143,6 +144,7 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
             ],
         ),
         "",
+        *(f"No episode here says anything about {name}.\n" for name in sampled["unobserved"]),
         f"### Deployed: greedy, {result['slots']} distinct tags",
         "",
     ]
@@ -197,6 +199,15 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
                 text += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
         lines += [text, ""]
     return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+
+
+def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the last step says about constraints that look infeasible."""
+    last = log[-1] if log else {}
+    found = [
+        text for key, text in last.items() if key.startswith("constraint/") and key.endswith("/explanation")
+    ]
+    return [line for text in found for line in (f"**Infeasible?** {text}.", "")]
 
 
 def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:

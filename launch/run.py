@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import torch
 from accelerate import PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -29,7 +30,8 @@ from ..envs.task import TagTask, prepare
 from ..rewards import RewardEngine, encode_tags, parameters, resolve
 from ..rl import policy
 from ..rl.decoding import line_tokens
-from ..rl.evaluate import Answers, answer, evaluation, test_episodes
+from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
+from ..rl.reference import describe, reference_multipliers
 from ..rl.trainer import ConstrainedGRPOTrainer
 from ..rl.training import distributed_state, make_trainer
 from ..rl.warmstart import warm_start
@@ -42,7 +44,7 @@ from .progress import Display
 _TRL_RESOURCES = ("trainer_state", "log_extra", "log_metric")
 
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
-_WARM_START_SEED, _EVALUATION_SEED = 1, 2
+_WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
 
 class InterruptedRunError(Exception):
@@ -110,6 +112,8 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
     )
     if last:
         display.say(f"resuming from {last}")
+    elif config.optimizer.reference.prompts:
+        trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
     with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
         trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
         trainer.train(resume_from_checkpoint=last)
@@ -170,6 +174,7 @@ def evaluate(
                 rows,
                 task.catalog,
                 setup.engine,
+                config.problem(),
                 config.task.slots,
                 sampling,
                 config.evaluation,
@@ -254,10 +259,49 @@ def _trainer(
         config=config.train,
         rule=config.optimizer.rule,
         duals=config.optimizer.duals,
+        credit=config.optimizer.credit,
+        gradient_conflict_every=config.optimizer.gradient_conflict_every,
         answer_tokens=setup.answer_tokens(tokenizer),
         output=setup.folder / "checkpoints",
         seed=config.seed,
     )
+
+
+def _reference_multipliers(
+    setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: PartialState
+) -> torch.Tensor:
+    """Multipliers from samples of the warm start, zero where they are refused; the first process finds
+    them."""
+    config, problem = setup.config, setup.config.problem()
+    settings = config.optimizer.reference
+    found: list[list[float]] = [[0.0] * len(problem.constraints)]
+    if state.is_main_process:
+        rows = setup.training_rows
+        chosen = np.linspace(0, len(rows) - 1, min(settings.prompts, len(rows))).round().astype(int)
+        with setup.display.stage("sampling the reference", len(chosen)) as advance:
+            scores, _ = sample(
+                model,
+                tokenizer,
+                [rows[i] for i in chosen],
+                setup.engine,
+                problem,
+                config.train.sampling(tokenizer, setup.answer_tokens(tokenizer), settings.answers),
+                batch_size=config.evaluation.batch_size,
+                seed=config.seed + _REFERENCE_SEED,
+                on_batch=advance,
+            )
+        kl = config.train.kl if settings.kl is None else settings.kl
+        lam_max = config.optimizer.duals.lam_max
+        start = reference_multipliers(
+            problem, problem.declared_units(), torch.from_numpy(scores), kl, lam_max
+        )
+        setup.display.say(describe(start, problem))
+        if start.accepted:
+            found = [start.multipliers.tolist()]
+        else:
+            setup.display.say("refused: the multipliers start at zero")
+    broadcast_object_list(found)
+    return torch.tensor(found[0], dtype=torch.float64)
 
 
 def _step_of(checkpoint: str | None) -> int:
@@ -283,6 +327,9 @@ class _Recorder(TrainerCallback):
             return
         rows = self.trainer.duals.report()
         statuses = {f"constraint/{row.name}/status": row.status for row in rows}
+        for row in rows:
+            if row.status == "infeasible_suspected":
+                statuses[f"constraint/{row.name}/explanation"] = row.explanation()
         with self.path.open("a") as stream:
             stream.write(json.dumps({"step": state.global_step, **logs, **statuses}) + "\n")
         self.advance(

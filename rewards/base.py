@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field
 
@@ -23,6 +23,8 @@ from pydantic import BaseModel, Field
 # are passed by name, so a function lists only those that it needs; None says that a reward is missing.
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
+
+Per = Literal["sample", "group", "tag"]
 
 RANGE_TOLERANCE = 1e-6  # rounding of a float32 sum, not a licence to leave the range
 EXCERPT = 160  # characters of a completion shown in an error
@@ -52,8 +54,10 @@ class Reward:
     """Lowest value that the function may return."""
     high: float
     """Highest value that the function may return."""
-    per: Literal["sample", "group"] = "sample"
-    """``group``: called once per group of completions of one prompt, and so may compare them."""
+    per: Per = "sample"
+    """``group``: called once per group of completions of one prompt, and so may compare them. ``tag``: reads
+    ``answers``, and the first tags of an answer have a score of their own, so that a tag can get the credit
+    for what it adds; a judgement of the whole list is ``sample``."""
     unit: float | None = None
     """What counts as one step of this reward, to weigh it against others; None leaves it to the optimiser."""
 
@@ -66,8 +70,8 @@ class Reward:
             raise RewardSpecError(
                 f"reward {self.name!r}: range=({self.low}, {self.high}) must be finite numbers, low < high"
             )
-        if self.per not in ("sample", "group"):
-            raise RewardSpecError(f"reward {self.name!r}: per={self.per!r} must be 'sample' or 'group'")
+        if self.per not in get_args(Per):
+            raise RewardSpecError(f"reward {self.name!r}: per={self.per!r} must be one of {get_args(Per)}")
         if self.unit is not None and not (math.isfinite(self.unit) and self.unit > 0):
             raise RewardSpecError(
                 f"reward {self.name!r}: unit={self.unit} must be a positive number, or left out"
@@ -91,7 +95,7 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
     unit: float | None = None
     """Replaces the declared unit."""
-    per: Literal["sample", "group"] | None = None
+    per: Per | None = None
     """Replaces the declared ``per``."""
     weight: float = 0.0
     """Weight in a weighted sum. 0: the reward is a metric (or a constraint), not part of the sum."""

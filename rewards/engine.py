@@ -121,8 +121,8 @@ class RewardEngine:
             group_size,
             columns={**columns, "prompts": prompts, "completions": completions},
             derived={
-                name: derive(self.resources[resource], completions)
-                for name, (resource, derive) in DERIVED.items()
+                name: self._derive(name, completions)
+                for name in DERIVED
                 if any(name in call.derived for call in self._calls)
             },
             resources=self.resources,
@@ -143,6 +143,51 @@ class RewardEngine:
             for future in waiting.values():
                 future.cancel()
         return scores
+
+    def score_prefixes(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Completion],
+        columns: Mapping[str, Sequence[Any]],
+        lengths: int,
+    ) -> np.ndarray:
+        """What the rewards with ``per="tag"`` give to the first 0, 1, 2, ... tags of every answer.
+
+        Args:
+            prompts: N prompts.
+            completions: N completions.
+            columns: dataset columns, N entries each.
+            lengths: P, how many lengths to score: 0 .. P - 1 tags, a length past the end being the whole
+            answer.
+
+        Returns:
+            ``[N, P, K]`` float32; 0 for other rewards and where a reward is missing.
+        """
+        n, answers = len(completions), self._derive("answers", completions)
+        running = np.zeros((n, lengths, len(self._calls)), dtype=np.float32)
+        # A length past the end is not scored again: it is the whole answer.
+        rows = [
+            (i, p) for i, answer in enumerate(answers) for p in range(min(lengths, len(answer.slots) + 1))
+        ]
+        samples, sizes = (np.array(column) for column in zip(*rows, strict=True))
+        repeated = {**columns, "prompts": prompts, "completions": completions}
+        batch = _Batch(
+            len(rows),
+            1,
+            columns={name: [values[i] for i in samples] for name, values in repeated.items()},
+            derived={"answers": [answers[i].first(p) for i, p in rows]},
+            resources=self.resources,
+        )
+        for k, call in enumerate(self._calls):
+            if call.reward.per == "tag":
+                running[samples, sizes, k] = np.nan_to_num(self._run(call, batch))
+        for i, answer in enumerate(answers):
+            running[i, len(answer.slots) + 1 :] = running[i, min(len(answer.slots), lengths - 1)]
+        return running
+
+    def _derive(self, name: str, completions: Sequence[Completion]) -> list[Any]:
+        resource, derive = DERIVED[name]
+        return derive(self.resources[resource], completions)
 
     def state_dict(self) -> dict[str, Any]:
         """State of each stateful reward, by reward name."""
@@ -281,6 +326,14 @@ def _bind(
                 f"{', '.join(sorted(resources)) or 'none'}. {fix}"
             )
     wanted = [name for name in named if name not in params]
+    if reward.per == "tag" and (
+        "answers" not in wanted or not {"completions", "completion_ids"}.isdisjoint(wanted)
+    ):
+        raise RewardSpecError(
+            f"reward {reward.name!r}: per='tag' needs a function that reads the parsed 'answers' and neither "
+            f"completions nor completion_ids, since it is called on the first tags of an answer; it reads: "
+            f"{', '.join(wanted)}. Use per='sample'"
+        )
     return _Call(
         reward,
         function,

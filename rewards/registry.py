@@ -28,9 +28,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from .base import Reward, RewardFunction, RewardSpec, RewardSpecError
+from .base import Per, Reward, RewardFunction, RewardSpec, RewardSpecError
 
 ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
@@ -45,7 +45,7 @@ def reward(
     name: str,
     *,
     range: tuple[float, float],
-    per: Literal["sample", "group"] = "sample",
+    per: Per = "sample",
     unit: float | None = None,
 ) -> Callable[[F], F]:
     """Declare a reward function (or a class of callable rewards) and register it as ``name``.
@@ -55,7 +55,8 @@ def reward(
     Args:
         name: how configs and constraints refer to it.
         range: (low, high) of its values; a value outside is an error, not clipped.
-        per: ``"group"`` if it compares the completions of one prompt.
+        per: ``"group"`` if it compares the completions of one prompt, ``"tag"`` if the first tags of an
+            answer have a score of their own.
         unit: what counts as one step of it; None leaves that to the optimiser.
 
     Raises:

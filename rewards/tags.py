@@ -4,6 +4,9 @@ accuracy       ``recall``
 what is shown  ``novelty``, ``diversity``, ``alignment``
 how it reads   ``length``, ``validity``, ``duplicates``
 
+``recall``, ``novelty``, ``validity`` and ``duplicates`` add up over the tags and can be credited to each;
+``diversity``, ``alignment`` and ``length`` judge the whole list.
+
 All read ``answers``, the parsed completions: an answer is a list of slots, each a tag id or invalid.
 ``slots`` = K is the list length that was asked for. P^K, the shown tags, are the distinct valid tags among
 the first K slots: an invalid or repeated string uses its slot up, so that padding a list never pays.
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 TagSet = Sequence[int]  # tag ids of one sample
 
 
-@reward("recall", range=(0, 1))
+@reward("recall", range=(0, 1), per="tag")
 def recall(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> list[float | None]:
     """Recall@K: ``|P^K and T| / |T|``, T = the tags bought in the target window. Missing if T is empty."""
     scores: list[float | None] = []
@@ -35,7 +38,7 @@ def recall(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> lis
     return scores
 
 
-@reward("novelty", range=(0, 1))
+@reward("novelty", range=(0, 1), per="tag")
 def novelty(answers: list[ParsedAnswer], lookback: list[TagSet], slots: int) -> list[float]:
     """Novelty exposure: ``|P^K \\ L| / |P^K|``, L = the tags bought in the look-back weeks.
 
@@ -100,13 +103,13 @@ def length(answers: list[ParsedAnswer], slots: int) -> list[float]:
     return [max(0.0, 1 - abs(len(answer.slots) - slots) / slots) for answer in answers]
 
 
-@reward("validity", range=(0, 1))
+@reward("validity", range=(0, 1), per="tag")
 def validity(answers: list[ParsedAnswer]) -> list[float]:
     """Share of all slots that name a tag of the catalogue; 0 for an empty answer."""
     return [1 - answer.invalid / len(answer.slots) if answer.slots else 0.0 for answer in answers]
 
 
-@reward("duplicates", range=(0, 1))
+@reward("duplicates", range=(0, 1), per="tag")
 def duplicates(answers: list[ParsedAnswer]) -> list[float]:
     """Share of all slots that repeat an earlier valid tag; 0 for an empty answer. Lower is better."""
     return [answer.duplicates / len(answer.slots) if answer.slots else 0.0 for answer in answers]

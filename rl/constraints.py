@@ -30,7 +30,9 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _CONSTRAINT = re.compile(
     rf"\s*(?P<reward>[A-Za-z_][\w./-]*)\s*"
     rf"(?:(?P<sense>>=|<=)\s*(?P<cut>{_NUMBER})|in\s*\[\s*(?P<low>{_NUMBER})\s*,\s*(?P<high>{_NUMBER})\s*\])"
-    rf"(?:\s+for\s+(?P<share>{_NUMBER}))?\s*"
+    rf"(?:\s+for\s+(?P<share>{_NUMBER}))?"
+    rf"(?:\s*->\s*(?P<end>{_NUMBER})\s+over\s+(?P<over>\d+))?"
+    rf"(?:\s+where\s+(?P<column>[A-Za-z_]\w*)\s*=\s*(?P<value>[\w.+-]+))?\s*"
     rf"(?:\(\s*(?P<kind>\w*)\s*(?:,\s*margin\s*=\s*(?P<margin>{_NUMBER})\s*)?"
     rf"(?:,\s*unit\s*=\s*(?P<unit>{_NUMBER})\s*)?\))?\s*"
 )
@@ -41,6 +43,18 @@ class Units(NamedTuple):
 
     objective: float
     constraints: Tensor  # [constraint] float64
+    coverage: Tensor | None = None
+    """Share of the samples on which objective and constraints have a value, `[1 + constraint]`; None: all."""
+
+
+class Segment(NamedTuple):
+    """The prompts of which a dataset column has one value, such as cold users."""
+
+    column: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column}={self.value}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,13 @@ class Constraint:
     """Distance kept from the bound while training, in the units of the constrained value, >= 0."""
     unit: float | None = None
     """How much of the value counts as one step of violation; None leaves the choice to `Problem`."""
+    segment: Segment | None = None
+    """Hold it among these prompts only, with a multiplier of their own; None: among all."""
+    start: float | None = None
+    """Bound of the first generation batch, from where it moves to `bound` in equal steps; None: no
+    schedule."""
+    over: int = 0
+    """Generation batches that the move takes; with `start` only."""
     name: str = ""
     """Unique name and metric key; derived from the other fields when empty."""
 
@@ -83,9 +104,18 @@ class Constraint:
             unit is not None and not 0 < unit < math.inf, f"{unit=} must be positive; drop it for the default"
         )
         refuse(self.kind == "gate" and (self.margin, unit) != (0, None), "a gate has no margin and no unit")
+        refuse((self.start is None) != (self.over < 1), f"a schedule needs its start and {self.over=} >= 1")
+        refuse(
+            self.kind == "gate" and not (self.start is None and self.segment is None),
+            "a gate holds for every answer at all times; drop the schedule and the segment",
+        )
+        refuse(
+            rate and self.start is not None and not 0 <= self.start <= 1, f"share {self.start} is no share"
+        )
         if not self.name:
             suffix = {"mean": "", "rate": f" for {self.bound:g}", "gate": " (gate)"}[self.kind]
-            object.__setattr__(self, "name", f"{self.reward} {self.sense} {self.cut:g}{suffix}")
+            where = "" if self.segment is None else f" where {self.segment}"
+            object.__setattr__(self, "name", f"{self.reward} {self.sense} {self.cut:g}{suffix}{where}")
 
     @property
     def sign(self) -> int:
@@ -97,6 +127,12 @@ class Constraint:
         """What training aims at: the bound, tightened by the margin."""
         return self.bound + self.sign * self.margin
 
+    def bound_at(self, generation: int) -> float:
+        """The bound that holds at a generation batch, margin aside: `bound` once a schedule has ended."""
+        if self.start is None:
+            return self.bound
+        return self.start + (self.bound - self.start) * min(1.0, generation / self.over)
+
     @property
     def cut(self) -> float:
         """The level that the reward is compared with: threshold for a rate, bound otherwise."""
@@ -106,7 +142,8 @@ class Constraint:
     def key(self) -> str:
         """What is constrained, without how far: identifies a constraint whose bound was edited."""
         threshold = "" if self.threshold is None else float(self.threshold)
-        return f"{self.reward} {self.sense} {threshold} ({self.kind})"
+        where = "" if self.segment is None else f" where {self.segment}"
+        return f"{self.reward} {self.sense} {threshold}{where} ({self.kind})"
 
 
 def parse_constraint(text: str) -> tuple[Constraint, ...]:
@@ -114,7 +151,9 @@ def parse_constraint(text: str) -> tuple[Constraint, ...]:
 
     Args:
         text: `novelty >= 0.30 (mean)`, `length in [6, 11] (mean)`, `diversity >= 0.55 for 0.9 (rate)` or
-            `validity >= 1.0 (gate)`. Options follow the kind: `(mean, margin=0.02, unit=0.1)`.
+            `validity >= 1.0 (gate)`. Options follow the kind: `(mean, margin=0.02, unit=0.1)`. A bound, or
+            the share of a rate, may move: `novelty >= 0.1 -> 0.3 over 100 (mean)`, in generation batches. A
+            segment of the prompts may have its own: `novelty >= 0.3 where segment=cold (mean)`.
 
     Raises:
         ValueError: The text does not parse, or does not name its kind.
@@ -126,7 +165,10 @@ def parse_constraint(text: str) -> tuple[Constraint, ...]:
     match = _CONSTRAINT.fullmatch(text)
     if match is None:
         forms = "'REWARD >= X (KIND)', 'REWARD in [LOW, HIGH] (KIND)' or 'REWARD >= X for SHARE (rate)'"
-        options = "after the kind may follow ', margin=X' and then ', unit=X'"
+        options = (
+            "before the kind may stand '-> X over N' and then 'where COLUMN=VALUE'; after it "
+            "', margin=X' and then ', unit=X'"
+        )
         raise ValueError(f"constraint {text!r} does not parse; write {forms}, <= too; {options}; {_KINDS}")
     reward, sense, share, kind = match["reward"], match["sense"], match["share"], match["kind"]
     if kind not in KINDS:
@@ -136,19 +178,23 @@ def parse_constraint(text: str) -> tuple[Constraint, ...]:
         fix = f"write '{reward} >= X for SHARE (rate)', or drop 'for SHARE' with another kind"
         raise ValueError(f"constraint {text!r}: kind rate and 'for SHARE' belong together; {fix}")
     margin, unit = float(match["margin"] or 0), float(match["unit"]) if match["unit"] else None
+    segment = Segment(match["column"], match["value"]) if match["column"] else None
 
     if sense is not None:
         cut = float(match["cut"])
         bound, threshold = (cut, None) if share is None else (float(share), cut)
-        return (Constraint(reward, sense, bound, kind, threshold, margin, unit),)
+        start, over = None, 0
+        if match["end"]:
+            start, bound, over = bound, float(match["end"]), int(match["over"])
+        return (Constraint(reward, sense, bound, kind, threshold, margin, unit, segment, start, over),)
     low, high = float(match["low"]), float(match["high"])
-    if kind == "rate" or not low < high:
-        fix = "a band needs LOW < HIGH and kind mean or gate; write one rate per side"
+    if kind == "rate" or not low < high or match["end"]:
+        fix = "a band needs LOW < HIGH, kind mean or gate, and no schedule; write its two sides apart"
         raise ValueError(f"constraint {text!r}: {fix}")
     if kind == "mean" and unit is None:
         unit = (high - low) / 2  # to be off by the half-width is one step of violation
     sides = ((">=", low), ("<=", high))
-    return tuple(Constraint(reward, side, end, kind, None, margin, unit) for side, end in sides)
+    return tuple(Constraint(reward, side, end, kind, None, margin, unit, segment) for side, end in sides)
 
 
 @dataclass(frozen=True)
@@ -160,7 +206,8 @@ class Problem:
         constraints: What has to hold; its order is that of multipliers and of `constraint_values`.
         ranges: Declared (low, high) of every reward, metrics included, in the order of the reward columns.
         objective_unit: u_R; None takes half of the declared range, or calibration when that is infinite.
-        weights: Weight of each reward, for the rule `weighted_sum` only; a missing name weighs 0.
+        weights: Weight of each reward, for rules that add rewards up; a missing name weighs 0. See
+            `sum_weights`.
 
     Raises:
         ValueError: A name, range, bound or pair of constraints cannot be right; the message says the fix.
@@ -201,10 +248,12 @@ class Problem:
 
     def _check_bound(self, constraint: Constraint) -> None:
         low, high = self.ranges[constraint.reward]
-        levels = (constraint.cut, constraint.cut if constraint.kind == "rate" else constraint.target)
+        levels = [constraint.cut]
+        if constraint.kind != "rate":
+            levels = [constraint.cut if constraint.start is None else constraint.start, constraint.target]
         if not low <= min(levels) <= max(levels) <= high:
             raise ValueError(
-                f"constraint {constraint.name!r}: {levels[1]:g} is outside [{low:g}, {high:g}], the "
+                f"constraint {constraint.name!r}: {levels[-1]:g} is outside [{low:g}, {high:g}], the "
                 f"range of {constraint.reward}; change the bound, the margin, or the declared range"
             )
         lowest = self.ranges[self.objective][0]
@@ -220,6 +269,32 @@ class Problem:
         """Reward names in the order of the reward columns."""
         return tuple(self.ranges)
 
+    @property
+    def directions(self) -> dict[str, float]:
+        """Per reward: +1 if more is better, -1 if less is, 0 for a metric or a band, whose better side
+        varies."""
+        wanted: dict[str, set[float]] = {name: set() for name in self.names}
+        wanted[self.objective].add(1.0)
+        for constraint in self.constraints:
+            wanted[constraint.reward].add(1.0 if constraint.sense == ">=" else -1.0)
+        return {name: sum(signs) for name, signs in wanted.items()}
+
+    @property
+    def sum_weights(self) -> Mapping[str, float]:
+        """Weights of the rules that add rewards up: as declared, else the same for all, in their
+        direction."""
+        return self.weights if any(self.weights.values()) else self.directions
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Segments that constraints name, each once; see `segment_indicators`."""
+        return tuple(dict.fromkeys(c.segment for c in self.constraints if c.segment is not None))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of a score matrix: the rewards, then one 0/1 indicator per segment."""
+        return (*self.names, *map(str, self.segments))
+
     def declared_units(self) -> Units:
         """Declared units, else half of the declared range (0.5 for an indicator), NaN where infinite."""
 
@@ -234,9 +309,11 @@ class Problem:
 
     def spec_hash(self) -> str:
         """SHA-256 of all that decides what is optimised; adding or reordering metrics leaves it unchanged."""
-        objective_unit, units = self.declared_units()
+        objective_unit, units, _ = self.declared_units()
         parts = zip(self.constraints, units.tolist(), strict=True)
-        rows = sorted([c.key, float(c.bound), float(c.margin), unit] for c, unit in parts)
+        rows = sorted(
+            [c.key, float(c.bound), float(c.margin), unit, str(c.start), c.over] for c, unit in parts
+        )
         weights = sorted((name, float(weight)) for name, weight in self.weights.items())
         spec = [self.objective, float(objective_unit), rows, weights]
         return hashlib.sha256(json.dumps(spec).encode()).hexdigest()
@@ -252,7 +329,7 @@ def _check_known(setting: str, names: Iterable[str], known: Sequence[str]) -> No
 def _check_pair(one: Constraint, other: Constraint) -> None:
     if one.name == other.name or one.key == other.key:
         raise ValueError(f"constraints {one.name!r} and {other.name!r} are duplicates; keep the stricter one")
-    if one.reward != other.reward or one.sense == other.sense:
+    if (one.reward, one.segment) != (other.reward, other.segment) or one.sense == other.sense:
         return
     lower, upper = (one, other) if one.sense == ">=" else (other, one)
     kinds = {one.kind, other.kind}
@@ -271,10 +348,10 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
 
     Args:
         problem: Names the columns.
-        rewards: `[..., reward]`; NaN or infinite = missing.
+        rewards: `[..., column]`, see `Problem.columns`; NaN or infinite = missing.
 
     Returns:
-        `[..., constraint]` float64 on the same device; NaN = missing.
+        `[..., constraint]` float64 on the same device; NaN = missing, or outside of the segment.
     """
     values = rewards.new_empty((*rewards.shape[:-1], len(problem.constraints)), dtype=torch.float64)
     for k, constraint in enumerate(problem.constraints):
@@ -284,12 +361,37 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
             # Compared in the rewards' own precision: as float64, float32(0.9) would fail a threshold of 0.9.
             cut = constraint.cut
             value = (reward >= cut if constraint.sense == ">=" else reward <= cut).to(reward.dtype)
-        values[..., k] = torch.where(reward.isfinite(), value, torch.nan)
+        seen = reward.isfinite()
+        if constraint.segment is not None:
+            seen = seen & (rewards[..., problem.columns.index(str(constraint.segment))] == 1)
+        values[..., k] = torch.where(seen, value, torch.nan)
     return values
 
 
+def segment_indicators(problem: Problem, columns: Mapping[str, Iterable[object]], samples: int) -> Tensor:
+    """Who belongs to which segment: `[sample, segment]` float32 of 0 and 1.
+
+    Args:
+        problem: Names the segments.
+        columns: Dataset columns, one entry a sample.
+        samples: Number of samples, for a problem without segments.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    indicators = torch.zeros(samples, len(problem.segments))
+    for j, (column, value) in enumerate(problem.segments):
+        if column not in columns:
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but the data have no column {column!r}; they "
+                f"have: {', '.join(columns)}"
+            )
+        indicators[:, j] = torch.tensor([float(str(entry) == value) for entry in columns[column]])
+    return indicators
+
+
 def objective_values(problem: Problem, rewards: Tensor) -> Tensor:
-    """Objective times the indicator of every gate: `[..., reward]` -> `[...]` float64, NaN = missing.
+    """Objective times the indicator of every gate: `[..., column]` -> `[...]` float64, NaN = missing.
 
     A gate that is missing on a sample makes the objective missing there: not knowing is not complying.
     """

@@ -17,8 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .advantages import UnitCalibration
 from .constraints import Problem, Units, constraint_values, objective_values
+from .groups import within_group
+from .units import UnitCalibration
+
+# How multipliers are stepped: "pi" is this package's controller, "log" is Safe-RLHF's (arXiv 2310.12773).
+CONTROLLERS = ("pi", "log")
+# Safe-RLHF's step and start: ln lam <- ln lam + 0.1 e, from lam = 1.
+_LOG_STEP, _LOG_START, _LOG_LEAST = 0.1, 1.0, 1e-6
+# How much of the running covariance between rewards a generation batch keeps.
+_COVARIANCE_MEMORY = 0.9
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class ConstraintReport:
     mean: float
     """Mean of the constrained value in the last generation that had any; a share for rate and gate."""
     bound: float
-    """Bound on that mean, without margin; 1 for a gate."""
+    """Bound on that mean in that generation, without margin; 1 for a gate."""
     slack: float
     """Signed distance of mean from bound; >= 0 means met."""
     multiplier: float
@@ -84,8 +92,20 @@ class ConstraintReport:
     """See `Duals.status`."""
     attained: float
     """Best mean in the window: what to relax the bound to when it is infeasible."""
-    competing: tuple[str, ...]
-    """If infeasibility is suspected: the other constraints that pull, with a positive multiplier."""
+    competing: tuple[tuple[str, float], ...]
+    """If infeasibility is suspected: the objective and the constraints with a positive multiplier that pull
+    the other way, each with its within-group correlation (recent batches, in the wanted directions), worst
+    first."""
+
+    def explanation(self) -> str:
+        """What to say when infeasibility is suspected."""
+        fights = ", ".join(f"{name} (correlation {value:+.2f})" for name, value in self.competing)
+        return (
+            f"{self.name} looks infeasible: the best it reached lately is {self.attained:.4g}, against a "
+            f"bound of {self.bound:.4g}. "
+            + (f"It fights {fights}. " if fights else "No other reward pulls against it. ")
+            + f"Relax it to {self.attained:.4g} or less demanding, or relax what it fights"
+        )
 
 
 class Duals:
@@ -100,6 +120,7 @@ class Duals:
     2020, arXiv 2007.03964). Infeasibility is suspected when over the last `window` generations e_k never fell
     to the tolerance and did not improve by it from the first half to the second, while the constraints hold
     more than `pressure` of the gradient; that constraint's integrator then waits. Gates have no multiplier.
+    A bound with a schedule is b_k of the generation; a segment's mean is over its own samples.
 
     Checkpoint behaviour: `state_dict` holds all that `update` changes, floats in hexadecimal: a resumed run
     continues bit for bit. Settings are not in it, they come from the resuming run. A generation that was
@@ -109,29 +130,46 @@ class Duals:
         problem: Objective and constraints.
         config: Settings.
         total_steps: Planned number of generation batches; sets the defaults of `ki` and `window`.
+        controller: One of `CONTROLLERS`; a rule names its own.
     """
 
-    def __init__(self, problem: Problem, config: DualConfig, total_steps: int) -> None:
-        self.problem, self.config = problem, config
+    def __init__(
+        self, problem: Problem, config: DualConfig, total_steps: int, controller: str = "pi"
+    ) -> None:
+        if controller not in CONTROLLERS:
+            raise ValueError(f"unknown {controller=}; use one of {CONTROLLERS}")
+        self.problem, self.config, self.controller = problem, config, controller
         self.ki, self.window = config.resolved(total_steps)
+        self.kp = config.kp if controller == "pi" else 0.0
         constraints = problem.constraints
         self.step, self.generation = 0, -1
         self.calibration = UnitCalibration(problem, config.calibration_batches)
         self._sign = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
-        self._target = torch.tensor([c.target for c in constraints], dtype=torch.float64)
         self._is_dual = torch.tensor([c.kind != "gate" for c in constraints], dtype=torch.bool)
         self._integral = torch.zeros_like(self._sign)
+        if controller == "log":
+            self._integral[self._is_dual] = _LOG_START
         self._smoothed = torch.zeros_like(self._sign)
         self._count = torch.zeros_like(self._sign)
         self._mean = torch.full_like(self._sign, torch.nan)
         self._observed = torch.zeros_like(self._is_dual)
-        self._errors: list[deque[float]] = [deque(maxlen=self.window) for _ in constraints]
+        self._means: list[deque[float]] = [deque(maxlen=self.window) for _ in constraints]
+        self._present = torch.zeros(1 + len(constraints), dtype=torch.float64)
+        self._samples = torch.zeros(1, dtype=torch.float64)
+        self._covariance = torch.zeros(1 + len(constraints), 1 + len(constraints), dtype=torch.float64)
+
+    def start_from(self, multipliers: Tensor) -> None:
+        """Begin at these multipliers, `[constraint]` in normalised units, before the first step."""
+        if self.step:
+            raise ValueError(f"the multipliers were stepped {self.step} times already; start before training")
+        self._integral = multipliers.double().clamp(0.0, self.config.lam_max).where(self._is_dual, 0.0)
 
     def update(self, rewards: Tensor, group_size: int, generation: int) -> bool:
         """Step every multiplier once on one generation batch.
 
         Args:
-            rewards: `[sample, reward]` of all ranks, groups contiguous; NaN or infinite = missing.
+            rewards: `[sample, column]` of all ranks (`Problem.columns`), groups contiguous; NaN or infinite =
+                missing.
             group_size: Samples per prompt.
             generation: Index of the batch; one that is not above the last one stepped is skipped.
 
@@ -140,20 +178,25 @@ class Duals:
         """
         if generation <= self.generation:
             return False
-        if len(rewards) % group_size or rewards.shape[1:] != (len(self.problem.names),):
+        names = self.problem.columns
+        if len(rewards) == 0 or len(rewards) % group_size or rewards.shape[1:] != (len(names),):
             raise ValueError(
-                f"rewards have shape {tuple(rewards.shape)}; give [sample, reward] with a multiple of "
-                f"group_size={group_size} samples and the rewards {self.problem.names}"
+                f"rewards have shape {tuple(rewards.shape)}; give [sample, column] with a multiple of "
+                f"group_size={group_size} samples and the columns {names}"
             )
         rewards, cfg = rewards.detach().cpu(), self.config
         values = constraint_values(self.problem, rewards)
         columns = torch.cat([objective_values(self.problem, rewards)[:, None], values], dim=1)
-        self.calibration.observe(columns.unflatten(0, (-1, group_size)))
+        groups = columns.unflatten(0, (-1, group_size))
+        self.calibration.observe(groups)
+        self._observe_covariance(groups)
+        self._present += columns.isfinite().sum(dim=0)
+        self._samples += len(columns)
 
         finite = values.isfinite()
         count = finite.sum(dim=0)  # sums over counts, never means of means: ranks may hold unequal shares
         mean = values.where(finite, 0.0).sum(dim=0) / count
-        raw_error = self._sign * (self._target - mean) / self.calibration.units[1:]
+        raw_error = self._sign * (self._target(generation) - mean) / self.calibration.units[1:]
         live = self._is_dual & raw_error.isfinite()
         error = raw_error.clamp(-cfg.clip, cfg.clip)
         self._observed = count > 0
@@ -161,14 +204,28 @@ class Duals:
         self._count += live
         self._smoothed = (cfg.nu * self._smoothed + (1 - cfg.nu) * error).where(live, self._smoothed)
         for k in live.nonzero().flatten().tolist():
-            self._errors[k].append(raw_error[k].item())  # unclipped: far outside, progress must still show
+            self._means[k].append(mean[k].item())
 
-        saturated = (self._integral + self.config.kp * self._violation >= cfg.lam_max) & (error > 0)
+        saturated = (self._integral + self.kp * self._violation >= cfg.lam_max) & (error > 0)
         infeasible = torch.tensor([self._infeasible(k) for k in range(len(live))], dtype=torch.bool)
-        moved = (self._integral + self.ki * error).clamp(0.0, cfg.lam_max)
+        if self.controller == "log":
+            moved = (self._integral * (_LOG_STEP * error).exp()).clamp(_LOG_LEAST, cfg.lam_max)
+        else:
+            moved = (self._integral + self.ki * error).clamp(0.0, cfg.lam_max)
         self._integral = moved.where(live & ~saturated & ~infeasible, self._integral)
         self.step, self.generation = self.step + 1, generation
         return True
+
+    def _target(self, generation: int) -> Tensor:
+        """Bounds of that generation, tightened by their margins."""
+        targets = [c.bound_at(generation) + c.sign * c.margin for c in self.problem.constraints]
+        return torch.tensor(targets, dtype=torch.float64)
+
+    def _observe_covariance(self, groups: Tensor) -> None:
+        deviations, _ = within_group(groups)
+        deviations = (deviations / self.calibration.units.nan_to_num(nan=1.0)).flatten(0, 1)
+        batch = deviations.T @ deviations / len(deviations)
+        self._covariance = _COVARIANCE_MEMORY * self._covariance + (1 - _COVARIANCE_MEMORY) * batch
 
     @property
     def _violation(self) -> Tensor:
@@ -178,13 +235,17 @@ class Duals:
     @property
     def multipliers(self) -> Tensor:
         """lam_k, `[constraint]` float64, normalised units, in [0, lam_max]; 0 for gates."""
-        return (self._integral + self.config.kp * self._violation).clamp(0.0, self.config.lam_max)
+        return (self._integral + self.kp * self._violation).clamp(0.0, self.config.lam_max)
 
     @property
     def units(self) -> Units:
-        """u_R and u_k; 1 where no variation was seen yet, which divides nothing but zeros."""
+        """u_R and u_k; 1 where no variation was seen yet, which divides nothing but zeros.
+
+        The coverage is that of all batches so far: taken from one batch it would be as noisy as its mean.
+        """
         units = self.calibration.units.nan_to_num(nan=1.0)
-        return Units(units[0].item(), units[1:])
+        seen = (self._present / self._samples.clamp(min=1)).where(self._present > 0, 1.0)
+        return Units(units[0].item(), units[1:], seen)
 
     @property
     def prices(self) -> Tensor:
@@ -192,9 +253,13 @@ class Duals:
         return self.multipliers * self.units.objective / self.units.constraints
 
     def _infeasible(self, k: int) -> bool:
-        errors, total = list(self._errors[k]), self.multipliers.sum().item()
-        if len(errors) < self.window or total / (1 + total) <= self.config.pressure:
+        total = self.multipliers.sum().item()
+        if len(self._means[k]) < self.window or total / (1 + total) <= self.config.pressure:
             return False
+        # Against the present bound and unclipped: far outside, progress must still show.
+        sign, unit = self._sign[k].item(), self.calibration.units[1 + k].item()
+        target = self._target(self.generation)[k].item()
+        errors = [sign * (target - mean) / unit for mean in self._means[k]]
         half = len(errors) // 2
         improvement = sum(errors[:half]) / half - sum(errors[-half:]) / half
         return min(errors) > self.config.tolerance and improvement < self.config.tolerance
@@ -221,18 +286,28 @@ class Duals:
 
     def report(self) -> list[ConstraintReport]:
         """One row per constraint, in the order of the problem."""
-        constraints, units = self.problem.constraints, self.units.constraints.tolist()
+        generation = max(self.generation, 0)
+        constraints = self.problem.constraints
         lam, price, i = self.multipliers.tolist(), self.prices.tolist(), self._integral.tolist()
         rows = []
         for k, c in enumerate(constraints):
-            mean, bound, status = self._mean[k].item(), 1.0 if c.kind == "gate" else c.bound, self.status(k)
-            p = self.config.kp * self._violation[k].item()
-            attained = c.target - c.sign * units[k] * min(self._errors[k], default=math.nan)
-            pulling = tuple(other.name for j, other in enumerate(constraints) if j != k and lam[j] > 0)
-            others = pulling if status == "infeasible_suspected" else ()
+            bound = 1.0 if c.kind == "gate" else c.bound_at(generation)
+            mean, status = self._mean[k].item(), self.status(k)
+            p = self.kp * self._violation[k].item()
+            attained = c.sign * max((c.sign * seen for seen in self._means[k]), default=math.nan)
+            others = self._competing(k) if status == "infeasible_suspected" else ()
             numbers = (mean, bound, c.sign * (mean - bound), lam[k], price[k], p, i[k])
             rows.append(ConstraintReport(c.name, c.kind, *numbers, status, attained, others))
         return rows
+
+    def _competing(self, k: int) -> tuple[tuple[str, float], ...]:
+        signs = torch.cat([torch.ones(1, dtype=torch.float64), self._sign])
+        scale = self._covariance.diagonal().sqrt().clamp(min=1e-12)
+        correlation = signs * self._covariance[1 + k] * signs[1 + k] / (scale * scale[1 + k])
+        names = [self.problem.objective, *(c.name for c in self.problem.constraints)]
+        pulls = [True, *(lam > 0 and j != k for j, lam in enumerate(self.multipliers.tolist()))]
+        found = [(names[j], correlation[j].item()) for j, pull in enumerate(pulls) if pull]
+        return tuple(sorted((pair for pair in found if pair[1] < 0), key=lambda pair: pair[1]))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state; see the class."""
@@ -248,8 +323,11 @@ class Duals:
             "count": _to_hex(self._count),
             "mean": _to_hex(self._mean),
             "observed": self._observed.tolist(),
-            "errors": [[error.hex() for error in errors] for errors in self._errors],
+            "means": [[mean.hex() for mean in means] for means in self._means],
             "units": {name: _to_hex(getattr(self.calibration, name)) for name in fields},
+            "present": _to_hex(self._present),
+            "samples": _to_hex(self._samples),
+            "covariance": [_to_hex(row) for row in self._covariance],
         }
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
@@ -279,13 +357,16 @@ class Duals:
         self._integral, self._smoothed = _from_hex(pick("I", zero)), _from_hex(pick("xi", zero))
         self._count, self._mean = _from_hex(pick("count", zero)), _from_hex(pick("mean", "nan"))
         self._observed = torch.tensor(pick("observed", False), dtype=torch.bool)
-        self._errors = [deque(maxlen=self.window) for _ in constraints]
-        if same:  # errors and units are relative to the problem; constraints may have changed their order
-            for errors, kept in zip(self._errors, pick("errors", []), strict=True):
-                errors.extend(float.fromhex(error) for error in kept)
+        self._means = [deque(maxlen=self.window) for _ in constraints]
+        if same:  # constraints may have changed their order
+            for means, kept in zip(self._means, pick("means", []), strict=True):
+                means.extend(float.fromhex(mean) for mean in kept)
             order = [0] + [1 + saved[c.key] for c in constraints]
             for name, column in state["units"].items():
                 setattr(self.calibration, name, _from_hex(column)[order])
+            self._present, self._samples = _from_hex(state["present"])[order], _from_hex(state["samples"])
+            covariance = torch.stack([_from_hex(row) for row in state["covariance"]])
+            self._covariance = covariance[order][:, order]
 
     def fingerprint(self) -> str:
         """SHA-256 of the state: equal on all ranks, or they have drifted apart."""

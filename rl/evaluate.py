@@ -20,7 +20,7 @@ from ..envs.catalog import Catalog
 from ..envs.metrics import Estimate, Values, estimate, paired_difference
 from ..envs.task import TagTask
 from ..rewards import RewardEngine
-from .constraints import Problem, constraint_values, objective_values
+from .constraints import Problem, constraint_values, objective_values, segment_indicators
 from .decoding import deploy, generate
 
 
@@ -42,8 +42,8 @@ class Answers:
     """What one policy answered to every episode.
 
     Attributes:
-        scores: ``[episodes, answers, rewards]`` of the sampled answers; NaN = missing.
-        slots: ``[episodes, K]`` tag ids of the deployed list.
+        scores: ``[episodes, answers, columns]`` of the sampled answers, see ``Problem.columns``; NaN =
+        missing. slots: ``[episodes, K]`` tag ids of the deployed list.
         texts: One sampled answer for each episode.
     """
 
@@ -63,12 +63,52 @@ def test_episodes(task: TagTask, config: EvaluationConfig) -> pl.DataFrame:
     return episodes
 
 
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    engine: RewardEngine,
+    problem: Problem,
+    sampling: GenerationConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Sampled answers to every row, scored.
+
+    Args:
+        rows: ``prompt`` and the columns that the rewards and the problem's segments read.
+        sampling: With ``num_return_sequences`` answers a row.
+        on_batch: Called with the number of prompts answered.
+
+    Returns:
+        ``[rows, answers, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's answers
+        next to each other.
+    """
+    prompts, n = [row["prompt"] for row in rows], sampling.num_return_sequences or 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        texts = generate(model, tokenizer, prompts, sampling, batch_size=batch_size, on_batch=on_batch)
+    columns = {key: [row[key] for row in rows for _ in range(n)] for key in rows[0] if key != "prompt"}
+    columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    scores = engine.score(
+        [prompt for prompt in prompts for _ in range(n)],
+        [[{"role": "assistant", "content": text}] for text in texts],
+        columns,
+        n,
+    )
+    members = segment_indicators(problem, columns, len(texts)).numpy()
+    return np.concatenate([scores, members], axis=1).reshape(len(rows), n, -1), texts
+
+
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Mapping[str, Any]],
     catalog: Catalog,
     engine: RewardEngine,
+    problem: Problem,
     slots: int,
     sampling: GenerationConfig,
     config: EvaluationConfig,
@@ -82,39 +122,30 @@ def answer(
         sampling: The rollouts' sampling with ``config.answers_per_prompt`` answers.
         on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
     """
-    prompts = [row["prompt"] for row in rows]
-    n = config.answers_per_prompt
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        texts = generate(
-            model,
-            tokenizer,
-            prompts,
-            sampling,
-            batch_size=config.batch_size,
-            on_batch=lambda done: on_batch("sampled", done),
-        )
-    columns = {key: [row[key] for row in rows for _ in range(n)] for key in rows[0] if key != "prompt"}
-    columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    scores = engine.score(
-        [prompt for prompt in prompts for _ in range(n)],
-        [[{"role": "assistant", "content": text}] for text in texts],
-        columns,
-        n,
+    scores, texts = sample(
+        model,
+        tokenizer,
+        rows,
+        engine,
+        problem,
+        sampling,
+        batch_size=config.batch_size,
+        seed=seed,
+        on_batch=lambda done: on_batch("sampled", done),
     )
     listed = deploy(
         model,
         tokenizer,
-        prompts,
+        [row["prompt"] for row in rows],
         catalog,
         slots,
         batch_size=config.batch_size,
         on_batch=lambda done: on_batch("deployed", done),
     )
     return Answers(
-        scores=scores.reshape(len(rows), n, -1),
+        scores=scores,
         slots=metrics.to_slots([catalog.parse(text) for text in listed], slots),
-        texts=texts[::n],
+        texts=texts[:: config.answers_per_prompt],
     )
 
 
@@ -164,7 +195,7 @@ def evaluation(
                 "deployed": _deployed(
                     {policy: {m: v[chosen] for m, v in found.items()} for policy, found in deployed.items()},
                     {policy: found[chosen] for policy, found in lists.items()},
-                    users[chosen],
+                    episodes.filter(pl.Series(chosen)),
                     problem,
                     list(answers),
                     len(task.catalog),
@@ -189,8 +220,12 @@ def _sampled(
         columns |= {c.name: _episode_mean(constrained[:, :, k]) for k, c in enumerate(problem.constraints)}
         per_episode[policy] = columns
     first, *_, last = [*per_episode] if len(per_episode) > 1 else [*per_episode] * 2
-    constraints = []
+    constraints: list[dict[str, Any]] = []
+    unobserved: list[str] = []
     for k, constraint in enumerate(problem.constraints):
+        if any(np.isnan(columns[constraint.name]).all() for columns in per_episode.values()):
+            unobserved.append(constraint.name)  # no episode of its segment in this population
+            continue
         bound = 1.0 if constraint.kind == "gate" else constraint.bound
         row: dict[str, Any] = {"name": constraint.name, "kind": constraint.kind, "bound": bound}
         for policy, columns in per_episode.items():
@@ -212,13 +247,14 @@ def _sampled(
             paired_difference(per_episode[last]["objective"], per_episode[first]["objective"], users)
         ),
         "constraints": constraints,
+        "unobserved": unobserved,
     }
 
 
 def _deployed(
     values: Mapping[str, Mapping[str, Values]],
     lists: Mapping[str, npt.NDArray[np.int32]],
-    users: npt.NDArray[np.integer],
+    episodes: pl.DataFrame,
     problem: Problem,
     policies: Sequence[str],
     n_tags: int,
@@ -232,15 +268,22 @@ def _deployed(
             found[metric] = asdict(estimate(column, users))
         return found
 
-    headline = f"recall@{slots}"
+    headline, users = f"recall@{slots}", episodes["user"].to_numpy()
+    members = segment_indicators(problem, episodes.to_dict(), episodes.height).numpy() == 1
     constraints = []
     for constraint in problem.constraints:
         # Only rewards that are metrics of a list too can be read off a deployed list.
         if constraint.kind != "mean" or constraint.reward not in values[policies[-1]]:
             continue
+        inside = np.ones(episodes.height, dtype=bool)
+        if constraint.segment is not None:
+            inside = members[:, problem.segments.index(constraint.segment)]
+        if not inside.any():  # no episode of that segment in this population
+            continue
         row: dict[str, Any] = {"name": constraint.name, "bound": constraint.bound}
         for name in values:
-            slack = estimate(constraint.sign * (values[name][constraint.reward] - constraint.bound), users)
+            value = np.where(inside, values[name][constraint.reward], np.nan)
+            slack = estimate(constraint.sign * (value - constraint.bound), users)
             row[name] = {"slack": asdict(slack), **_verdict(slack)}
         constraints.append(row)
     return {

@@ -17,10 +17,13 @@ steps the multipliers twice for one generation batch.
 """
 
 import json
+import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate.utils import gather, gather_object
 from datasets import Dataset
@@ -29,16 +32,31 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from ..rewards import RewardEngine, RewardError
-from .advantages import AdvantageBatch, find_rule
-from .conflict import conflict_metrics, directions
-from .constraints import Problem, objective_values
+from .advantages import RULES, AdvantageBatch, find_rule
+from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
+from .constraints import Problem, objective_values, segment_indicators
+from .credit import count_tokens, spread, tag_positions
 from .duals import DualConfig, Duals
 from .prefix import MASKABLE, continuation_logits, pack
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "constraints.json"
 
 # A fingerprint of the multipliers is compared across ranks this often, in generation batches.
 _AGREEMENT_EVERY = 50
+
+# The cosine of gradients is estimated on this many groups of a rank.
+_COSINE_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class _TagCredit:
+    """What credit per tag needs of one generation batch."""
+
+    running: Tensor  # [sample of all ranks, position, reward]
+    tokens: Tensor  # [sample of all ranks, position]
+    positions: list[list[int]]  # [local sample][token]
 
 
 class ConstrainedGRPOTrainer(GRPOTrainer):
@@ -51,11 +69,18 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         problem: Objective and constraints.
         rule: Name of the advantage rule, see :mod:`recrl.rl.advantages`.
         duals: Settings of the multipliers.
+        credit: ``tag`` gives the tokens of each tag an advantage of their own, from the rewards that are
+        declared
+            ``per="tag"``; ``sequence`` gives every token of an answer the same.
+        gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
+        many
+            generation batches, at the cost of one more forward pass; 0 = never.
         share_prefix: Read each prompt once per group in the loss.
         args: TRL's arguments.
 
     Raises:
-        ValueError: groups would straddle ranks, or engine and problem disagree on the rewards.
+        ValueError: groups would straddle ranks, engine and problem disagree on the rewards, a segment has no
+            prompts, or nothing could be credited to tags.
     """
 
     # What TRL's attributes hold after its constructor; it declares them wider.
@@ -75,6 +100,8 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         processing_class: PreTrainedTokenizerBase,
         rule: str = "lagrangian",
         duals: DualConfig | None = None,
+        credit: Literal["sequence", "tag"] = "sequence",
+        gradient_conflict_every: int = 0,
         share_prefix: bool = True,
         eval_dataset: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -88,6 +115,11 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)
+        self.credit = credit
+        self.gradient_conflict_every = gradient_conflict_every
+        if credit == "tag":
+            _check_credit(engine, problem, rule)
+        _check_segments(problem, train_dataset)
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in engine.names],
@@ -102,12 +134,15 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
         micro_steps = max(self.args.max_steps or 0, 0) * (self.args.gradient_accumulation_steps or 1)
         generations = micro_steps // self._micro_steps_per_generation
-        self.duals = Duals(problem, duals or DualConfig(), total_steps=max(1, generations))
+        self.duals = Duals(problem, duals or DualConfig(), max(1, generations), self.rule.controller)
         self.kl_coefficient = self.beta
         self._attention = model.config._attn_implementation
         self.share_prefix = share_prefix and self._attention in MASKABLE
         self.seconds: dict[str, float] = {"rollout": 0.0, "rewards": 0.0}
         self._scores: Tensor | None = None
+        self._tags: _TagCredit | None = None
+        self._pieces: dict[int, str] = {}
+        self._suspected: set[str] = set()
 
     @property
     def generation(self) -> int:
@@ -125,10 +160,16 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         columns = {
             key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")
         }
-        group_size = self.num_generations if self.model.training else self.num_generations_eval
-        scores, failure = None, None
+        training = self.model.training
+        group_size = self.num_generations if training else self.num_generations_eval
+        per_tag = training and self.credit == "tag"
+        scores, running, positions, failure = None, None, [], None
         try:
             scores = self.engine.score(prompts, completions, columns, group_size)
+            if per_tag:
+                positions = [tag_positions(self._decoded(ids)) for ids in completion_ids_list]
+                lengths = 1 + max(max(found, default=0) for found in positions)
+                running = self.engine.score_prefixes(prompts, completions, columns, lengths)
         except RewardError as error:
             failure = error
         # A rank that failed must not leave the others waiting in the gather below: all learn of it and stop
@@ -136,9 +177,29 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         failures = [text for text in gather_object([str(failure) if failure else None]) if text]
         if failures:
             raise failure or RewardError(f"on another rank: {failures[0]}")
-        self._scores = gather(torch.from_numpy(scores).to(self.accelerator.device))
+        assert scores is not None
+        members = segment_indicators(self.problem, columns, len(scores))
+        local = torch.cat([torch.from_numpy(scores), members], dim=1)
+        self._scores = gather(local.to(self.accelerator.device))
+        if running is not None:
+            self._tags = self._gather_tags(running, positions)
         self.seconds["rewards"] += time.perf_counter() - started
-        return self._scores
+        return self._scores[:, : len(self.problem.names)]
+
+    def _decoded(self, ids: Any) -> list[str]:
+        """What each token decodes to by itself; special tokens to nothing."""
+        tokenizer: Any = self.processing_class
+        for token in set(ids) - self._pieces.keys():
+            self._pieces[token] = tokenizer.decode([token], skip_special_tokens=True)
+        return [self._pieces[token] for token in ids]
+
+    def _gather_tags(self, running: np.ndarray, positions: list[list[int]]) -> _TagCredit:
+        """Bring every rank to the same number of positions; past its end an answer keeps what it has."""
+        device = self.accelerator.device
+        lengths = int(gather(torch.tensor([running.shape[1]], device=device)).max())
+        padded = np.pad(running, ((0, 0), (0, lengths - running.shape[1]), (0, 0)), mode="edge")
+        tokens = count_tokens(positions, lengths)
+        return _TagCredit(gather(torch.from_numpy(padded).to(device)), gather(tokens.to(device)), positions)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         started, before = time.perf_counter(), self.seconds["rewards"]
@@ -156,10 +217,22 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             output["advantages"] = torch.zeros_like(output["advantages"])
             return output
         groups = scores.unflatten(0, (-1, group_size))
-        advantages = self.rule(AdvantageBatch(groups, self.problem, self.duals.multipliers, self.duals.units))
-        flat = advantages.values.flatten().to(output["advantages"])
+        tags, self._tags = self._tags, None
+        per_tag = {}
+        if tags is not None:
+            per_tag = {
+                name: getattr(tags, name).unflatten(0, (-1, group_size)) for name in ("running", "tokens")
+            }
+        batch = AdvantageBatch(groups, self.problem, self.duals.multipliers, self.duals.units, **per_tag)
+        advantages = self.rule(batch)
+        found = advantages.values.flatten(0, 1).to(output["advantages"])
         first = self.accelerator.process_index * len(inputs)
-        output["advantages"] = flat[first : first + len(inputs)]
+        local = found[first : first + len(inputs)]
+        if tags is None:
+            output["advantages"], flat = local, found
+        else:
+            output["advantages"] = spread(local, tags.positions, output["completion_ids"].shape[1])
+            flat = (found * tags.tokens).sum(dim=1) / tags.tokens.sum(dim=1).clamp(min=1)
         logged: Any = self._logs["advantages"]
         for _ in range(min(len(flat), len(logged))):
             logged.pop()
@@ -167,7 +240,9 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         if training and self.kl_coefficient:
             # The advantages were divided by u_R D; the KL term of the loss must shrink with them.
             self.beta = self.kl_coefficient * advantages.kl_scale
-        self._log_problem(scores, groups, advantages.values, advantages.divisor)
+        self._log_problem(scores, groups, flat.unflatten(0, (-1, group_size)), advantages.divisor)
+        if training and self.gradient_conflict_every and self.generation % self.gradient_conflict_every == 0:
+            self._log_gradient_conflict(output, scores[first : first + len(inputs)], group_size)
         return output
 
     def _log_problem(self, scores: Tensor, groups: Tensor, advantages: Tensor, divisor: float) -> None:
@@ -178,10 +253,55 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             for row in self.duals.report():
                 for field in ("mean", "slack", "multiplier", "price"):
                     metrics[f"constraint/{row.name}/{field}"].append(getattr(row, field))
+                if row.status == "infeasible_suspected" and row.name not in self._suspected:
+                    self._suspected.add(row.name)
+                    logger.warning("%s", row.explanation())
             metrics["advantage/divisor"].append(divisor)
-        conflicts = conflict_metrics(groups, advantages, self.problem.names, directions(self.problem))
+        conflicts = conflict_metrics(
+            groups[..., : len(self.problem.names)],
+            advantages,
+            self.problem.names,
+            directions=list(self.problem.directions.values()),
+            objective=self.problem.objective,
+            participants=taking_part(self.problem),
+        )
         for key, value in conflicts.items():
             metrics[key].append(value)
+
+    @torch.no_grad()
+    def _log_gradient_conflict(self, output: dict[str, Any], scores: Tensor, group_size: int) -> None:
+        """Cosines of the rewards' gradients in the last layer, from the first groups of each rank."""
+        n = min(len(scores) // group_size, _COSINE_GROUPS) * group_size
+        groups = scores[:n, : len(self.problem.names)].unflatten(0, (-1, group_size))
+        advantages, half = half_advantages(groups)
+        ids = torch.cat([output["prompt_ids"][:n], output["completion_ids"][:n]], dim=1)
+        mask = torch.cat([output["prompt_mask"][:n], output["completion_mask"][:n]], dim=1)
+        width = output["completion_ids"].shape[1]
+        # Every rank runs the model, which sharded weights (ZeRO-3) need.
+        result = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            logits_to_keep=width + 1,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        kept = output["completion_mask"][:n].bool()
+        hidden = result.hidden_states[-1][:, -width - 1 : -1][kept]
+        logits = result.logits[:, :-1][kept] / self.temperature
+        sample = torch.arange(n, device=kept.device)[:, None].expand_as(kept)[kept]
+        cosines = gradient_cosines(
+            hidden.float(),
+            logits.float(),
+            output["completion_ids"][:n][kept],
+            advantages.flatten(0, 1).to(hidden.device)[sample],
+            half.to(hidden.device).repeat(n // group_size)[sample],
+        )
+        everywhere = gather(cosines.to(self.accelerator.device)[None]).nanmean(dim=0)
+        for i, one in enumerate(self.problem.names):
+            for j in range(i + 1, len(self.problem.names)):
+                if everywhere[i, j].isfinite():
+                    key = f"conflict/gradient_cosine/{one}~{self.problem.names[j]}"
+                    self._metrics["train"][key].append(everywhere[i, j].item())
 
     def _check_agreement(self) -> None:
         prints = gather_object([self.duals.fingerprint()])
@@ -278,6 +398,35 @@ def _placeholder(name: str) -> Any:
 
     score.__name__ = name
     return score
+
+
+def _check_credit(engine: RewardEngine, problem: Problem, rule: str) -> None:
+    if not find_rule(rule).per_tag:
+        able = ", ".join(name for name, known in RULES.items() if known.per_tag)
+        raise ValueError(
+            f"credit=tag does not work with rule {rule!r}; use credit=sequence, or one of {able}"
+        )
+    used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
+    if not any(reward.per == "tag" for reward in engine.rewards if reward.name in used):
+        raise ValueError(
+            f"credit=tag: none of {sorted(used)} is declared per='tag', so nothing could be credited to a tag; "
+            "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"
+        )
+
+
+def _check_segments(problem: Problem, data: Dataset) -> None:
+    for column, value in problem.segments:
+        if column not in data.column_names:
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but the training data have no column "
+                f"{column!r}; they have: {', '.join(data.column_names)}"
+            )
+        found = sorted({str(entry) for entry in data[column]})
+        if value not in found:
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but no training prompt has that value; "
+                f"found: {', '.join(found[:10])}"
+            )
 
 
 def _check_groups(args: GRPOConfig) -> None:

@@ -55,6 +55,22 @@ def test_an_episode_holds_exactly_the_weeks_it_may(panel_task):
         active = np.unique(week[before])
         assert len(active) >= 4
         assert active.max() >= origin - 8
+        assert row["segment"] == ("cold" if len(active) < 10 else "warm")
+
+
+def test_both_segments_are_in_every_split_and_follow_the_protocol(panel_task):
+    shares = panel_task.table.group_by("split").agg((pl.col("segment") == "cold").mean())
+    assert shares["segment"].min() > 0.02
+    assert shares["segment"].max() < 0.98
+    protocol = Protocol(min_tag_users=2, cold_weeks=25).resolved(1, 40)
+    events = small_events()  # everybody buys every week from the first on
+    panel = episodes.make_panel(events, episodes.vocabulary(events, protocol), protocol)
+    table = episodes.build(panel, protocol, {})
+    weeks = table["origin"] - 1
+    assert 0 < (weeks < 25).sum() < table.height
+    assert ((table["segment"] == "cold") == (weeks < 25)).all()
+    with pytest.raises(ValueError, match=r"protocol\.cold_weeks=0 must be at least 1"):
+        Protocol(cold_weeks=0)
 
 
 def scrambled_future(panel: Panel, keep: np.ndarray, seed: int) -> Panel:

@@ -105,6 +105,41 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     assert again["populations"]["unseen users"]["episodes"] == 10
 
 
+def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_path, panel_task):
+    constraints = ["novelty >= 0.3 where segment=cold (mean)", "duplicates <= 0.5 -> 0.1 over 4 (mean)"]
+    output = finished(
+        "train",
+        str(config),
+        f"optimizer.constraints={json.dumps(constraints)}",
+        "optimizer.credit=tag",
+        "optimizer.gradient_conflict_every=2",
+        "optimizer.reference.prompts=8",
+        "optimizer.reference.answers=16",
+        "optimizer.reference.kl=0.5",
+        "train.prompts_per_step=8",
+        "evaluation.max_episodes=120",
+    )
+    assert "effective samples a prompt" in output
+    run = tmp_path / "run"
+    log = lines(run)
+    slacks = [
+        row["constraint/duplicates <= 0.1/slack"] + row["constraint/duplicates <= 0.1/mean"] for row in log
+    ]
+    assert slacks == pytest.approx([0.5, 0.4, 0.3, 0.2])  # the bound of each generation batch
+    # A cosine is left out where the two halves of the groups show no common gradient.
+    compared = [any(key.startswith("conflict/gradient_cosine/") for key in row) for row in log]
+    assert compared[0] or compared[2]
+    assert not (compared[1] or compared[3])
+    assert "conflict/effective_weight/novelty" in log[-1]
+    assert "novelty >= 0.3 where segment=cold" in (run / "report.md").read_text()
+    (row,) = json.loads((run / "evaluation.json").read_text())["populations"]["unseen users"]["sampled"][
+        "constraints"
+    ][:1]
+    cold = row["trained"]["slack"]
+    assert 0 < cold["episodes"] < 60
+    assert cold["episodes"] + cold["dropped"] == 120
+
+
 def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, panel_task):
     run = tmp_path / "run"
     process = recrl("train", str(config), "train.steps=60", "train.save_every=100")

@@ -130,6 +130,70 @@ def test_trls_completion_ids_are_a_column(spec):
     assert scores[:, 0].tolist() == [0, -0.5, -1, -1]
 
 
+# --- what the first tags of an answer get ---
+
+
+def prefixes(built, completions, lengths=None, columns=COLUMNS):
+    lines = max(len(CATALOG.parse(completion[0]["content"]).slots) for completion in completions)
+    return built.score_prefixes(PROMPTS, completions, columns, lengths or 1 + lines)
+
+
+def test_the_first_tags_of_an_answer_score_like_an_answer_that_ends_there(spec):
+    """Against writing out each beginning and scoring it; past its end an answer keeps what it has."""
+    shown = spec(
+        lambda answers, week: [len(a.valid) / w for a, w in zip(answers, week, strict=True)], per="tag"
+    )
+    built = engine("recall", shown, "length")
+    texts = ["milk\nbread\n\neggs\n", "tea", "", "eggs\n??\neggs\nbread\nmilk"]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    running = prefixes(built, completions)
+    assert (running.shape, running.dtype) == ((4, 6, 3), np.float32)
+    for p in range(6):
+        begun = ["\n".join([line for line in text.split("\n") if line][:p]) for text in texts]
+        expected = built.score(PROMPTS, begun, COLUMNS, group_size=2)
+        np.testing.assert_array_equal(running[:, p, :2], expected[:, :2])
+    whole = built.score(PROMPTS, completions, COLUMNS, group_size=2)
+    np.testing.assert_array_equal(running[:, -1, :2], whole[:, :2])
+    assert running[3, :, 1].tolist() == pytest.approx([0, 1 / 22, 1 / 22, 1 / 22, 2 / 22, 3 / 22])
+    assert not running[..., 2].any()  # length judges whole answers
+
+
+def test_fewer_lengths_than_tags_may_be_asked_for():
+    built = engine("recall")
+    completions = [[{"role": "assistant", "content": "milk\nbread\neggs"}]] * 4
+    short, full = prefixes(built, completions, lengths=2), prefixes(built, completions)
+    assert short.shape == (4, 2, 1)
+    np.testing.assert_array_equal(short, full[:, :2])
+
+
+def test_a_missing_score_of_the_first_tags_counts_as_nothing(spec):
+    some = spec(lambda answers: [len(a.slots) / 4 if len(a.slots) > 1 else None for a in answers], per="tag")
+    running = prefixes(engine(some), [[{"role": "assistant", "content": "milk\nbread\ntea"}]] * 4)
+    assert running[0, :, 0].tolist() == [0, 0, 0.5, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("function", "columns"),
+    [
+        (lambda answers, completions: [], ()),
+        (lambda answers, completion_ids: [], ("completion_ids",)),
+        (lambda week: [], ("week",)),
+    ],
+    ids=["completions", "completion_ids", "no answers"],
+)
+def test_a_reward_that_cannot_judge_the_first_tags_is_refused_per_tag(spec, function, columns):
+    with pytest.raises(RewardSpecError, match=r"'r': per='tag' needs .* 'answers' .*Use per='sample'"):
+        engine(spec(function, per="tag"), columns=columns)
+
+
+def test_an_async_reward_is_refused_per_tag(spec):
+    async def judge(answers):
+        return [0.0] * len(answers)
+
+    with pytest.raises(RewardSpecError, match=r"'r': per='tag' .*async"):
+        engine(spec(judge, per="tag"))
+
+
 # --- async ---
 
 

@@ -30,7 +30,7 @@ def reward_file(tmp_path):
 
 def test_a_registered_name_resolves_to_its_declaration():
     found = resolve("recall")
-    assert (found.name, found.low, found.high, found.per, found.unit) == ("recall", 0.0, 1.0, "sample", None)
+    assert (found.name, found.low, found.high, found.per, found.unit) == ("recall", 0.0, 1.0, "tag", None)
 
 
 def test_a_config_entry_renames_and_overrides():

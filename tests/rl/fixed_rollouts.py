@@ -1,12 +1,15 @@
-"""A short training run on fixed rollouts, for one process or several: the script behind test_distributed.py.
+"""Short training runs on fixed rollouts, for one process or several: the script behind test_distributed.py.
 
-Usage: fixed_rollouts.py OUTPUT [ddp | deepspeed]; writes the final weights and every rank's multipliers.
+Usage: fixed_rollouts.py OUTPUT [ddp | deepspeed]; writes for each run the final weights and what every
+rank ended with.
 """
 
 import hashlib
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -15,7 +18,7 @@ from transformers import set_seed
 from trl import GRPOConfig
 
 from recrl.envs.catalog import Catalog
-from recrl.rewards import RewardEngine
+from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
 from recrl.rl.constraints import Problem
 from recrl.rl.trainer import ConstrainedGRPOTrainer
@@ -31,42 +34,51 @@ def rows() -> list[dict]:
             "prompt": [{"role": "user", "content": f"user {i}\n{CATALOG.render([i % 12])}"}],
             "target": [i % 12, (i + 5) % 12],
             "lookback": [i % 12, (i + 1) % 12, (i + 2) % 12],
+            "segment": "warm" if i % 3 else "cold",
         }
         for i in range(32)
     ]
 
 
-def scripted(prompts: list, trainer: ConstrainedGRPOTrainer) -> dict:
-    """The same answers for the same prompt and place in its group, whoever asks."""
+def answers(prompts: list, trainer: Any, length: Callable[[int, int], int]) -> dict:
+    """The same answers for the same prompt and place in its group, whoever asks.
+
+    Args:
+        length: Number of tags, from the number of the user and the place in the group.
+    """
     tokenizer = trainer.processing_class
-    answers = []
+    texts = []
     for i, prompt in enumerate(prompts):
-        seed = hashlib.sha256(f"{prompt[0]['content']} {i % SIZE}".encode()).digest()
-        answers.append(CATALOG.render([b % 12 for b in seed[: 1 + i % SIZE]]))
+        content = prompt[0]["content"]
+        seed = hashlib.sha256(f"{content} {i % SIZE}".encode()).digest()
+        texts.append(CATALOG.render([b % 12 for b in seed[: length(int(content.split()[1]), i % SIZE)]]))
     asked = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
     completion_ids = [
-        [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id] for answer in answers
+        [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id] for text in texts
     ]
     return {"prompt_ids": asked["input_ids"], "completion_ids": completion_ids, "logprobs": None}
 
 
-def trainer_for(output: Path, **options) -> ConstrainedGRPOTrainer:
-    processes = distributed_state().num_processes
-    set_seed(0)
-    data = rows()
+def scripted(prompts: list, trainer: Any) -> dict:
+    return answers(prompts, trainer, lambda user, place: 1 + place)
+
+
+def uneven(prompts: list, trainer: Any) -> dict:
+    """The longest answer to a prompt has one to four tags, so that ranks hold different numbers of them."""
+    return answers(prompts, trainer, lambda user, place: 1 + place * (user % 4) // 3)
+
+
+def policy_and_tokenizer() -> tuple[Any, Any]:
     config = policy.PolicyConfig(tiny=policy.TinyConfig(hidden=32, vocabulary=300))
-    texts = [row["prompt"][0]["content"] for row in data]
-    model, tokenizer = policy.load(config, tags=CATALOG.tags, texts=texts)
-    engine = RewardEngine(
-        ["recall", "novelty", "duplicates"],
-        resources={"catalog": CATALOG, "slots": SLOTS},
-        columns=["target", "lookback", "completion_ids"],
-    )
-    problem = Problem.build("recall", ["novelty >= 0.9 (mean)", "duplicates <= 0.05 (mean)"], engine.ranges)
+    texts = [row["prompt"][0]["content"] for row in rows()]
+    return policy.load(config, tags=CATALOG.tags, texts=texts)
+
+
+def arguments(output: Path, **options: Any) -> GRPOConfig:
     settings = {
         "output_dir": str(output),
         "max_steps": STEPS,
-        "per_device_train_batch_size": GROUPS * SIZE // processes,
+        "per_device_train_batch_size": GROUPS * SIZE // distributed_state().num_processes,
         "num_generations": SIZE,
         "max_completion_length": 8,
         "learning_rate": 1e-3,
@@ -83,18 +95,60 @@ def trainer_for(output: Path, **options) -> ConstrainedGRPOTrainer:
         "disable_tqdm": True,
         "seed": 0,
     }
-    trainer_options = {
-        name: options.pop(name) for name in ("rollout_func", "rule", "share_prefix") if name in options
-    }
+    return GRPOConfig(**{**settings, **options})
+
+
+def trainer_for(
+    output: Path,
+    *,
+    data: Sequence[dict] | None = None,
+    rewards: Sequence[RewardSpec | str] = ("recall", "novelty", "duplicates"),
+    constraints: Sequence[str] = ("novelty >= 0.9 (mean)", "duplicates <= 0.05 (mean)"),
+    **options: Any,
+) -> ConstrainedGRPOTrainer:
+    """A trainer on the tiny policy; ``options`` are its own or TRL's arguments."""
+    distributed_state()
+    set_seed(0)
+    model, tokenizer = policy_and_tokenizer()
+    engine = RewardEngine(
+        list(rewards),
+        resources={"catalog": CATALOG, "slots": SLOTS},
+        columns=["target", "lookback", "completion_ids"],
+    )
+    ours = ("rollout_func", "rule", "share_prefix", "credit", "gradient_conflict_every", "duals")
+    trainer_options = {name: options.pop(name) for name in ours if name in options}
     return ConstrainedGRPOTrainer(
         model,
         engine,
-        problem,
-        args=GRPOConfig(**{**settings, **options}),
-        train_dataset=Dataset.from_list(data),
+        Problem.build("recall", list(constraints), engine.ranges),
+        args=arguments(output, **options),
+        train_dataset=Dataset.from_list(list(rows() if data is None else data)),
         processing_class=tokenizer,
         **trainer_options,
     )
+
+
+# Options of each run.
+RUNS = {
+    "sequence": {"rollout_func": scripted},
+    "tag": {
+        "rollout_func": uneven,
+        "credit": "tag",
+        "constraints": ("novelty >= 0.9 where segment=cold (mean)", "duplicates <= 0.05 (mean)"),
+    },
+}
+
+
+def record_lengths(engine: RewardEngine) -> list[int]:
+    """Number of positions in each generation batch of this rank, filled in as training goes."""
+    lengths, score_prefixes = [], engine.score_prefixes
+
+    def spy(*arguments: Any) -> Any:
+        lengths.append(arguments[-1])
+        return score_prefixes(*arguments)
+
+    engine.score_prefixes = spy
+    return lengths
 
 
 def main() -> None:
@@ -104,14 +158,18 @@ def main() -> None:
 
         # Its shared-memory collectives would be compiled first; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    trainer = trainer_for(output, rollout_func=scripted)
-    trainer.train()
-    duals = gather_object([trainer.duals.state_dict()])
-    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    if trainer.accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        torch.save({name: value.clone() for name, value in model.state_dict().items()}, output / "weights.pt")
-        (output / "duals.json").write_text(json.dumps(duals))
+    for name in ["sequence"] if "deepspeed" in sys.argv else RUNS:
+        folder = output / name
+        trainer = trainer_for(folder, **RUNS[name])
+        lengths = record_lengths(trainer.engine)
+        trainer.train()
+        ranks = gather_object([{"duals": trainer.duals.state_dict(), "lengths": lengths}])
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        if trainer.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = {name: value.clone() for name, value in model.state_dict().items()}
+            torch.save(weights, folder / "weights.pt")
+            (folder / "ranks.json").write_text(json.dumps(ranks))
 
 
 if __name__ == "__main__":

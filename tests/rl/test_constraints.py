@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from recrl.rl.constraints import Constraint, Problem, constraint_values, objective_values, parse_constraint
+from recrl.rl.constraints import (
+    Constraint,
+    Problem,
+    Segment,
+    constraint_values,
+    objective_values,
+    parse_constraint,
+    segment_indicators,
+)
 
 UNIT = (0.0, 1.0)
 RANGES = {"recall": UNIT, "novelty": UNIT, "diversity": UNIT, "length": (0.0, 20.0), "validity": UNIT}
@@ -31,6 +39,47 @@ NAN = math.nan
         ),
         ("validity >= 1.0 (gate)", [Constraint("validity", ">=", 1, "gate", name="validity >= 1 (gate)")]),
         ("ctr >= -.5 (mean, margin=0.02, unit=2)", [Constraint("ctr", ">=", -0.5, "mean", None, 0.02, 2.0)]),
+        (
+            "novelty >= 0.3 where segment=cold (mean)",
+            [
+                Constraint(
+                    *("novelty", ">=", 0.3, "mean"),
+                    segment=Segment("segment", "cold"),
+                    name="novelty >= 0.3 where segment=cold",
+                )
+            ],
+        ),
+        (
+            "novelty >= 0.1 -> 0.3 over 100 (mean)",
+            [Constraint("novelty", ">=", 0.3, "mean", start=0.1, over=100, name="novelty >= 0.3")],
+        ),
+        (
+            "length in [6, 11] where age=30-39 (mean, margin=0.5)",
+            [
+                Constraint("length", ">=", 6, "mean", None, 0.5, 2.5, Segment("age", "30-39")),
+                Constraint("length", "<=", 11, "mean", None, 0.5, 2.5, Segment("age", "30-39")),
+            ],
+        ),
+        (
+            "diversity >= 0.55 for 0.5->0.9 over 20 where segment = new.users (rate, unit=0.2)",
+            [
+                Constraint(
+                    *(
+                        "diversity",
+                        ">=",
+                        0.9,
+                        "rate",
+                        0.55,
+                        0.0,
+                        0.2,
+                        Segment("segment", "new.users"),
+                        0.5,
+                        20,
+                    ),
+                    name="diversity >= 0.55 for 0.9 where segment=new.users",
+                )
+            ],
+        ),
     ],
 )
 def test_text_parses_to_constraints(text, expected):
@@ -64,6 +113,16 @@ def test_missing_kind_is_refused_with_the_meaning_of_all_three():
         ("novelty >= 0.3 (mean, margin=-0.1)", "margin=-0.1"),
         ("novelty >= 0.3 (mean, unit=0)", "unit=0.0 must be positive"),
         ("validity >= 1 (gate, margin=0.1)", "a gate has no margin"),
+        ("validity >= 1 where segment=cold (gate)", "for every answer at all times"),
+        ("validity >= 0 -> 1 over 5 (gate)", "for every answer at all times"),
+        ("novelty >= 0.3 where cold (mean)", "does not parse.*'where COLUMN=VALUE'"),
+        ("novelty >= 0.3 where segment=cold -> 0.5 over 9 (mean)", "does not parse"),
+        ("novelty >= 0.3 where segment=cold", "no kind"),
+        ("novelty >= 0.1 -> 0.3 (mean)", "does not parse.*'-> X over N'"),
+        ("novelty >= 0.1 -> 0.3 over 2.5 (mean)", "does not parse"),
+        ("novelty >= 0.1 -> 0.3 over 0 (mean)", r"over=0 >= 1"),
+        ("length in [6, 11] -> 12 over 5 (mean)", "no schedule; write its two sides apart"),
+        ("novelty >= 0.3 for 1.2 -> 0.9 over 5 (rate)", "share 1.2 is no share"),
     ],
 )
 def test_bad_text_is_refused_with_the_reason(text, message):
@@ -85,6 +144,19 @@ def test_bad_text_is_refused_with_the_reason(text, message):
         ("recall", ["novelty >= 0.6 for 0.7 (rate)", "novelty <= 0.4 for 0.7 (rate)"], "contradict"),
         ("recall", ["novelty >= 0.6 for 0.1 (rate)", "novelty <= 0.4 (gate)"], "contradict"),
         ("recall", ["novelty >= 0.3 (mean)", "novelty >= 0.4 (mean)"], "duplicates"),
+        ("recall", ["novelty >= 0.1 -> 0.6 over 9 (mean)", "novelty <= 0.4 (mean)"], "contradict"),
+        ("recall", ["novelty >= 0.1 -> 1.3 over 9 (mean)"], r"1.3 is outside \[0, 1\]"),
+        ("recall", ["novelty >= -0.5 -> 0.3 over 9 (mean)"], r"-0.5 is outside \[0, 1\]"),
+        (
+            "recall",
+            ["novelty >= 0.6 where user=cold (mean)", "novelty <= 0.4 where user=cold (mean)"],
+            "contradict",
+        ),
+        (
+            "recall",
+            ["novelty >= 0.6 where user=cold (mean)", "novelty >= 0.4 where user=cold (mean)"],
+            "duplicates",
+        ),
     ],
 )
 def test_impossible_problems_are_refused(objective, constraints, message):
@@ -96,6 +168,41 @@ def test_compatible_constraints_on_one_reward_are_accepted():
     Problem.build("recall", ["novelty >= 0.6 for 0.5 (rate)", "novelty <= 0.4 for 0.5 (rate)"], RANGES)
     Problem.build("recall", ["novelty >= 0.4 for 0.9 (rate)", "novelty >= 0.6 for 0.5 (rate)"], RANGES)
     Problem.build("recall", ["novelty >= 0.6 for 0.5 (rate)", "novelty <= 0.5 (mean)"], RANGES)
+
+
+def test_segments_may_be_asked_for_different_things():
+    texts = [f"novelty >= {b} where user={u} (mean)" for b, u in ((0.6, "cold"), (0.2, "warm"))]
+    problem = Problem.build(
+        "recall", [*texts, "novelty <= 0.5 (mean)", "length <= 9 where user=cold (mean)"], RANGES
+    )
+    assert problem.segments == (Segment("user", "cold"), Segment("user", "warm"))
+    assert problem.columns == (*RANGES, "user=cold", "user=warm")
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("novelty >= 0.1 -> 0.3 over 4 (mean, margin=0.05)", [0.1, 0.15, 0.2, 0.25, 0.3, 0.3]),
+        ("novelty <= 0.9 -> 0.5 over 2 (mean)", [0.9, 0.7, 0.5, 0.5, 0.5, 0.5]),
+        ("novelty >= 0.3 for 0.5 -> 0.9 over 1 (rate)", [0.5, 0.9, 0.9, 0.9, 0.9, 0.9]),
+        ("novelty >= 0.3 (mean)", [0.3] * 6),
+    ],
+)
+def test_a_bound_moves_in_equal_steps_and_then_stays(text, bounds):
+    (constraint,) = parse_constraint(text)
+    assert [constraint.bound_at(t) for t in range(6)] == pytest.approx(bounds)
+    assert constraint.bound_at(10**6) == constraint.bound
+
+
+def test_directions_and_the_weights_that_follow_from_them():
+    texts = ["novelty >= 0.3 (mean)", "diversity <= 0.5 (mean)", "length in [6, 11] (mean)"]
+    problem = Problem.build("recall", texts, RANGES)
+    wanted = {"recall": 1.0, "novelty": 1.0, "diversity": -1.0, "length": 0.0, "validity": 0.0}
+    assert problem.directions == wanted
+    assert problem.sum_weights == wanted
+    assert Problem.build("recall", texts, RANGES, weights=dict.fromkeys(RANGES, 0.0)).sum_weights == wanted
+    declared = {"recall": 1.0, "validity": 0.2}
+    assert Problem.build("recall", texts, RANGES, weights=declared).sum_weights == declared
 
 
 def test_gate_is_refused_when_violating_would_beat_complying():
@@ -156,6 +263,36 @@ def test_values_are_rewards_indicators_and_missing():
     torch.testing.assert_close(objective, torch.tensor([0.5, 0.0, NAN], dtype=torch.float64), equal_nan=True)
 
 
+def test_values_outside_of_the_segment_are_missing():
+    texts = [
+        "novelty >= 0.3 where user=cold (mean)",
+        "length <= 9 for 0.5 where user=cold (rate)",
+        "novelty >= 0.2 (mean)",
+    ]
+    problem = Problem.build("recall", texts, RANGES)
+    #                recall novelty diversity length validity user=cold
+    rewards = [
+        [0.5, 0.4, 0.0, 6.0, 1.0, 1.0],
+        [0.5, 0.6, 0.0, 6.0, 1.0, 0.0],
+        [0.5, NAN, 0.0, 12.0, 1.0, 1.0],
+    ]
+    values = constraint_values(problem, torch.tensor(rewards))
+    expected = [[0.4, 1.0, 0.4], [NAN, NAN, 0.6], [NAN, 0.0, NAN]]
+    torch.testing.assert_close(values.float(), torch.tensor(expected), equal_nan=True)
+
+
+def test_who_belongs_to_a_segment():
+    texts = ["novelty >= 0.3 where user=cold (mean)", "novelty >= 0.2 where week=21 (mean)"]
+    problem = Problem.build("recall", texts, RANGES)
+    indicators = segment_indicators(problem, {"week": [21, 22, 21], "user": ["cold", "cold", "warm"]}, 3)
+    assert indicators.tolist() == [[1, 1], [1, 0], [0, 1]]
+    assert segment_indicators(Problem.build("recall", [], RANGES), {}, 3).shape == (3, 0)
+    with pytest.raises(
+        ValueError, match=r"where week=21, but the data have no column 'week'; they have: user"
+    ):
+        segment_indicators(problem, {"user": ["cold"] * 3}, 3)
+
+
 @pytest.mark.parametrize("level", [0.1, 0.3, 0.55, 0.9])
 def test_float32_reward_that_equals_its_threshold_complies(level):
     texts = [f"novelty >= {level} for 0.9 (rate)", f"novelty <= {level} for 0.9 (rate)"]
@@ -179,5 +316,22 @@ def test_spec_hash_follows_what_is_optimised_and_nothing_else():
         Problem.build(
             "recall", ["novelty >= 0.3 (mean)", "length <= 9 (mean)"], RANGES, weights={"recall": 1.0}
         ),
+        *(
+            Problem.build("recall", [f"novelty >= {text} (mean)", "length <= 9 (mean)"], RANGES)
+            for text in (
+                "0.3 where user=cold",
+                "0.3 where user=warm",
+                "0.1 -> 0.3 over 9",
+                "0.2 -> 0.3 over 9",
+                "0.1 -> 0.3 over 8",
+            )
+        ),
     ]
     assert len({base.spec_hash(), *(other.spec_hash() for other in others)}) == len(others) + 1
+
+
+def test_a_metric_of_weight_zero_leaves_the_spec_hash_alone():
+    texts = ["novelty >= 0.3 (mean)"]
+    declared = Problem.build("recall", texts, RANGES, weights={"recall": 1.0})
+    with_metric = Problem.build("recall", texts, RANGES, weights={"recall": 1.0, "validity": 0.0})
+    assert with_metric.spec_hash() == declared.spec_hash()

@@ -1,4 +1,4 @@
-"""Two gloo processes train like one, with DDP and with DeepSpeed ZeRO-2."""
+"""Two gloo processes train like one: with DDP and DeepSpeed ZeRO-2; with credit per tag and a segment."""
 
 import json
 import os
@@ -29,9 +29,13 @@ ACCELERATE = {
 }
 
 
-def run(output: Path, kind: str | None, port: int) -> tuple[dict, list]:
+PORTS = {"one": 0, "ddp": 29611, "deepspeed": 29612}
+
+
+def launch(output: Path, kind: str) -> Path:
+    """Runs of fixed_rollouts.py with these processes; returns the folder that holds them."""
     command = [sys.executable]
-    if kind:
+    if kind in ACCELERATE:
         config = output.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(ACCELERATE[kind]))
         command += [
@@ -40,34 +44,55 @@ def run(output: Path, kind: str | None, port: int) -> tuple[dict, list]:
             "--config_file",
             str(config),
             "--main_process_port",
-            str(port),
+            str(PORTS[kind]),
         ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(output), *([kind] if kind else [])],
+        [*command, str(SCRIPT), str(output), kind],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return torch.load(output / "weights.pt"), json.loads((output / "duals.json").read_text())
+    return output
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("one") / "run", None, 0)
+def results(tmp_path_factory):
+    """Weights and ranks of a run, by kind of launch and name; each kind is launched once."""
+    folders = {}
+
+    def load(kind, name):
+        if kind not in folders:
+            folders[kind] = launch(tmp_path_factory.mktemp(kind) / "runs", kind)
+        folder = folders[kind] / name
+        return torch.load(folder / "weights.pt"), json.loads((folder / "ranks.json").read_text())
+
+    return load
 
 
-@pytest.mark.parametrize(("kind", "port"), [("ddp", 29611), ("deepspeed", 29612)])
-def test_two_processes_equal_one_on_the_same_rollouts(one_process, kind, port, tmp_path):
-    weights, duals = run(tmp_path / "run", kind, port)
-    expected, single = one_process
-    assert len(duals) == 2
-    assert duals[0] == duals[1], "the ranks hold different multipliers"
-    assert duals[0]["step"] == single[0]["step"] == 4
-    for field in ("I", "xi"):
-        for mine, theirs in zip(duals[0][field], single[0][field], strict=True):
+@pytest.mark.parametrize(("kind", "name"), [("ddp", "sequence"), ("ddp", "tag"), ("deepspeed", "sequence")])
+def test_two_processes_equal_one_on_the_same_rollouts(results, kind, name):
+    expected, (single,) = results("one", name)
+    weights, ranks = results(kind, name)
+    assert len(ranks) == 2
+    duals = ranks[0]["duals"]
+    assert duals == ranks[1]["duals"], "the ranks hold different multipliers"
+    assert duals["step"] == single["duals"]["step"] == 4
+    for field in ("I", "xi", "count", "present"):
+        for mine, theirs in zip(duals[field], single["duals"][field], strict=True):
             assert float.fromhex(mine) == pytest.approx(float.fromhex(theirs), abs=1e-6)
     moved = max((weights[name] - expected[name]).abs().max().item() for name in expected)
     assert moved < 1e-4
+
+
+def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segment(results):
+    """Else the run above would not have shown that positions are brought to one length."""
+    _, ranks = results("ddp", "tag")
+    one, other = (rank["lengths"] for rank in ranks)
+    assert len(one) == len(other) == 4
+    assert any(mine != theirs for mine, theirs in zip(one, other, strict=True))
+    objective, cold, everyone = (float.fromhex(count) for count in ranks[0]["duals"]["present"])
+    assert 0 < cold < everyone == objective
+    assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0

@@ -1,0 +1,62 @@
+"""How far a policy is from the known optimum: certificate, violation, complementary slackness, score.
+
+All are computed from exact expectations. The certificate and the score cannot be gained by violating; both say 0
+distance only at the constrained optimum.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recrl.rl.constraints import Problem
+
+from .oracles import Oracle
+
+TOLERANCE = 0.01
+"""Violation, in raw units, that still counts as feasible."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Distance from the optimum; None where there is no optimum because no policy is feasible."""
+
+    violation: float
+    """max_k max(0, -slack_k), raw units."""
+    feasible: bool
+    """violation < `TOLERANCE`."""
+    certificate: float | None
+    """G_L = J* - [J_R + sum_k lambda*_k slack_k] >= 0 for every policy."""
+    complementary: float | None
+    """sum_k lambda*_k |slack_k|: what is left of a price on a constraint that is not tight."""
+    score: float | None
+    """(J_R - sum_k (lambda*_k + max(lambda*_k, u_R/u_k)) max(0, -slack_k)) / J*, at least 0.
+
+    An exact penalty: the first lambda*_k takes back all that a violation can gain, the rest makes it cost. So it is
+    at most 1, and 1 only at a feasible optimum.
+    """
+
+
+def score_policy(
+    problem: Problem, oracle: Oracle | None, objective: float, slacks: NDArray[np.float64]
+) -> Score:
+    """Score exact expectations.
+
+    Args:
+        problem: Gives the units.
+        oracle: The optimum.
+        objective: J_R, the KL term included where the problem has one.
+        slacks: `[constraint]`, s_k (J_k - b_k), raw units.
+    """
+    short = np.maximum(-slacks, 0.0)
+    violation = float(short.max(initial=0.0))
+    feasible = violation < TOLERANCE
+    if oracle is None:
+        return Score(violation, feasible, None, None, None)
+    units = problem.declared_units()
+    exchange = units.objective / units.constraints.numpy()
+    penalty = (oracle.prices + np.maximum(oracle.prices, exchange)) @ short
+    certificate = oracle.objective - objective - oracle.prices @ slacks
+    complementary = oracle.prices @ np.abs(slacks)
+    score = max((objective - penalty) / oracle.objective, 0.0)
+    return Score(violation, feasible, float(certificate), float(complementary), float(score))

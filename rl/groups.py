@@ -1,0 +1,49 @@
+"""Statistics within groups: the samples of one prompt against each other, missing values masked."""
+
+import torch
+from torch import Tensor
+
+
+def within_group(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations from the group mean over finite samples.
+
+    Args:
+        values: `[group, sample, ...]`; NaN or infinite = missing.
+
+    Returns:
+        Deviations of the same shape, exactly 0 where missing and in groups without variation; and the counts
+        of finite samples, `[group, 1, ...]`.
+    """
+    finite = values.isfinite()
+    counts = finite.sum(dim=1, keepdim=True)
+    mean = values.where(finite, 0.0).sum(dim=1, keepdim=True) / counts.clamp(min=1)
+    # Equal values can differ from their mean by rounding; with their spread as divisor that would count.
+    low = values.where(finite, torch.inf).amin(dim=1, keepdim=True)
+    high = values.where(finite, -torch.inf).amax(dim=1, keepdim=True)
+    return (values - mean).where(finite & (high > low), 0.0), counts
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """Each value minus the mean of the others in its group; same shape as `values`, 0 where missing.
+
+    Equals the deviation from the group mean times n/(n-1), n the finite samples. It makes the estimate of the
+    policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!").
+    """
+    deviations, counts = within_group(values)
+    return deviations * counts / (counts - 1).clamp(min=1)
+
+
+def z_scores(values: Tensor) -> Tensor:
+    """Deviations from the group mean over the group's standard deviation, as TRL computes them.
+
+        (r - mean) / (std + 1e-4),   std with Bessel's correction
+
+    Args:
+        values: `[group, sample, ...]`; NaN or infinite = missing.
+
+    Returns:
+        Same shape; 0 where missing and in groups without variation.
+    """
+    deviations, counts = within_group(values)
+    std = (deviations.square().sum(dim=1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt()
+    return deviations / (std + 1e-4)
