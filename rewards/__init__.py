@@ -3,7 +3,7 @@
 from .base import Reward, RewardError, RewardSpec, RewardSpecError, completion_text
 from .encoder import encode_tags
 from .engine import RewardEngine
-from .registry import parameters, resolve, reward
+from .registry import declared_in, parameters, resolve, reward
 
 __all__ = [
     "Reward",
@@ -12,6 +12,7 @@ __all__ = [
     "RewardSpec",
     "RewardSpecError",
     "completion_text",
+    "declared_in",
     "encode_tags",
     "parameters",
     "resolve",

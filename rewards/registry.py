@@ -2,6 +2,7 @@
 
 ``reward``      the decorator: declares a function's range and registers it under a name
 ``resolve``     a registered name, entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``declared_in`` the rewards of a module
 ``parameters``  the names of what a reward reads
 
 To add a reward to a project, write a file and name it in the config as ``my_rewards.py:politeness``:
@@ -115,6 +116,20 @@ def resolve(spec: str | RewardSpec) -> Reward:
     )
 
 
+def declared_in(module: str) -> list[str]:
+    """The rewards that a module declares with ``@reward``, as ``use`` strings; none if there are none.
+
+    Args:
+        module: ``package.module``, or a path that ends with ``.py``.
+
+    Raises:
+        RewardSpecError: no such module or file.
+    """
+    found = vars(_module(module))
+    names = {value: name for name, value in found.items() if callable(value) and hasattr(value, _DECLARATION)}
+    return [f"{module}:{name}" for name in names.values()]
+
+
 def parameters(found: Reward) -> tuple[str, ...]:
     """Names of what a reward reads: columns, derived columns and resources."""
     function = found.function
@@ -128,7 +143,7 @@ def _load(use: str) -> Any:
         importlib.import_module(f".{built_in}", __package__)
     module_name, colon, attribute = use.rpartition(":")
     if colon:
-        module = _import_file(module_name) if module_name.endswith(".py") else _import_module(module_name)
+        module = _module(module_name)
         if not hasattr(module, attribute):
             names = [
                 name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
@@ -145,6 +160,10 @@ def _load(use: str) -> Any:
         f"unknown reward {use!r}{_nearest(use, {*_registered, *offered.names})}. A function of your own is "
         "'package.module:function' or 'path/to/file.py:function'"
     )
+
+
+def _module(name: str) -> ModuleType:
+    return _import_file(name) if name.endswith(".py") else _import_module(name)
 
 
 def _import_module(name: str) -> ModuleType:

@@ -138,7 +138,7 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         self.kl_coefficient = self.beta
         self._attention = model.config._attn_implementation
         self.share_prefix = share_prefix and self._attention in MASKABLE
-        self.seconds: dict[str, float] = {"rollout": 0.0, "rewards": 0.0}
+        self.seconds: dict[str, float] = {"rollout": 0.0, "rewards": 0.0, "optimiser": 0.0}
         self._scores: Tensor | None = None
         self._tags: _TagCredit | None = None
         self._pieces: dict[int, str] = {}
@@ -209,6 +209,7 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         scores, self._scores = self._scores, None
         assert scores is not None, "TRL no longer calls _calculate_rewards"
         group_size = self.num_generations if training else self.num_generations_eval
+        began = time.perf_counter()
         if training:
             self.duals.update(scores, group_size, self.generation)
             if self.generation % _AGREEMENT_EVERY == 0:
@@ -225,6 +226,9 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             }
         batch = AdvantageBatch(groups, self.problem, self.duals.multipliers, self.duals.units, **per_tag)
         advantages = self.rule(batch)
+        spent = time.perf_counter() - began
+        self.seconds["optimiser"] += spent
+        self._metrics["train" if training else "eval"]["time/optimiser"].append(spent)
         found = advantages.values.flatten(0, 1).to(output["advantages"])
         first = self.accelerator.process_index * len(inputs)
         local = found[first : first + len(inputs)]

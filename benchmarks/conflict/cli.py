@@ -133,7 +133,7 @@ class Source:
 
 def _known(folder: Path, names: list[str], runs: Runs) -> Path:
     """The problems with a known optimum."""
-    from . import problems, report, suite
+    from . import cost, problems, report, suite
 
     tables = problems.suite()
     families = {known.family for known in tables.values()} | {suite.TRANSFORMER}
@@ -149,6 +149,8 @@ def _known(folder: Path, names: list[str], runs: Runs) -> Path:
     if suite.TRANSFORMER in names or not (names or runs.rules or runs.quick):
         extra = suite.plan_transformer(runs.seeds)
     _execute(folder, tables, runs, extra)
+    if extra and not (folder / cost.RESULT).exists():
+        cost.write(folder)
     return report.write(folder)
 
 

@@ -1,5 +1,6 @@
 """Sections of the report about single questions: feasibility, prices, fixed multipliers, credit, cost."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -7,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import markdown, plots
+from .cost import RESULT
 from .statistics import bootstrap, paired_difference
 from .summary import REFERENCE, has_prices, scores_of
 
@@ -163,8 +165,8 @@ def credit(records: Sequence[Record], by_tag: Sequence[Record], folder: Path) ->
     return ["## Credit: whole answer or each tag", "", *text] if text else []
 
 
-def cost(records: Sequence[Record]) -> list[str]:
-    """Time in rule and duals."""
+def cost(records: Sequence[Record], folder: Path) -> list[str]:
+    """Time in rule and duals, by themselves and within a training step."""
     rows, own = [], None
     records = [r for r in records if r["rule_seconds"] is not None]
     for rule in dict.fromkeys(r["rule"] for r in records):
@@ -177,6 +179,15 @@ def cost(records: Sequence[Record]) -> list[str]:
         text += [
             f"That is under 1 % of any training step that takes longer than {own / 10:.2g} s with "
             f"`{REFERENCE}`; sampling and the gradient of a language model are not in it.",
+            "",
+        ]
+    path = folder / RESULT
+    if path.exists():
+        demo = json.loads(path.read_text())
+        text += [
+            f"In the demo's training (a tiny language model, {demo['samples']} answers a step) rule and multipliers "
+            f"take {1000 * demo['optimiser']:.2g} ms of a step of {demo['step']:.2g} s: "
+            f"{100 * demo['share']:.2g} %.",
             "",
         ]
     return text

@@ -1,11 +1,13 @@
 """The constrained optimum of a problem whose reward table is known, and what each constraint costs there.
 
-`linear_oracle` solves the linear programme over policies, `entropic_oracle` the convex dual when the objective
-carries a KL term; `find_oracle` picks between them. Tables are `[context, action, reward]`, contexts weigh the
-same, and a policy is `[context, action]`, so that nothing here knows how a policy is parametrised or trained.
+`linear_oracle` solves the linear programme over policies, `entropic_oracle` the convex dual when the
+objective carries a KL term; `find_oracle` picks between them. Tables are `[context, action, reward]`,
+contexts weigh the same, and a policy is `[context, action]`, so nothing here knows how a policy is
+parametrised or trained.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,8 @@ from recrl.rl.constraints import Problem, constraint_values, objective_values
 
 Array = NDArray[np.float64]
 
-NEIGHBOUR = 1e-5
-"""How far a bound is moved to read the price on its other side; far less than any piece of J*(b) here is wide."""
+# How far a bound is moved to read the price on its other side: far less than a piece of J*(b) is wide here.
+_NEIGHBOUR = 1e-5
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Oracle:
 
     Args:
         objective: J*, KL term included.
-        prices: lambda*_k, `[constraint]`, raw units, >= 0: what J* gains when bound k is relaxed by one unit.
-        intervals: Lowest and highest optimal price, `[constraint, 2]`: J*(b) has a kink where they differ.
+        prices: lambda*_k, `[constraint]`, raw units, >= 0: what J* gains per unit by which bound k is relaxed.
+        intervals: Lowest and highest optimal price, `[constraint, 2]`; they differ where J*(b) has a kink.
         policy: `[context, action]` probabilities that attain it.
     """
 
@@ -39,27 +41,36 @@ class Oracle:
 
 
 @dataclass(frozen=True)
-class _Columns:
-    objective: Array  # [context, action], divided by the number of contexts
-    gains: Array  # [constraint, context * action], signed, divided too: the sum over a policy has to reach
+class _Programme:
+    """max objective . pi  subject to  gains @ pi >= bounds, for a policy pi flattened to one vector."""
+
+    objective: Array  # [context, action], over the number of contexts
+    gains: Array  # [constraint, context * action], signed, over the number of contexts
     bounds: Array  # [constraint], signed
 
     @classmethod
-    def of(cls, problem: Problem, table: Tensor) -> "_Columns":
+    def of(cls, problem: Problem, table: Tensor) -> Self:
         signs = np.array([float(c.sign) for c in problem.constraints])
-        bounds = np.array([1.0 if c.kind == "gate" else c.bound for c in problem.constraints])
-        values = constraint_values(problem, table).numpy() * signs / len(table)
-        flat = values.reshape(-1, len(signs)).T
-        return cls(objective_values(problem, table).numpy() / len(table), flat, signs * bounds)
+        bounds = np.array([c.bound for c in problem.constraints])
+        gains = constraint_values(problem, table).numpy() * signs / len(table)
+        objective = objective_values(problem, table).numpy() / len(table)
+        return cls(objective, gains.reshape(-1, len(signs)).T, signs * bounds)
+
+    def solve(self, bounds: Array) -> OptimizeResult:
+        some = len(bounds) > 0
+        inequalities = {"A_ub": -self.gains, "b_ub": -bounds} if some else {}
+        contexts, actions = self.objective.shape
+        sums = np.kron(np.eye(contexts), np.ones(actions))
+        return linprog(-self.objective.ravel(), **inequalities, A_eq=sums, b_eq=np.ones(contexts))
 
 
 def find_oracle(
     problem: Problem, table: Tensor, beta: float = 0.0, reference: Tensor | None = None
 ) -> Oracle | None:
-    """The optimum of `max E[R] - beta KL(pi || reference)` under the constraints; None when no policy meets them.
+    """The optimum of `max E[R] - beta KL(pi || reference)`; None when no policy meets the constraints.
 
     Args:
-        problem: Objective and constraints; margins are not part of what has to hold.
+        problem: Objective and constraints of kind mean or rate; margins are not part of what has to hold.
         table: `[context, action, reward]`, expected rewards.
         beta: Weight of the KL term.
         reference: `[context, action]` log-probabilities; needed with beta > 0.
@@ -67,109 +78,87 @@ def find_oracle(
     if beta == 0.0:
         return linear_oracle(problem, table)
     if reference is None:
-        raise ValueError(f"beta={beta} weighs the distance to a reference policy; give reference, or beta=0")
+        raise ValueError(f"{beta=} weighs the distance to a reference policy; give reference, or beta=0")
     return entropic_oracle(problem, table, beta, reference.numpy())
 
 
 def linear_oracle(problem: Problem, table: Tensor) -> Oracle | None:
-    """Linear programme over policies (HiGHS): its marginals are the prices.
+    """Linear programme over policies, by HiGHS; its marginals are the prices.
 
-    At a kink of J*(b) every price between the slopes on both sides is optimal. The interval of constraint k is
-    the price with its bound relaxed and tightened a little; `prices` is the mean of all these neighbours,
-    which is optimal too because the optimal prices form a convex set.
+    At a kink of J*(b) every price between the slopes on both sides is optimal. The interval of constraint k
+    is its price with its bound a little relaxed and tightened, infinite where no policy meets the latter.
+    `prices` is the mean of all these neighbours, optimal too because optimal prices form a convex set.
     """
-    columns = _Columns.of(problem, table)
-    solved = _solve(columns, columns.bounds)
+    programme = _Programme.of(problem, table)
+    solved = programme.solve(programme.bounds)
     if not solved.success:
         return None
-    found = [-solved.ineqlin.marginals]
-    intervals = np.empty((len(columns.bounds), 2))
-    for k in range(len(columns.bounds)):
-        for side, move in enumerate((-NEIGHBOUR, NEIGHBOUR)):
-            bounds = columns.bounds.copy()
-            bounds[k] += move
-            neighbour = _solve(columns, bounds)
-            intervals[k, side] = -neighbour.ineqlin.marginals[k] if neighbour.success else np.inf
-            if neighbour.success:
-                found.append(-neighbour.ineqlin.marginals)
-    neighbours = found[1:] or found
-    prices = np.maximum(np.mean(neighbours, axis=0), 0.0)
-    return Oracle(-solved.fun, prices, np.maximum(intervals, 0.0), solved.x.reshape(columns.objective.shape))
-
-
-def _solve(columns: _Columns, bounds: Array) -> OptimizeResult:
-    contexts, actions = columns.objective.shape
-    sums = np.kron(np.eye(contexts), np.ones(actions))
-    return linprog(
-        -columns.objective.ravel(),
-        A_ub=-columns.gains if len(bounds) else None,
-        b_ub=-bounds if len(bounds) else None,
-        A_eq=sums,
-        b_eq=np.ones(contexts),
-        bounds=(0, 1),
-        method="highs",
-    )
+    intervals, neighbours = [], []
+    for k, step in enumerate(np.eye(len(programme.bounds)) * _NEIGHBOUR):
+        ends = []
+        for bounds in (programme.bounds - step, programme.bounds + step):
+            moved = programme.solve(bounds)
+            prices = np.maximum(-moved.ineqlin.marginals, 0.0) if moved.success else None
+            ends.append(np.inf if prices is None else prices[k])
+            neighbours += [] if prices is None else [prices]
+        intervals.append(ends)
+    prices = np.mean(neighbours, axis=0) if neighbours else np.zeros(0)
+    policy = solved.x.reshape(programme.objective.shape)
+    return Oracle(-solved.fun, prices, np.array(intervals).reshape(-1, 2), policy)
 
 
 def entropic_oracle(problem: Problem, table: Tensor, beta: float, reference: Array) -> Oracle | None:
-    """Convex dual of the KL-regularised problem; its minimiser is unique.
+    """Convex dual of the KL-regularised problem, by L-BFGS-B; its minimiser is unique.
 
-        g(lam) = mean_x beta log sum_a ref exp((R + sum_k lam_k s_k r_k) / beta) - sum_k lam_k s_k b_k
-        J* = min over lam >= 0 of g,      pi* ~ ref exp((R + sum_k lam*_k s_k r_k) / beta)
+    g(lam) = mean_x beta log sum_a ref exp((R + sum_k lam_k s_k r_k) / beta) - sum_k lam_k s_k b_k
+    J* = min over lam >= 0 of g,      pi* ~ ref exp((R + sum_k lam*_k s_k r_k) / beta)
     """
-    columns = _Columns.of(problem, table)
-    contexts = len(columns.objective)
-    gains = columns.gains.reshape(-1, *columns.objective.shape) * contexts
+    programme = _Programme.of(problem, table)
+    contexts, count = len(table), len(programme.bounds)
+    gains = programme.gains.reshape(-1, *programme.objective.shape) * contexts
 
-    def policy(lam: Array) -> tuple[Array, Array]:
-        energy = reference + (columns.objective * contexts + np.tensordot(lam, gains, 1)) / beta
+    def tilted(lam: Array) -> tuple[Array, float]:
+        energy = reference + (programme.objective * contexts + np.tensordot(lam, gains, 1)) / beta
         normaliser = logsumexp(energy, axis=1, keepdims=True)
         return np.exp(energy - normaliser), beta * normaliser.mean()
 
     def dual(lam: Array) -> tuple[float, Array]:
-        pi, value = policy(lam)
-        return float(value - lam @ columns.bounds), columns.gains @ pi.ravel() - columns.bounds
+        policy, value = tilted(lam)
+        return float(value - lam @ programme.bounds), programme.gains @ policy.ravel() - programme.bounds
 
-    count = len(columns.bounds)
-    start = np.full(count, 0.1)
+    precise = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 10_000}
     solved = minimize(
-        dual,
-        start,
-        jac=True,
-        bounds=[(0, None)] * count,
-        method="L-BFGS-B",
-        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 10_000},
+        dual, np.full(count, 0.1), jac=True, bounds=[(0, None)] * count, method="L-BFGS-B", options=precise
     )
-    pi, _ = policy(solved.x)
-    if np.any(columns.gains @ pi.ravel() < columns.bounds - 1e-5):
-        return None  # the dual is unbounded below: it ran off without meeting the bounds
-    return Oracle(float(solved.fun), solved.x, np.stack([solved.x, solved.x], axis=1), pi)
+    policy, _ = tilted(solved.x)
+    if np.any(programme.gains @ policy.ravel() < programme.bounds - 1e-5):
+        return None  # g has no minimum: prices ran off without ever meeting the bounds
+    return Oracle(float(solved.fun), solved.x, np.stack([solved.x, solved.x], axis=1), policy)
 
 
 def attainable(problem: Problem, table: Tensor, share: float) -> Array:
-    """Bounds at a share of the way from what the unconstrained optimum has to the most that all can have at once.
+    """Bounds at a share of the way from what the unconstrained optimum has to the most that can be had at once.
 
     Args:
-        problem: Its constraints name the values; their bounds are ignored, all must be lower bounds.
+        problem: Its constraints name the values; all are lower bounds, whose level plays no part.
         table: `[context, action, reward]`.
-        share: 0 = met for free, 1 = no policy does better on all constraints together.
+        share: 0: met for free; 1: no policy goes further in the direction of each constraint's own maximum.
 
     Returns:
         `[constraint]` bounds.
     """
-    columns = _Columns.of(problem, table)
-    values = columns.gains.reshape(-1, *columns.objective.shape)
-    best = columns.objective.argmax(axis=1)
-    free = values[:, np.arange(len(best)), best].sum(axis=1)
+    programme = _Programme.of(problem, table)
+    contexts, actions = programme.objective.shape
+    values = programme.gains.reshape(-1, contexts, actions)
+    best = programme.objective.argmax(axis=1)
+    free = values[:, np.arange(contexts), best].sum(axis=1)
     room = values.max(axis=2).sum(axis=1) - free
-    contexts, actions = columns.objective.shape
-    sums = np.hstack([np.kron(np.eye(contexts), np.ones(actions)), np.zeros((contexts, 1))])
-    most = linprog(
+    sums = np.kron(np.eye(contexts), np.ones(actions))
+    most = linprog(  # over the policy and t: the largest t with gains @ pi >= free + t room
         np.append(np.zeros(contexts * actions), -1.0),
-        A_ub=np.hstack([-columns.gains, room[:, None]]),
+        A_ub=np.hstack([-programme.gains, room[:, None]]),
         b_ub=-free,
-        A_eq=sums,
+        A_eq=np.hstack([sums, np.zeros((contexts, 1))]),
         b_eq=np.ones(contexts),
-        bounds=(0, 1),
     )
     return free - share * most.fun * room

@@ -11,14 +11,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from recrl.rewards import RewardEngine, RewardSpec
+from recrl.rewards import RewardEngine, RewardSpec, declared_in
 from recrl.rewards.base import Reward
-from recrl.rewards.registry import _DECLARATION, _import_file, _import_module
 from recrl.rl.conflict import conflict_metrics
 
 from .answers import Answers
@@ -36,16 +34,13 @@ def declared(module: str) -> list[str]:
         RewardSpecError: no such module or file.
         BenchmarkError: it declares no reward.
     """
-    found: ModuleType = _import_file(module) if module.endswith(".py") else _import_module(module)
-    names = {
-        value: name for name, value in vars(found).items() if callable(value) and hasattr(value, _DECLARATION)
-    }
-    if not names:
+    uses = declared_in(module)
+    if not uses:
         raise BenchmarkError(
             f"--rewards {module}: nothing in it is declared with @reward; write "
             '`from recrl.rewards import reward` and `@reward("name", range=(low, high))` above a function'
         )
-    return [f"{module}:{name}" for name in names.values()]
+    return uses
 
 
 def score(

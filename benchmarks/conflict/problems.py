@@ -4,16 +4,15 @@
     T1  contextual bandits, 16 contexts and 12 arms: spread of the objective, correlation, number of
         constraints, tightness and scale of the objective, each varied from one base
     T2  KL-regularised bandit, whose prices are unique
-    T3  token-level toy recommender: up to 4 tokens out of 4, 341 sequences, 6 users, an autoregressive policy
-    T5  trouble: no feasible policy, an inactive constraint, missing rewards, ranks that hold unequal counts
+    T3  token-level toy recommender: up to 4 tokens out of 4, 341 sequences, 6 users, autoregressive policy
+    T5  trouble: no feasible policy, an inactive constraint, missing rewards, ranks that see unequal counts
 
-`suite` lists them by name. Their optima come from `oracles`, their training from `tabular`; T4 does not
-exist and T6, a transformer, is no table.
+`suite` lists them by name. Optima come from `oracles`, training from `tabular`. T4 does not exist; T6, a
+transformer, is no table.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,7 +27,11 @@ from .oracles import Oracle, attainable, find_oracle
 
 @dataclass(frozen=True, eq=False)
 class KnownProblem:
-    """A problem, its table of rewards and how every rule is trained on it: no rule gets settings of its own."""
+    """A problem, its table of rewards and how every rule is trained on it: no rule has settings of its own.
+
+    The units are declared near the spread that answers to one prompt have (T0, T1, T3: below it, which makes
+    the controller quick), so that the default duals fit all of the problems.
+    """
 
     name: str
     family: str
@@ -39,15 +42,16 @@ class KnownProblem:
     """Generation batches; each samples every context."""
     group_size: int
     rate: float
-    """Learning rate of plain gradient ascent on the logits, constant for half of the run, then linear to 0."""
+    """Learning rate of plain gradient ascent on the logits: constant for half of the run, then linear to 0."""
     choices: Tensor | None = None
-    """`[action, state, choice]` 0/1: the choices that spell an action, one a visited state; None: action = choice."""
+    """`[action, state, choice]` 0/1: how an action is spelled by one choice in each state on its way; None:
+    an action is one choice in the only state."""
     beta: float = 0.0
     """Weight of KL(pi || reference)."""
     reference: Tensor | None = None
-    """`[context, action]` log-probabilities of the reference, from which a policy starts; None: uniform choices."""
+    """`[context, action]` log-probabilities of the policy to start from and stay near; None: start uniform."""
     observed: tuple[float, ...] = (1.0,)
-    """Share of rewards that each of as many equal ranks gets to see; contexts are dealt to ranks anew each step."""
+    """Share of its rewards that each rank gets to see; contexts are dealt to the ranks anew each step."""
     duals: DualConfig = field(default_factory=DualConfig)
 
     @cached_property
@@ -81,14 +85,16 @@ def suite() -> dict[str, KnownProblem]:
 
 def _knapsack_table(scale: float = 1.0) -> Tensor:
     v = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
-    serve = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(20, 2)
-    return torch.stack([torch.stack([torch.zeros_like(v), v * scale], dim=1), 1 - serve], dim=2)
+    nothing = torch.zeros_like(v)
+    return torch.stack([nothing, 1 + nothing, scale * v, nothing], dim=1).unflatten(1, (2, 2))
 
 
 def knapsack(bound: float, scale: float = 1.0) -> KnownProblem:
-    """20 contexts, arms (r, g) = (0, 1) and (v_x, 0), v uniform, E[g] >= bound: serve g where v is low.
+    """20 contexts, arms (r, g) = (0, 1) and (v_x, 0), v uniform, E[g] >= bound: take g where v is low.
 
-    With `scale` both the reward and its declared range grow, so that nothing but the price may change.
+    Args:
+        bound: Of the constraint.
+        scale: Of the reward and of its declared range, so that nothing but the price may change with it.
     """
     ranges = {"r": (0.0, scale), "g": (0.0, 1.0)}
     problem = Problem.build("r", [f"g >= {bound} (mean, unit=0.25)"], ranges, weights={"r": 1.0, "g": 1.0})
@@ -96,24 +102,24 @@ def knapsack(bound: float, scale: float = 1.0) -> KnownProblem:
 
 
 def _bandit_table(correlation: float, constraints: int, equal_spread: bool, scale: float) -> Tensor:
-    """`[16, 12, 1 + constraints]`: uniform marginals, each constraint's correlation with the objective given."""
+    """`[16, 12, 1 + constraints]`: uniform marginals, correlation of each constraint with the objective."""
     generator = torch.Generator().manual_seed(7)
-    normals = torch.randn(16, 12, 5, generator=generator, dtype=torch.float64)  # 5: variants share what they can
+    # Drawn for four constraints whatever their number, so that variants differ in nothing else.
+    normals = torch.randn(16, 12, 5, generator=generator, dtype=torch.float64)
     own = math.sqrt(1 - correlation**2)
     mixed = correlation * normals[..., :1] + own * normals[..., 1 : 1 + constraints]
-    spread = torch.full((16, 1), 0.55) if equal_spread else torch.linspace(0.1, 1.0, 16)[:, None]
-    objective = torch.special.ndtr(normals[..., 0]) * spread.double() * scale
+    spread = torch.full((16,), 0.55) if equal_spread else torch.linspace(0.1, 1.0, 16)
+    objective = torch.special.ndtr(normals[..., 0]) * spread[:, None].double() * scale
     return torch.cat([objective[..., None], torch.special.ndtr(mixed)], dim=2)
 
 
-def _bandit_problem(table: Tensor, share: float, unit: float, scale: float) -> Problem:
+def _bandit_problem(table: Tensor, share: float, unit: float, scale: float = 1.0) -> Problem:
     names = [f"g{k}" for k in range(1, table.shape[2])]
     ranges = {"r": (0.0, scale), **dict.fromkeys(names, (0.0, 1.0))}
-    weights = dict.fromkeys(ranges, 1.0)
-    anywhere = Problem.build("r", [f"{name} >= 0 (mean)" for name in names], ranges)
-    bounds = attainable(anywhere, table, share)
+    lowest = Problem.build("r", [f"{name} >= 0 (mean)" for name in names], ranges)
+    bounds = attainable(lowest, table, share)
     texts = [f"{name} >= {bound:.3f} (mean, unit={unit})" for name, bound in zip(names, bounds, strict=True)]
-    return Problem.build("r", texts, ranges, scale / 4, weights)
+    return Problem.build("r", texts, ranges, scale / 4, weights=dict.fromkeys(ranges, 1.0))
 
 
 def bandit(
@@ -132,10 +138,10 @@ def bandit(
     Args:
         name: Of the problem.
         family: T1, or T5 for trouble on the same table.
-        equal_spread: Whether the objective's range is .55 in all contexts, else it grows from .1 to 1.
-        correlation: Of each constrained reward with the objective over the arms.
-        constraints: How many.
-        share: Bounds, as a share of what is attainable; see `oracles.attainable`.
+        equal_spread: Whether the objective spans .55 in all contexts; else from .1 in the first to 1.
+        correlation: Of each constrained reward with the objective over the arms, before the marginals.
+        constraints: How many, up to 4.
+        share: Tightness of the bounds, see `oracles.attainable`.
         scale: Of the objective and its declared range.
         observed: See `KnownProblem`.
     """
@@ -145,11 +151,15 @@ def bandit(
 
 
 def regularised_bandit(name: str, constraints: int) -> KnownProblem:
-    """The base bandit with a KL term to a reference that is not uniform: unique prices."""
+    """The base bandit with a KL term to a reference that is not uniform: unique prices.
+
+    Larger groups than elsewhere: near the reference the policy keeps its spread, so that the noise of the
+    sampled means reaches the prices, which are to be read to 3 %.
+    """
     table = _bandit_table(-0.5, constraints, False, 1.0)
-    problem = _bandit_problem(table, 0.5, 0.25, 1.0)
     generator = torch.Generator().manual_seed(11)
     reference = torch.randn(16, 12, generator=generator, dtype=torch.float64).log_softmax(dim=1)
+    problem = _bandit_problem(table, 0.5, 0.25)
     return KnownProblem(name, "T2", problem, table, 800, 64, 0.5, beta=0.1, reference=reference)
 
 
@@ -159,11 +169,11 @@ VOCABULARY, LONGEST, DISCOUNT = 4, 4, 0.8
 def sequences() -> list[tuple[int, ...]]:
     """All answers of up to `LONGEST` tokens, the empty one first."""
     lengths = range(LONGEST + 1)
-    return [s for length in lengths for s in itertools.product(range(VOCABULARY), repeat=length)]
+    return [answer for n in lengths for answer in itertools.product(range(VOCABULARY), repeat=n)]
 
 
-def _spelling(answers: Sequence[tuple[int, ...]]) -> Tensor:
-    """`[answer, state, choice]`: a state is a prefix that may go on, its choices the tokens and the end."""
+def _spelling(answers: list[tuple[int, ...]]) -> Tensor:
+    """`[answer, state, choice]`: a state is a prefix that may go on, its choices are the tokens and the end."""
     prefixes = {answer: k for k, answer in enumerate(a for a in answers if len(a) < LONGEST)}
     spelling = torch.zeros(len(answers), len(prefixes), VOCABULARY + 1, dtype=torch.float64)
     for row, answer in enumerate(answers):
@@ -175,11 +185,11 @@ def _spelling(answers: Sequence[tuple[int, ...]]) -> Tensor:
 
 
 def recommender() -> KnownProblem:
-    """Token-level toy recommender with an autoregressive policy.
+    """Token-level toy recommender with an autoregressive policy; each constraint is at odds with accuracy.
 
-    accuracy = sum_i 0.8^i acc[user, token_i], paid for repetitions too; div = distinct tokens / tokens and
-    rel = mean of rel[user, token_i], both 0 for an empty answer; len = tokens. Maximise accuracy with
-    E[div] >= .75, E[rel] >= .6, 2 <= E[len] <= 3: each is at odds with accuracy.
+    accuracy = sum_i 0.8^i acc[user, token_i], repetitions too; div = distinct tokens / tokens and rel = mean
+    of rel[user, token_i], both 0 for an empty answer; len = tokens. Maximise accuracy with E[div] >= .75,
+    E[rel] >= .6, 2 <= E[len] <= 3.
     """
     generator = torch.Generator().manual_seed(3)
     likes = torch.tensor([1.0, 0.8, 0.5, 0.2], dtype=torch.float64).expand(6, VOCABULARY)
@@ -187,6 +197,7 @@ def recommender() -> KnownProblem:
     noise = torch.rand(6, VOCABULARY, 2, generator=generator, dtype=torch.float64) - 0.5
     accuracy = (likes.gather(1, order) + 0.2 * noise[..., 0]).clamp(max=1.0)
     relevance = (1 - 0.45 * accuracy + 0.2 * noise[..., 1]).clamp(max=1.0)
+
     answers = sequences()
     table = torch.zeros(6, len(answers), 4, dtype=torch.float64)
     for row, answer in enumerate(answers[1:], start=1):
@@ -195,29 +206,29 @@ def recommender() -> KnownProblem:
         table[:, row, 1] = len(set(answer)) / len(answer)
         table[:, row, 2] = relevance[:, answer].mean(dim=1)
         table[:, row, 3] = len(answer)
+
     highest = (1 - DISCOUNT**LONGEST) / (1 - DISCOUNT)
-    ranges = {"accuracy": (0.0, highest), "div": (0.0, 1.0), "rel": (0.0, 1.0), "len": (0.0, 4.0)}
     problem = Problem.build(
         "accuracy",
         ["div >= 0.75 (mean, unit=0.2)", "rel >= 0.6 (mean, unit=0.1)", "len in [2, 3] (mean)"],
-        ranges,
+        {"accuracy": (0.0, highest), "div": (0.0, 1.0), "rel": (0.0, 1.0), "len": (0.0, LONGEST)},
         weights={"accuracy": 1.0, "div": 1.0, "rel": 1.0},
     )
-    return KnownProblem("T3", "T3", problem, table, 1000, 32, 0.5, choices=_spelling(answers))
+    return KnownProblem("T3", "T3", problem, table, 1500, 32, 0.4, choices=_spelling(answers))
 
 
 def infeasible() -> KnownProblem:
-    """The knapsack where both arms have to be the usual one: g and its opposite h at .8 each."""
+    """The knapsack with both g and its opposite h at .8: no policy can."""
     table = _knapsack_table()
     table = torch.cat([table, 1 - table[..., 1:]], dim=2)
     ranges = dict.fromkeys(("r", "g", "h"), (0.0, 1.0))
-    texts = ["g >= 0.8 (mean)", "h >= 0.8 (mean)"]
+    texts = ["g >= 0.8 (mean, unit=0.25)", "h >= 0.8 (mean, unit=0.25)"]
     problem = Problem.build("r", texts, ranges, weights=dict.fromkeys(ranges, 1.0))
-    return KnownProblem("T5 infeasible", "T5", problem, table, 400, 16, 0.5)
+    return KnownProblem("T5 infeasible", "T5", problem, table, 600, 16, 0.5)
 
 
 def inactive() -> KnownProblem:
     """The knapsack with an upper bound that the first policies break and the objective alone comes to meet."""
     ranges = {"r": (0.0, 1.0), "g": (0.0, 1.0)}
     problem = Problem.build("r", ["g <= 0.45 (mean, unit=0.25)"], ranges, weights={"r": 1.0, "g": -1.0})
-    return KnownProblem("T5 inactive", "T5", problem, _knapsack_table(), 400, 16, 0.5)
+    return KnownProblem("T5 inactive", "T5", problem, _knapsack_table(), 600, 16, 0.5)

@@ -84,7 +84,7 @@ def sections(records: Sequence[Record], lines: Mapping[str, Any], folder: Path) 
     text += [*details.infeasible(records), *details.prices(records)]
     text += details.trajectories(records, style, folder)
     text += [*details.fixed_multipliers(records, fixed, folder), *details.credit(records, by_tag, folder)]
-    return [*text, *details.cost(records)]
+    return [*text, *details.cost(records, folder)]
 
 
 def _setup(records: Sequence[Record]) -> list[str]:
@@ -188,7 +188,8 @@ def _losses(scored: Sequence[Record]) -> list[str]:
     nothing = (
         f"On no problem: no rule is above `{REFERENCE}` by more than the interval; it is always feasible."
     )
-    return [f"## Where {REFERENCE} loses", "", *(lines or [nothing]), ""]
+    note = "Each interval is one of 95 %: of many comparisons a few exclude 0 by chance."
+    return [f"## Where {REFERENCE} loses", "", note, "", *(lines or [nothing]), ""]
 
 
 def _by_problem(records: Sequence[Record], rules: Sequence[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """How far a policy is from the known optimum: certificate, violation, complementary slackness, score.
 
-All are computed from exact expectations. The certificate and the score cannot be gained by violating; both say 0
-distance only at the constrained optimum.
+All are computed from exact expectations. Violating gains nothing in the certificate or the score.
 """
 
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from recrl.rl.constraints import Problem
 
 from .oracles import Oracle
 
+# Violation, in raw units, that still counts as feasible.
 TOLERANCE = 0.01
-"""Violation, in raw units, that still counts as feasible."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +25,25 @@ class Score:
     feasible: bool
     """violation < `TOLERANCE`."""
     certificate: float | None
-    """G_L = J* - [J_R + sum_k lambda*_k slack_k] >= 0 for every policy."""
+    """G_L = J* - [J_R + sum_k lambda*_k slack_k], >= 0 for every policy and 0 at an optimum."""
     complementary: float | None
-    """sum_k lambda*_k |slack_k|: what is left of a price on a constraint that is not tight."""
+    """sum_k lambda*_k |slack_k|: priced constraints that are not tight. 0 with G_L = violation = 0: optimal."""
     score: float | None
     """(J_R - sum_k (lambda*_k + max(lambda*_k, u_R/u_k)) max(0, -slack_k)) / J*, at least 0.
 
-    An exact penalty: the first lambda*_k takes back all that a violation can gain, the rest makes it cost. So it is
-    at most 1, and 1 only at a feasible optimum.
+    An exact penalty: the first lambda*_k takes back what a violation can gain, the rest makes it cost. So it
+    is at most 1, and 1 only at a feasible optimum.
     """
 
 
 def score_policy(
     problem: Problem, oracle: Oracle | None, objective: float, slacks: NDArray[np.float64]
 ) -> Score:
-    """Score exact expectations.
+    """Score a policy by its exact expectations.
 
     Args:
         problem: Gives the units.
-        oracle: The optimum.
+        oracle: The optimum; None when no policy is feasible.
         objective: J_R, the KL term included where the problem has one.
         slacks: `[constraint]`, s_k (J_k - b_k), raw units.
     """

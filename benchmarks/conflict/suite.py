@@ -67,13 +67,18 @@ class Run:
 
 
 def plan(problems: Mapping[str, KnownProblem], rules: Sequence[str], seeds: int) -> list[Run]:
-    """Every rule on every table, seed by seed, so that a stopped benchmark is balanced."""
+    """Every rule on every table, seed by seed, so that a stopped benchmark is balanced; at last credit per
+    tag where an action has tags."""
     for rule in rules:
         try:
             find_rule(rule)
         except ValueError as error:
             raise BenchmarkError(f"--rules: {error}") from error
-    return [Run(name, rule, seed) for seed in range(seeds) for name in problems for rule in rules]
+    runs = [Run(name, rule, seed) for seed in range(seeds) for name in problems for rule in rules]
+    parted = [
+        name for name, known in problems.items() if known.prefixes is not None and "lagrangian" in rules
+    ]
+    return runs + [Run(name, "lagrangian", seed, "tag") for seed in range(seeds) for name in parted]
 
 
 def plan_transformer(seeds: int) -> list[Run]:
@@ -273,7 +278,7 @@ def _train_in_worker(run: Run) -> Record:
 
 def _train(problems: Mapping[str, KnownProblem], run: Run) -> Record:
     if run.problem != TRANSFORMER:
-        return train(problems[run.problem], run.rule, run.seed)
+        return train(problems[run.problem], run.rule, run.seed, run.credit)
     from . import transformer
 
     return transformer.train(run.rule, run.seed, multipliers=run.multipliers, credit=run.credit)

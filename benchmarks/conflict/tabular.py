@@ -21,69 +21,63 @@ TRACE_POINTS = 60
 
 
 class TabularPolicy:
-    """Softmax over the choices in each state; an action is the choices that spell it.
+    """Softmax over the choices in each state; an action is spelled by one choice in each state on its way.
 
     Args:
-        choices: `[action, state, choice]` 0/1; None when each action is one choice in one state.
-        contexts: How many tables.
-        actions: How many actions; the number of choices when `choices` is None.
+        known: Contexts, actions, their spelling and the reference to start from.
     """
 
-    def __init__(self, choices: Tensor | None, contexts: int, actions: int) -> None:
-        self.spelling = None if choices is None else choices.flatten(1)
-        states, width = (1, actions) if choices is None else choices.shape[1:]
+    def __init__(self, known: KnownProblem) -> None:
+        contexts, actions, _ = known.table.shape
+        self.spelling = None if known.choices is None else known.choices.flatten(1)
+        states, width = (1, actions) if known.choices is None else known.choices.shape[1:]
         self.logits = torch.zeros(contexts, states, width, dtype=torch.float64)
+        if known.reference is not None:
+            self.logits += known.reference[:, None, :]
 
     def log_probabilities(self) -> Tensor:
         """`[context, action]`."""
-        steps = self.logits.log_softmax(dim=2).flatten(1)
-        return steps if self.spelling is None else steps @ self.spelling.T
+        choices = self.logits.log_softmax(dim=2).flatten(1)
+        return choices if self.spelling is None else choices @ self.spelling.T
 
-    def ascend(self, weights: Tensor, rate: float) -> None:
-        """logits += rate * sum_a weights[context, a] * gradient of log pi(a | context)."""
-        chosen = weights if self.spelling is None else weights @ self.spelling
-        chosen = chosen.view_as(self.logits)
-        self.logits += rate * (chosen - chosen.sum(dim=2, keepdim=True) * self.logits.softmax(dim=2))
+    def gradient(self, weights: Tensor) -> Tensor:
+        """Gradient of `sum_a weights[context, a] log pi(a | context)` by the logits, of their shape."""
+        chosen = (weights if self.spelling is None else weights @ self.spelling).view_as(self.logits)
+        return chosen - chosen.sum(dim=2, keepdim=True) * self.logits.softmax(dim=2)
 
 
 class Run:
     """One rule on one problem, stepped batch by batch.
 
-    Each step samples a group for every context, steps the duals, applies the rule and ascends; the gradient of the
-    KL term is exact, so that only its coefficient depends on the rule. The random numbers of a seed are the
-    same for every rule.
+    Each step samples a group in every context, steps the duals, applies the rule and ascends the advantage-
+    weighted log-likelihood; of the KL term the gradient is exact, so that a rule decides on nothing but its
+    coefficient. The random numbers of a seed are the same for every rule.
 
     Checkpoint behaviour: `policy.logits`, `generator` and the state of `duals` are all that changes.
     """
 
     def __init__(self, known: KnownProblem, rule: Rule, seed: int) -> None:
-        self.known, self.rule = known, rule
-        contexts, actions, _ = known.table.shape
-        self.policy = TabularPolicy(known.choices, contexts, actions)
-        if known.reference is not None:
-            self.policy.logits = known.reference[:, None, :].clone()
+        self.known, self.rule, self.policy = known, rule, TabularPolicy(known)
         self.generator = torch.Generator().manual_seed(seed)
         self.duals = Duals(known.problem, known.duals, known.steps, rule.controller)
         self.rule_seconds = 0.0
+        self._contexts = torch.arange(len(known.table))[:, None]
         self._objective = objective_values(known.problem, known.table)
         self._values = constraint_values(known.problem, known.table)
-        constraints = known.problem.constraints
-        self._signs = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
-        bounds = [1.0 if c.kind == "gate" else c.bound for c in constraints]
-        self._bounds = torch.tensor(bounds, dtype=torch.float64)
 
     def step(self) -> None:
         """One generation batch."""
         known, t = self.known, self.duals.generation + 1
         log_pi = self.policy.log_probabilities()
         pi = log_pi.exp()
-        contexts, actions = pi.shape
-        draws = torch.rand(contexts, known.group_size, generator=self.generator, dtype=torch.float64)
+        draws = self._random(len(pi), known.group_size)
         cumulated = pi.cumsum(dim=1)
-        picked = torch.searchsorted(cumulated, draws * cumulated[:, -1:]).clamp(max=actions - 1)
-        rewards = known.table[torch.arange(contexts)[:, None], picked]
+        picked = torch.searchsorted(cumulated, draws * cumulated[:, -1:]).clamp(max=pi.shape[1] - 1)
+        rewards = known.table[self._contexts, picked]
         if known.observed != (1.0,):
-            rewards = self._hide(rewards)
+            dealt = torch.randperm(len(pi), generator=self.generator) % len(known.observed)
+            share = torch.tensor(known.observed, dtype=torch.float64)[dealt, None, None]
+            rewards = rewards.where(self._random(*rewards.shape) < share, torch.nan)
 
         start = time.perf_counter()
         self.duals.update(rewards.flatten(0, 1), known.group_size, generation=t)
@@ -93,18 +87,14 @@ class Run:
 
         weights = torch.zeros_like(pi).scatter_add_(1, picked, advantages.values / known.group_size)
         if known.reference is not None:
-            ratio = log_pi - known.reference
-            away = pi * (ratio - (pi * ratio).sum(dim=1, keepdim=True))
-            weights -= known.beta * advantages.kl_scale * away
-        self.policy.ascend(weights, known.rate * min(1.0, 2 * (1 - t / known.steps)))
+            apart = log_pi - known.reference
+            kl = (pi * apart).sum(dim=1, keepdim=True)
+            weights -= known.beta * advantages.kl_scale * pi * (apart - kl)
+        rate = known.rate * min(1.0, 2 * (1 - t / known.steps))
+        self.policy.logits += rate * self.policy.gradient(weights)
 
-    def _hide(self, rewards: Tensor) -> Tensor:
-        """NaN where the rank that a context was dealt to lost a reward."""
-        ranks = len(self.known.observed)
-        dealt = torch.randperm(len(rewards), generator=self.generator) % ranks
-        seen = torch.tensor(self.known.observed, dtype=torch.float64)[dealt]
-        draws = torch.rand(rewards.shape, generator=self.generator, dtype=torch.float64)
-        return rewards.where(draws < seen[:, None, None], torch.nan)
+    def _random(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64)
 
     def evaluate(self) -> tuple[float, Tensor]:
         """Exact objective, KL term included, and values `[constraint]` of the policy as it stands."""
@@ -114,10 +104,6 @@ class Run:
         if self.known.reference is not None:
             objective -= self.known.beta * (pi * (log_pi - self.known.reference)).sum(dim=1).mean()
         return objective.item(), (pi[..., None] * self._values).sum(dim=1).mean(dim=0)
-
-    def slacks(self, values: Tensor) -> Tensor:
-        """s_k (J_k - b_k), `[constraint]`; margins are not part of it."""
-        return self._signs * (values - self._bounds)
 
 
 def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
@@ -129,54 +115,54 @@ def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
         seed: Of all random numbers.
 
     Returns:
-        The record of the run, ready for JSON. Multipliers, prices and their trace are None for a rule without duals,
-        prices are the mean over the last fifth of the run.
+        The record of the run, ready for JSON, constraints by name. Prices are means over the last fifth of
+        the run. Multipliers, prices and the trace of prices are None per constraint for a rule without
+        duals, and so is what needs an optimum where there is none. `rule_seconds` is the time that rule and
+        duals took of `seconds`.
     """
-    rule = find_rule(rule) if isinstance(rule, str) else rule
-    run, names = Run(known, rule, seed), [c.name for c in known.problem.constraints]
-    start = time.perf_counter()
+    run = Run(known, find_rule(rule) if isinstance(rule, str) else rule, seed)
+    constraints, start = known.problem.constraints, time.perf_counter()
+    signs = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
+    bounds = torch.tensor([c.bound for c in constraints], dtype=torch.float64)
     traced = {round(k * (known.steps - 1) / (TRACE_POINTS - 1)) for k in range(TRACE_POINTS)}
-    trace: dict[str, Any] = {"step": [], "objective": [], "slacks": [], "prices": []}
-    late = torch.zeros(len(names), dtype=torch.float64)
-    last_fifth = known.steps - known.steps // 5
+    objectives, slacks, prices = [], [], []
     for t in range(known.steps):
         run.step()
-        if t >= last_fifth:
-            late += run.duals.prices / (known.steps - last_fifth)
+        prices.append(run.duals.prices)
         if t in traced:
             objective, values = run.evaluate()
-            trace["step"].append(t)
-            trace["objective"].append(objective)
-            trace["slacks"].append(run.slacks(values).tolist())
-            trace["prices"].append(run.duals.prices.tolist())
+            objectives.append(objective)
+            slacks.append(signs * (values - bounds))
     seconds = time.perf_counter() - start
 
-    def by_name(numbers: Tensor | Any) -> dict[str, Any]:
-        return dict(zip(names, numbers.tolist(), strict=True))
+    def by_name(numbers: Any) -> dict[str, Any]:
+        columns = [None] * len(constraints) if numbers is None else numbers.tolist()
+        return {c.name: column for c, column in zip(constraints, columns, strict=True)}
 
-    def column(rows: list[list[float]]) -> dict[str, Any]:
-        return {name: [row[k] for row in rows] for k, name in enumerate(names)}
-
-    objective, values = run.evaluate()
-    slacks = run.slacks(values)
-    result, oracle = score_policy(known.problem, known.oracle, objective, slacks.numpy()), known.oracle
-    silent = dict.fromkeys(names)
+    multipliers = late_prices = price_trace = None
+    if run.rule.uses_duals:
+        multipliers = run.duals.multipliers
+        late_prices = torch.stack(prices[-(known.steps // 5) :]).mean(dim=0)
+        price_trace = torch.stack([prices[t] for t in sorted(traced)]).T
+    objective, values = run.evaluate()  # the last step is traced too, so slacks[-1] are its slacks
+    oracle = known.oracle
+    result = score_policy(known.problem, oracle, objective, slacks[-1].numpy())
     return {
         "problem": known.name,
         "family": known.family,
-        "rule": rule.name,
+        "rule": run.rule.name,
         "seed": seed,
         "steps": known.steps,
         "objective": objective,
         "values": by_name(values),
-        "slacks": by_name(slacks),
-        "multipliers": by_name(run.duals.multipliers) if rule.uses_duals else silent,
-        "prices": by_name(late) if rule.uses_duals else silent,
-        "statuses": {name: run.duals.status(k) for k, name in enumerate(names)},
+        "slacks": by_name(slacks[-1]),
+        "multipliers": by_name(multipliers),
+        "prices": by_name(late_prices),
+        "statuses": {c.name: run.duals.status(k) for k, c in enumerate(constraints)},
         "oracle": {
             "objective": oracle.objective if oracle else None,
-            "prices": by_name(oracle.prices) if oracle else silent,
-            "intervals": by_name(oracle.intervals) if oracle else silent,
+            "prices": by_name(oracle.prices if oracle else None),
+            "intervals": by_name(oracle.intervals if oracle else None),
         },
         "certificate": result.certificate,
         "violation": result.violation,
@@ -185,9 +171,10 @@ def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
         "feasible": result.feasible,
         "seconds": seconds,
         "rule_seconds": run.rule_seconds,
-        "trace": trace
-        | {
-            "slacks": column(trace["slacks"]),
-            "prices": column(trace["prices"]) if rule.uses_duals else silent,
+        "trace": {
+            "step": sorted(traced),
+            "objective": objectives,
+            "slacks": by_name(torch.stack(slacks).T),
+            "prices": by_name(price_trace),
         },
     }

@@ -20,10 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from recrl.envs.catalog import Catalog, ParsedAnswer
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
-from recrl.rl.advantages import find_rule
 from recrl.rl.constraints import Problem, constraint_values
 from recrl.rl.duals import DualConfig, Duals
 from recrl.rl.prefix import continuation_logits, pack
+from recrl.rl.trainer import ConstrainedGRPOTrainer
 from recrl.rl.training import TrainConfig, make_trainer
 
 from .oracles import Oracle, find_oracle
@@ -93,6 +93,9 @@ class FixedDuals(Duals):
     def multipliers(self) -> Tensor:
         """`[constraint]`."""
         return self.fixed
+
+    def _infeasible(self, k: int) -> bool:
+        return False  # nobody tries to meet the constraint
 
 
 def start(seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -187,11 +190,7 @@ def train(
         trace = _Trace(trainer.duals, lambda: expectations(trainer.model, tokenizer, toy.table), steps)
         trainer.add_callback(trace)
         trainer.train()
-    seconds = time.perf_counter() - began
-    values, late = trace.points[-1][1], trainer.duals.prices
-    if trace.late:
-        late = torch.stack(trace.late).mean(dim=0)
-    return _record(aim, oracle, rule, seed, steps, credit, trainer.duals, values, late, trace, seconds)
+    return _record(trainer, oracle, seed, credit, trace, time.perf_counter() - began)
 
 
 class _Trace(TrainerCallback):
@@ -211,20 +210,11 @@ class _Trace(TrainerCallback):
 
 
 def _record(
-    aim: Problem,
-    oracle: Oracle,
-    rule: str,
-    seed: int,
-    steps: int,
-    credit: str,
-    duals: Duals,
-    values: Tensor,
-    prices: Tensor,
-    trace: _Trace,
-    seconds: float,
+    trainer: ConstrainedGRPOTrainer, oracle: Oracle, seed: int, credit: str, trace: _Trace, seconds: float
 ) -> dict[str, Any]:
+    aim, duals, rule = trainer.problem, trainer.duals, trainer.rule
     names = [c.name for c in aim.constraints]
-    uses_duals = find_rule(rule).uses_duals
+    values, prices = trace.points[-1][1], torch.stack(trace.late).mean(dim=0)
 
     def by_name(numbers: Any) -> dict[str, float]:
         return dict(zip(names, (float(number) for number in numbers), strict=True))
@@ -240,15 +230,15 @@ def _record(
     return {
         "problem": "T6",
         "family": "T6",
-        "rule": "fixed multipliers" if fixed else rule,
+        "rule": "fixed multipliers" if fixed else rule.name,
         "seed": seed,
-        "steps": steps,
+        "steps": trace.steps,
         "credit": credit,
         "objective": values[0].item(),
         "values": by_name(constraint_values(aim, values[None])[0]),
         "slacks": by_name(slacks(values)),
-        "multipliers": by_name(duals.multipliers) if uses_duals else dict.fromkeys(names),
-        "prices": by_name(prices) if uses_duals else dict.fromkeys(names),
+        "multipliers": by_name(duals.multipliers) if rule.uses_duals else dict.fromkeys(names),
+        "prices": by_name(prices) if rule.uses_duals else dict.fromkeys(names),
         "statuses": {name: duals.status(k) for k, name in enumerate(names)},
         "oracle": {
             "objective": oracle.objective,
@@ -263,13 +253,13 @@ def _record(
         "score": result.score,
         "feasible": result.feasible,
         "seconds": seconds,
-        "rule_seconds": None,
+        "rule_seconds": trainer.seconds["optimiser"],
         "trace": {
             "step": [point[0] for point in trace.points],
             "objective": [point[1][0].item() for point in trace.points],
             "slacks": {name: [row[k] for row in series] for k, name in enumerate(names)},
             "prices": {
-                name: [point[2][k].item() for point in trace.points] if uses_duals else None
+                name: [point[2][k].item() for point in trace.points] if rule.uses_duals else None
                 for k, name in enumerate(names)
             },
         },
@@ -295,10 +285,10 @@ def _answer_logits(
     table = torch.full((len(_ROW), LONGEST), tokenizer.pad_token_id)
     mask = torch.zeros(len(_ROW), LONGEST, dtype=torch.long)
     for answer, row in _ROW.items():
-        ids = [tags[tag][0] for tag in answer]
+        tokens = [tags[tag][0] for tag in answer]
         if len(answer) < LONGEST:
-            ids.append(tokenizer.eos_token_id)
-        table[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+            tokens.append(tokenizer.eos_token_id)
+        table[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
     asked: Any = tokenizer.apply_chat_template(
         [row["prompt"] for row in _rows()],
         add_generation_prompt=True,

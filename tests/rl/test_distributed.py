@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,10 @@ ACCELERATE = {
 }
 
 
-PORTS = {"one": 0, "ddp": 29611, "deepspeed": 29612}
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def launch(output: Path, kind: str) -> Path:
@@ -44,7 +48,7 @@ def launch(output: Path, kind: str) -> Path:
             "--config_file",
             str(config),
             "--main_process_port",
-            str(PORTS[kind]),
+            str(free_port()),
         ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(

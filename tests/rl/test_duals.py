@@ -188,9 +188,8 @@ def trade_off(seed=0, groups=6, size=8):
     g = -0.5 * r + 0.05 * generator.uniform(-1, 1, r.shape)
     h = 0.3 * g + 0.05 * generator.uniform(-1, 1, r.shape)
     prompt = generator.uniform(-0.2, 0.2, (groups, 1))  # alone, it would make all of them go together
-    return torch.tensor(np.stack([0.5 + prompt + r, 0.4 + prompt + g, 0.4 + prompt + h], axis=-1)).flatten(
-        0, 1
-    )
+    rewards = np.stack([prompt + r, prompt + g, prompt + h], axis=-1)
+    return torch.tensor(rewards - rewards.mean(axis=(0, 1)) + [0.5, 0.4, 0.4]).flatten(0, 1)
 
 
 def within_correlation(rewards, i, j, size=8):
@@ -241,6 +240,26 @@ def test_competing_names_what_pulls_the_other_way_within_groups_worst_first():
     )
     assert f"bound of 0.8. It fights {row.competing[0][0]} (correlation {row.competing[0][1]:+.2f}), " in text
     assert text.endswith(f"Relax it to {row.attained:.4g} or less demanding, or relax what it fights")
+
+
+def test_correlations_are_of_recent_batches_and_survive_a_resume():
+    whole, first = (make("g >= 0.8 (mean, unit=0.1)", ranges=THREE, steps=100) for _ in range(2))
+    for t in range(100):
+        whole.update(trade_off(seed=t), 8, generation=t)
+        if t < 97:
+            first.update(trade_off(seed=t), 8, generation=t)
+    resumed = make("g >= 0.8 (mean, unit=0.1)", ranges=THREE, steps=100)
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for t in range(97, 100):
+        resumed.update(trade_off(seed=t), 8, generation=t)
+    assert resumed.report() == whole.report()
+    ((_, found),) = whole.report()[0].competing
+    covariance, weights = np.zeros((2, 2)), 0.9 ** np.arange(100)[::-1]
+    for t, weight in enumerate(weights):
+        columns = trade_off(seed=t).numpy().reshape(6, 8, 3)[..., :2]
+        deviations = (columns - columns.mean(axis=1, keepdims=True)).reshape(-1, 2)
+        covariance += weight * deviations.T @ deviations
+    assert found == pytest.approx(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
 def test_what_goes_along_or_has_no_price_does_not_compete():
@@ -508,6 +527,16 @@ def test_a_run_resumed_in_the_middle_of_a_schedule_equals_the_uninterrupted_one(
     assert resumed.report() == whole.report()
     with pytest.raises(ValueError, match="another problem"):
         make(texts[0].replace("over 12", "over 13"), texts[1]).load_state_dict(first.state_dict())
+
+
+def test_a_schedule_that_has_passed_what_can_be_reached_is_suspected():
+    duals = make("g >= 0.3 -> 0.9 over 30 (mean, unit=0.05)", steps=100)
+    statuses = []
+    for t in range(60):
+        duals.update(batch([0.45, 0.55]), 2, generation=t)  # met until the tenth generation
+        statuses.append(duals.status(0))
+    assert statuses[5] == "slack"
+    assert statuses[-1] == "infeasible_suspected"
 
 
 def test_a_bound_that_moves_away_as_fast_as_the_mean_follows_is_judged_by_where_it_stands():
