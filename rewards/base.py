@@ -24,7 +24,9 @@ from pydantic import BaseModel, Field
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
 
-Per = Literal["sample", "group", "tag"]
+# Judged on the first tags of an answer too.
+PER_TAG = ("tag", "tag_mean")
+Per = Literal["sample", "group", "tag", "tag_mean"]
 
 RANGE_TOLERANCE = 1e-6  # rounding of a float32 sum, not a licence to leave the range
 EXCERPT = 160  # characters of a completion shown in an error
@@ -57,7 +59,8 @@ class Reward:
     per: Per = "sample"
     """``group``: called once per group of completions of one prompt, and so may compare them. ``tag``: reads
     ``answers``, and the first tags of an answer have a score of their own, so that a tag can get the credit
-    for what it adds; a judgement of the whole list is ``sample``."""
+    for what it adds; a judgement of the whole list is ``sample``. ``tag_mean``: like ``tag``, for a mean over
+    the list: its first p tags count for p / ``slots`` of it."""
     unit: float | None = None
     """What counts as one step of this reward, to weigh it against others; None leaves it to the optimiser."""
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from .base import (
+    PER_TAG,
     Completion,
     Reward,
     RewardError,
@@ -151,14 +152,14 @@ class RewardEngine:
         columns: Mapping[str, Sequence[Any]],
         lengths: int,
     ) -> np.ndarray:
-        """What the rewards with ``per="tag"`` give to the first 0, 1, 2, ... tags of every answer.
+        """What the rewards of ``PER_TAG`` give to the first 0, 1, 2, ... tags of every answer.
 
         Args:
             prompts: N prompts.
             completions: N completions.
             columns: dataset columns, N entries each.
             lengths: P, how many lengths to score: 0 .. P - 1 tags, a length past the end being the whole
-            answer.
+                answer.
 
         Returns:
             ``[N, P, K]`` float32; 0 for other rewards and where a reward is missing.
@@ -179,8 +180,11 @@ class RewardEngine:
             resources=self.resources,
         )
         for k, call in enumerate(self._calls):
-            if call.reward.per == "tag":
+            if call.reward.per in PER_TAG:
                 running[samples, sizes, k] = np.nan_to_num(self._run(call, batch))
+            if call.reward.per == "tag_mean":
+                # A mean over p tags is noisier than their share of the whole answer's, which is what counts.
+                running[samples, sizes, k] *= np.minimum(1.0, sizes / self.resources["slots"])
         for i, answer in enumerate(answers):
             running[i, len(answer.slots) + 1 :] = running[i, min(len(answer.slots), lengths - 1)]
         return running
@@ -274,8 +278,7 @@ class _Call:
 
     @property
     def is_async(self) -> bool:
-        function = self.function
-        return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+        return _is_async(self.function)
 
     def spans(self, batch: _Batch) -> list[range]:
         """The rows of each call: every group by itself, or the batch at once."""
@@ -288,6 +291,10 @@ class _Call:
         arguments = {name: values[rows.start : rows.stop] for name, values in columns.items()}
         wanted = batch.resources if self.takes_everything else self.resources
         return {**arguments, **{name: batch.resources[name] for name in wanted}, **self.params}
+
+
+def _is_async(function: RewardFunction) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _bind(
@@ -326,13 +333,20 @@ def _bind(
                 f"{', '.join(sorted(resources)) or 'none'}. {fix}"
             )
     wanted = [name for name in named if name not in params]
-    if reward.per == "tag" and (
+    if reward.per == "tag_mean" and "slots" not in resources:
+        raise RewardSpecError(f"reward {reward.name!r}: per='tag_mean' needs the resource 'slots'; pass it")
+    if reward.per in PER_TAG and (
         "answers" not in wanted or not {"completions", "completion_ids"}.isdisjoint(wanted)
     ):
         raise RewardSpecError(
-            f"reward {reward.name!r}: per='tag' needs a function that reads the parsed 'answers' and neither "
-            f"completions nor completion_ids, since it is called on the first tags of an answer; it reads: "
-            f"{', '.join(wanted)}. Use per='sample'"
+            f"reward {reward.name!r}: per={reward.per!r} needs a function that reads the parsed 'answers' "
+            "and neither completions nor completion_ids, since it is called on the first tags of an answer; "
+            f"it reads: {', '.join(wanted)}. Use per='sample'"
+        )
+    if reward.per in PER_TAG and _is_async(function):
+        raise RewardSpecError(
+            f"reward {reward.name!r}: per={reward.per!r} would call an async function once for each tag of "
+            "an answer; make it a plain function, or use per='sample'"
         )
     return _Call(
         reward,

@@ -4,8 +4,8 @@ accuracy       ``recall``
 what is shown  ``novelty``, ``diversity``, ``alignment``
 how it reads   ``length``, ``validity``, ``duplicates``
 
-``recall``, ``novelty``, ``validity`` and ``duplicates`` add up over the tags and can be credited to each;
-``diversity``, ``alignment`` and ``length`` judge the whole list.
+``recall`` adds up over the tags, ``novelty``, ``validity`` and ``duplicates`` are means over them: all four
+can be credited to each tag. ``diversity``, ``alignment`` and ``length`` judge the whole list.
 
 All read ``answers``, the parsed completions: an answer is a list of slots, each a tag id or invalid.
 ``slots`` = K is the list length that was asked for. P^K, the shown tags, are the distinct valid tags among
@@ -38,7 +38,7 @@ def recall(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> lis
     return scores
 
 
-@reward("novelty", range=(0, 1), per="tag")
+@reward("novelty", range=(0, 1), per="tag_mean")
 def novelty(answers: list[ParsedAnswer], lookback: list[TagSet], slots: int) -> list[float]:
     """Novelty exposure: ``|P^K \\ L| / |P^K|``, L = the tags bought in the look-back weeks.
 
@@ -103,13 +103,13 @@ def length(answers: list[ParsedAnswer], slots: int) -> list[float]:
     return [max(0.0, 1 - abs(len(answer.slots) - slots) / slots) for answer in answers]
 
 
-@reward("validity", range=(0, 1), per="tag")
+@reward("validity", range=(0, 1), per="tag_mean")
 def validity(answers: list[ParsedAnswer]) -> list[float]:
     """Share of all slots that name a tag of the catalogue; 0 for an empty answer."""
     return [1 - answer.invalid / len(answer.slots) if answer.slots else 0.0 for answer in answers]
 
 
-@reward("duplicates", range=(0, 1), per="tag")
+@reward("duplicates", range=(0, 1), per="tag_mean")
 def duplicates(answers: list[ParsedAnswer]) -> list[float]:
     """Share of all slots that repeat an earlier valid tag; 0 for an empty answer. Lower is better."""
     return [answer.duplicates / len(answer.slots) if answer.slots else 0.0 for answer in answers]

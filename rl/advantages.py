@@ -46,8 +46,7 @@ class AdvantageBatch:
         multipliers: lam_k, `[constraint]`; 0 for gates.
         units: u_R and u_k, from `Duals.units`.
         running: For credit per tag: `[group, sample, position, reward]`, what each reward gives to the
-        answer's
-            first `position` tags; 0 for a reward that only judges whole answers.
+            answer's first `position` tags; 0 for a reward that only judges whole answers.
         tokens: With `running`: `[group, sample, position]`, number of tokens written after `position` tags
             and before the next one was complete.
 
@@ -67,6 +66,11 @@ class AdvantageBatch:
         if self.rewards.ndim != 3 or self.rewards.shape[-1] != len(names):
             shape = tuple(self.rewards.shape)
             raise ValueError(f"rewards have shape {shape}; give [group, sample, column] with columns {names}")
+        if not len(self.rewards):
+            shape = tuple(self.rewards.shape)
+            raise ValueError(
+                f"rewards have shape {shape}: no group at all; give the samples of one or more prompts"
+            )
         if self.rewards.shape[1] < 2:
             raise ValueError("num_generations=1 leaves nothing to compare a sample with; set it to 2 or more")
         if self.multipliers.shape != (len(constraints),):
@@ -151,8 +155,8 @@ def lagrangian(batch: AdvantageBatch) -> Advantages:
     over present values is what the bound is about.
 
     Credit per tag: the tokens of a tag get `r_j - (r_j of the tags before it)` in place of r_j. What is taken
-    off does not depend on the tag, so the gradient keeps its mean; its variance falls, because a tag no
-    longer answers for the tags before it. D is then the rms over tokens.
+    off does not depend on the tag, so the gradient keeps its mean, while a tag no longer answers for the
+    tags before it. D is then the rms over tokens.
     """
     return _lagrangian(batch)
 
@@ -181,7 +185,9 @@ def scalarized_reward(batch: AdvantageBatch) -> Advantages:
 
     Source: the naive variant of Constrained GRPO, arXiv 2602.05863.
     """
-    return Advantages(z_scores((_components(batch) * _pulls(batch)).nansum(dim=-1)).to(batch.rewards))
+    values = _components(batch)
+    summed = (values * _pulls(batch)).nansum(dim=-1).masked_fill(values.isnan().all(dim=-1), torch.nan)
+    return Advantages(z_scores(summed).to(batch.rewards))
 
 
 @rule("scalarized_advantage", uses_duals=True)
@@ -268,12 +274,20 @@ def gate(batch: AdvantageBatch) -> Advantages:
     Source: constrained reward shaping of RecGPT-V2, arXiv 2512.14503.
     """
     rewards, problem = batch.rewards.detach().cpu(), batch.problem
+    lowest = problem.ranges[problem.objective][0]
+    if lowest < 0:
+        raise ValueError(
+            f"rule gate: a violation sets the objective to 0, which beats negative values of "
+            f"{problem.objective} (range from {lowest:g}); let it start at 0, or use another rule"
+        )
     met = torch.ones(rewards.shape[:2], dtype=torch.bool)
     for constraint, value in zip(
         problem.constraints, constraint_values(problem, rewards).unbind(dim=-1), strict=True
     ):
         if constraint.kind == "mean":
-            met &= ~(constraint.sign * value < constraint.sign * constraint.bound)
+            # Compared in the rewards' own precision, as in `constraint_values`.
+            value = value.to(rewards.dtype)
+            met &= ~(value < constraint.bound if constraint.sign > 0 else value > constraint.bound)
         else:
             met &= ~(value < 1)
     return Advantages(z_scores(objective_values(problem, rewards) * met).to(batch.rewards))
@@ -294,10 +308,12 @@ def tchebycheff(batch: AdvantageBatch) -> Advantages:
     signs = torch.cat([torch.ones(1, dtype=torch.float64), _signs(problem)])
     units = torch.cat([torch.tensor([batch.units.objective], dtype=torch.float64), batch.units.constraints])
     goals = [problem.ranges[problem.objective][1], *(c.bound for c in problem.constraints)]
-    distance = signs * (components.flatten(0, 1).nanmean(dim=0) - torch.tensor(goals)) / units
+    distance = (
+        signs * (components.flatten(0, 1).nanmean(dim=0) - torch.tensor(goals, dtype=torch.float64)) / units
+    )
     # A gate is part of the objective already; a value that nobody has pulls nowhere.
     counts = torch.tensor([True, *(c.kind != "gate" for c in problem.constraints)]) & distance.isfinite()
-    weights = (-distance / _SMOOTHING).masked_fill(~counts, -torch.inf).softmax(dim=0)
+    weights = (-distance / _SMOOTHING).masked_fill(~counts, -torch.inf).softmax(dim=0).nan_to_num()
     return _divided(batch, signs * weights / units)
 
 
@@ -364,6 +380,7 @@ def _weighted(batch: AdvantageBatch) -> tuple[Tensor, Tensor]:
     """Rewards `[group, sample, reward]` float64 on the CPU, and their weights `[reward]`."""
     names, weights = batch.problem.names, batch.problem.sum_weights
     rewards = batch.rewards[..., : len(names)].detach().cpu().double()
+    rewards = rewards.where(rewards.isfinite(), torch.nan)
     return rewards, torch.tensor([weights.get(name, 0.0) for name in names], dtype=torch.float64)
 
 

@@ -104,7 +104,9 @@ class Constraint:
             unit is not None and not 0 < unit < math.inf, f"{unit=} must be positive; drop it for the default"
         )
         refuse(self.kind == "gate" and (self.margin, unit) != (0, None), "a gate has no margin and no unit")
-        refuse((self.start is None) != (self.over < 1), f"a schedule needs its start and {self.over=} >= 1")
+        refuse(
+            (self.start is None) != (self.over < 1), f"a schedule needs its start and over={self.over} >= 1"
+        )
         refuse(
             self.kind == "gate" and not (self.start is None and self.segment is None),
             "a gate holds for every answer at all times; drop the schedule and the segment",
@@ -251,9 +253,10 @@ class Problem:
         levels = [constraint.cut]
         if constraint.kind != "rate":
             levels = [constraint.cut if constraint.start is None else constraint.start, constraint.target]
-        if not low <= min(levels) <= max(levels) <= high:
+        outside = [level for level in levels if not low <= level <= high]
+        if outside:
             raise ValueError(
-                f"constraint {constraint.name!r}: {levels[-1]:g} is outside [{low:g}, {high:g}], the "
+                f"constraint {constraint.name!r}: {outside[-1]:g} is outside [{low:g}, {high:g}], the "
                 f"range of {constraint.reward}; change the bound, the margin, or the declared range"
             )
         lowest = self.ranges[self.objective][0]
@@ -314,7 +317,7 @@ class Problem:
         rows = sorted(
             [c.key, float(c.bound), float(c.margin), unit, str(c.start), c.over] for c, unit in parts
         )
-        weights = sorted((name, float(weight)) for name, weight in self.weights.items())
+        weights = sorted((name, float(weight)) for name, weight in self.weights.items() if weight)
         spec = [self.objective, float(objective_unit), rows, weights]
         return hashlib.sha256(json.dumps(spec).encode()).hexdigest()
 

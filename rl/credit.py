@@ -28,7 +28,8 @@ def tag_positions(pieces: Sequence[str]) -> list[int]:
         line += piece
         ended = line.splitlines(keepends=True)
         line = ended.pop() if ended and ended[-1].splitlines()[0] == ended[-1] else ""
-        complete += sum(bool(text.strip()) for text in ended)
+        # Fragments of a character decode to U+FFFD; joined, they may be a space.
+        complete += sum(bool(text.replace("\ufffd", "").strip()) for text in ended)
     return positions
 
 

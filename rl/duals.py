@@ -146,9 +146,8 @@ class Duals:
         self.calibration = UnitCalibration(problem, config.calibration_batches)
         self._sign = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
         self._is_dual = torch.tensor([c.kind != "gate" for c in constraints], dtype=torch.bool)
-        self._integral = torch.zeros_like(self._sign)
-        if controller == "log":
-            self._integral[self._is_dual] = _LOG_START
+        self._start = self._is_dual * (_LOG_START if controller == "log" else 0.0)
+        self._integral = self._start.double()
         self._smoothed = torch.zeros_like(self._sign)
         self._count = torch.zeros_like(self._sign)
         self._mean = torch.full_like(self._sign, torch.nan)
@@ -162,6 +161,11 @@ class Duals:
         """Begin at these multipliers, `[constraint]` in normalised units, before the first step."""
         if self.step:
             raise ValueError(f"the multipliers were stepped {self.step} times already; start before training")
+        if multipliers.shape != self._integral.shape or not multipliers.isfinite().all():
+            raise ValueError(
+                f"multipliers to start from are {multipliers.tolist()}; give one finite number for each of "
+                f"{len(self._integral)} constraints"
+            )
         self._integral = multipliers.double().clamp(0.0, self.config.lam_max).where(self._is_dual, 0.0)
 
     def update(self, rewards: Tensor, group_size: int, generation: int) -> bool:
@@ -354,7 +358,9 @@ class Duals:
             return [state[field][saved[c.key]] if c.key in saved else default for c in constraints]
 
         self.step, self.generation = state["step"], state["generation"]
-        self._integral, self._smoothed = _from_hex(pick("I", zero)), _from_hex(pick("xi", zero))
+        kept = torch.tensor([c.key in saved for c in constraints], dtype=torch.bool)
+        self._integral = _from_hex(pick("I", zero)).where(kept, self._start.double())
+        self._smoothed = _from_hex(pick("xi", zero))
         self._count, self._mean = _from_hex(pick("count", zero)), _from_hex(pick("mean", "nan"))
         self._observed = torch.tensor(pick("observed", False), dtype=torch.bool)
         self._means = [deque(maxlen=self.window) for _ in constraints]

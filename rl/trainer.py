@@ -32,6 +32,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from ..rewards import RewardEngine, RewardError
+from ..rewards.base import PER_TAG
 from .advantages import RULES, AdvantageBatch, find_rule
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
 from .constraints import Problem, objective_values, segment_indicators
@@ -70,11 +71,9 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         rule: Name of the advantage rule, see :mod:`recrl.rl.advantages`.
         duals: Settings of the multipliers.
         credit: ``tag`` gives the tokens of each tag an advantage of their own, from the rewards that are
-        declared
-            ``per="tag"``; ``sequence`` gives every token of an answer the same.
+            declared ``per="tag"`` or ``per="tag_mean"``; ``sequence`` gives every token of an answer the same.
         gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
-        many
-            generation batches, at the cost of one more forward pass; 0 = never.
+            many generation batches, at the cost of one more forward pass; 0 = never.
         share_prefix: Read each prompt once per group in the loss.
         args: TRL's arguments.
 
@@ -112,11 +111,14 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
                 f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal"
             )
         _check_groups(args)
+        _check_prompts(args, train_dataset)
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)
         self.credit = credit
         self.gradient_conflict_every = gradient_conflict_every
+        if credit not in ("sequence", "tag"):
+            raise ValueError(f"{credit=} is unknown; use 'sequence' or 'tag'")
         if credit == "tag":
             _check_credit(engine, problem, rule)
         _check_segments(problem, train_dataset)
@@ -411,7 +413,7 @@ def _check_credit(engine: RewardEngine, problem: Problem, rule: str) -> None:
             f"credit=tag does not work with rule {rule!r}; use credit=sequence, or one of {able}"
         )
     used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
-    if not any(reward.per == "tag" for reward in engine.rewards if reward.name in used):
+    if not any(reward.per in PER_TAG for reward in engine.rewards if reward.name in used):
         raise ValueError(
             f"credit=tag: none of {sorted(used)} is declared per='tag', so nothing could be credited to a tag; "
             "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"
@@ -444,4 +446,15 @@ def _check_groups(args: GRPOConfig) -> None:
             f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
             f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
             f"so that the product is {nearest}"
+        )
+
+
+def _check_prompts(args: GRPOConfig, data: Dataset) -> None:
+    assert args.generation_batch_size is not None, "GRPOConfig fills it in"
+    assert args.num_generations is not None, "GRPOConfig has a default"
+    needed = args.generation_batch_size // args.num_generations
+    if len(data) < needed:
+        raise ValueError(
+            f"{len(data)} training prompts do not fill one generation batch of {needed}, so nothing would be "
+            "trained; give more prompts, or take fewer at a time"
         )

@@ -29,7 +29,7 @@ class Oracle:
 
     Args:
         objective: J*, KL term included.
-        prices: lambda*_k, `[constraint]`, raw units, >= 0: what J* gains per unit by which bound k is relaxed.
+        prices: lambda*_k, `[constraint]`, raw units, >= 0: what J* gains when bound k is relaxed, per unit.
         intervals: Lowest and highest optimal price, `[constraint, 2]`; they differ where J*(b) has a kink.
         policy: `[context, action]` probabilities that attain it.
     """
@@ -114,6 +114,8 @@ def entropic_oracle(problem: Problem, table: Tensor, beta: float, reference: Arr
     J* = min over lam >= 0 of g,      pi* ~ ref exp((R + sum_k lam*_k s_k r_k) / beta)
     """
     programme = _Programme.of(problem, table)
+    if not programme.solve(programme.bounds).success:
+        return None  # g would have no minimum
     contexts, count = len(table), len(programme.bounds)
     gains = programme.gains.reshape(-1, *programme.objective.shape) * contexts
 
@@ -130,14 +132,12 @@ def entropic_oracle(problem: Problem, table: Tensor, beta: float, reference: Arr
     solved = minimize(
         dual, np.full(count, 0.1), jac=True, bounds=[(0, None)] * count, method="L-BFGS-B", options=precise
     )
-    policy, _ = tilted(solved.x)
-    if np.any(programme.gains @ policy.ravel() < programme.bounds - 1e-5):
-        return None  # g has no minimum: prices ran off without ever meeting the bounds
-    return Oracle(float(solved.fun), solved.x, np.stack([solved.x, solved.x], axis=1), policy)
+    intervals = np.stack([solved.x, solved.x], axis=1)
+    return Oracle(float(solved.fun), solved.x, intervals, tilted(solved.x)[0])
 
 
 def attainable(problem: Problem, table: Tensor, share: float) -> Array:
-    """Bounds at a share of the way from what the unconstrained optimum has to the most that can be had at once.
+    """Bounds at a share of the way from the unconstrained optimum's values to the most that go together.
 
     Args:
         problem: Its constraints name the values; all are lower bounds, whose level plays no part.

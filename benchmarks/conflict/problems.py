@@ -42,14 +42,14 @@ class KnownProblem:
     """Generation batches; each samples every context."""
     group_size: int
     rate: float
-    """Learning rate of plain gradient ascent on the logits: constant for half of the run, then linear to 0."""
+    """Learning rate of plain gradient ascent on the logits: constant for half of the run, then down to 0."""
     choices: Tensor | None = None
     """`[action, state, choice]` 0/1: how an action is spelled by one choice in each state on its way; None:
     an action is one choice in the only state."""
     beta: float = 0.0
     """Weight of KL(pi || reference)."""
     reference: Tensor | None = None
-    """`[context, action]` log-probabilities of the policy to start from and stay near; None: start uniform."""
+    """`[context, action]` log-probabilities of the policy to start from and stay near; None: starts even."""
     observed: tuple[float, ...] = (1.0,)
     """Share of its rewards that each rank gets to see; contexts are dealt to the ranks anew each step."""
     duals: DualConfig = field(default_factory=DualConfig)
@@ -173,7 +173,7 @@ def sequences() -> list[tuple[int, ...]]:
 
 
 def _spelling(answers: list[tuple[int, ...]]) -> Tensor:
-    """`[answer, state, choice]`: a state is a prefix that may go on, its choices are the tokens and the end."""
+    """`[answer, state, choice]`: a state is a prefix that may go on, its choices are tokens and the end."""
     prefixes = {answer: k for k, answer in enumerate(a for a in answers if len(a) < LONGEST)}
     spelling = torch.zeros(len(answers), len(prefixes), VOCABULARY + 1, dtype=torch.float64)
     for row, answer in enumerate(answers):
@@ -222,13 +222,13 @@ def infeasible() -> KnownProblem:
     table = _knapsack_table()
     table = torch.cat([table, 1 - table[..., 1:]], dim=2)
     ranges = dict.fromkeys(("r", "g", "h"), (0.0, 1.0))
-    texts = ["g >= 0.8 (mean, unit=0.25)", "h >= 0.8 (mean, unit=0.25)"]
+    texts = ["g >= 0.8 (mean)", "h >= 0.8 (mean)"]
     problem = Problem.build("r", texts, ranges, weights=dict.fromkeys(ranges, 1.0))
     return KnownProblem("T5 infeasible", "T5", problem, table, 600, 16, 0.5)
 
 
 def inactive() -> KnownProblem:
-    """The knapsack with an upper bound that the first policies break and the objective alone comes to meet."""
+    """The knapsack with an upper bound that the first policies break and the objective comes to meet."""
     ranges = {"r": (0.0, 1.0), "g": (0.0, 1.0)}
     problem = Problem.build("r", ["g <= 0.45 (mean, unit=0.25)"], ranges, weights={"r": 1.0, "g": -1.0})
     return KnownProblem("T5 inactive", "T5", problem, _knapsack_table(), 600, 16, 0.5)

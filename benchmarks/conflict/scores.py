@@ -27,7 +27,7 @@ class Score:
     certificate: float | None
     """G_L = J* - [J_R + sum_k lambda*_k slack_k], >= 0 for every policy and 0 at an optimum."""
     complementary: float | None
-    """sum_k lambda*_k |slack_k|: priced constraints that are not tight. 0 with G_L = violation = 0: optimal."""
+    """sum_k lambda*_k |slack_k|: priced constraints that are not tight."""
     score: float | None
     """(J_R - sum_k (lambda*_k + max(lambda*_k, u_R/u_k)) max(0, -slack_k)) / J*, at least 0.
 

@@ -34,6 +34,7 @@ CATALOG = Catalog(["bread", "cheese", "fruit", "tea"])
 USERS = ("Ada", "Ben", "Cleo", "Dan", "Eve", "Finn")
 GRID = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Fixed multipliers of each constraint; the grid holds every combination."""
+_MEANS = ("div", "rel")
 _ROW = {answer: row for row, answer in enumerate(sequences())}
 _STEPS, _GROUP, _RATE = 200, 16, 5e-3
 # A transformer answers to a price with a delay that a table does not have; more damping than the default.
@@ -153,13 +154,18 @@ def train(
     toy, oracle = known()
     aim = problem()
     model, tokenizer = start(seed)
-    names = list(aim.ranges)
-    functions = dict(zip(names, ("accuracy", "div", "rel", "length"), strict=True))
+    functions = zip(aim.ranges.items(), ("accuracy", "div", "rel", "length"), strict=True)
     specs = [
-        RewardSpec(name=name, use=f"{__name__}:{function}", range=aim.ranges[name], per="tag")
-        for name, function in functions.items()
+        RewardSpec(
+            name=name,
+            use=f"{__name__}:{function}",
+            range=span,
+            per="tag_mean" if name in _MEANS else "tag",
+        )
+        for (name, span), function in functions
     ]
-    engine = RewardEngine(specs, resources={"catalog": CATALOG, "table": toy.table}, columns=["user"])
+    resources = {"catalog": CATALOG, "table": toy.table, "slots": LONGEST}
+    engine = RewardEngine(specs, resources=resources, columns=["user"])
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
