@@ -71,7 +71,7 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         rule: Name of the advantage rule, see :mod:`recrl.rl.advantages`.
         duals: Settings of the multipliers.
         credit: ``tag`` gives the tokens of each tag an advantage of their own, from the rewards that are
-            declared ``per="tag"`` or ``per="tag_mean"``; ``sequence`` gives every token of an answer the same.
+            declared ``per="tag"`` or ``"tag_mean"``; ``sequence`` gives every token of an answer the same.
         gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
             many generation batches, at the cost of one more forward pass; 0 = never.
         share_prefix: Read each prompt once per group in the loss.
@@ -415,7 +415,7 @@ def _check_credit(engine: RewardEngine, problem: Problem, rule: str) -> None:
     used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
     if not any(reward.per in PER_TAG for reward in engine.rewards if reward.name in used):
         raise ValueError(
-            f"credit=tag: none of {sorted(used)} is declared per='tag', so nothing could be credited to a tag; "
+            f"credit=tag: none of {sorted(used)} is declared per='tag', so no tag can get credit; "
             "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"
         )
 

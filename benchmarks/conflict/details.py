@@ -185,8 +185,8 @@ def cost(records: Sequence[Record], folder: Path) -> list[str]:
     if path.exists():
         demo = json.loads(path.read_text())
         text += [
-            f"In the demo's training (a tiny language model, {demo['samples']} answers a step) rule and multipliers "
-            f"take {1000 * demo['optimiser']:.2g} ms of a step of {demo['step']:.2g} s: "
+            f"In the demo's training (a tiny language model, {demo['samples']} answers a step) "
+            f"rule and multipliers take {1000 * demo['optimiser']:.2g} ms of a step of {demo['step']:.2g} s: "
             f"{100 * demo['share']:.2g} %.",
             "",
         ]

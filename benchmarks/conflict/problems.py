@@ -46,6 +46,9 @@ class KnownProblem:
     choices: Tensor | None = None
     """`[action, state, choice]` 0/1: how an action is spelled by one choice in each state on its way; None:
     an action is one choice in the only state."""
+    running: Tensor | None = None
+    """`[context, action, position, reward]`: what an action's first `position` choices earn by themselves,
+    see `AdvantageBatch.running`; None: no credit per tag."""
     beta: float = 0.0
     """Weight of KL(pi || reference)."""
     reference: Tensor | None = None
@@ -184,6 +187,15 @@ def _spelling(answers: list[tuple[int, ...]]) -> Tensor:
     return spelling
 
 
+def _running(table: Tensor, answers: list[tuple[int, ...]]) -> Tensor:
+    """`[user, answer, position, reward]` of the first tokens; a mean of p counts for p of `LONGEST`."""
+    row = {answer: k for k, answer in enumerate(answers)}
+    first = [[row[answer[:position]] for position in range(LONGEST)] for answer in answers]
+    running = table[:, torch.tensor(first)]
+    running[..., 1:3] *= torch.arange(LONGEST)[:, None] / LONGEST
+    return running
+
+
 def recommender() -> KnownProblem:
     """Token-level toy recommender with an autoregressive policy; each constraint is at odds with accuracy.
 
@@ -214,7 +226,17 @@ def recommender() -> KnownProblem:
         {"accuracy": (0.0, highest), "div": (0.0, 1.0), "rel": (0.0, 1.0), "len": (0.0, LONGEST)},
         weights={"accuracy": 1.0, "div": 1.0, "rel": 1.0},
     )
-    return KnownProblem("T3", "T3", problem, table, 1500, 32, 0.4, choices=_spelling(answers))
+    return KnownProblem(
+        "T3",
+        "T3",
+        problem,
+        table,
+        1500,
+        32,
+        0.4,
+        choices=_spelling(answers),
+        running=_running(table, answers),
+    )
 
 
 def infeasible() -> KnownProblem:

@@ -75,9 +75,7 @@ def plan(problems: Mapping[str, KnownProblem], rules: Sequence[str], seeds: int)
         except ValueError as error:
             raise BenchmarkError(f"--rules: {error}") from error
     runs = [Run(name, rule, seed) for seed in range(seeds) for name in problems for rule in rules]
-    parted = [
-        name for name, known in problems.items() if known.running is not None and "lagrangian" in rules
-    ]
+    parted = [name for name, known in problems.items() if known.running is not None and "lagrangian" in rules]
     return runs + [Run(name, "lagrangian", seed, "tag") for seed in range(seeds) for name in parted]
 
 

@@ -17,7 +17,7 @@ from recrl.rl.duals import Duals
 from .problems import KnownProblem
 from .scores import score_policy
 
-TRACE_POINTS = 60
+TRACE_POINTS = 30
 
 
 class TabularPolicy:
@@ -29,8 +29,15 @@ class TabularPolicy:
 
     def __init__(self, known: KnownProblem) -> None:
         contexts, actions, _ = known.table.shape
-        self.spelling = None if known.choices is None else known.choices.flatten(1)
-        states, width = (1, actions) if known.choices is None else known.choices.shape[1:]
+        self.choices, self.spelling = known.choices, None
+        states, width = 1, actions
+        if known.choices is not None:
+            self.spelling = known.choices.flatten(1)
+            _, states, width = known.choices.shape
+            visits = known.choices.sum(dim=2) > 0
+            ways = visits.sum(dim=1, keepdim=True).expand_as(visits).masked_fill(~visits, actions)
+            # Choices made before each state; the shortest way through a state is the one that ends there.
+            self.depths = ways.amin(dim=0) - 1
         self.logits = torch.zeros(contexts, states, width, dtype=torch.float64)
         if known.reference is not None:
             self.logits += known.reference[:, None, :]
@@ -40,9 +47,24 @@ class TabularPolicy:
         choices = self.logits.log_softmax(dim=2).flatten(1)
         return choices if self.spelling is None else choices @ self.spelling.T
 
+    def choices_at(self, positions: int) -> Tensor:
+        """`[action, position]`: choices that an action makes after `position` others, 0 or 1."""
+        assert self.choices is not None, "an action of one choice has no parts"
+        return self.choices.sum(dim=2) @ torch.nn.functional.one_hot(self.depths, positions).double()
+
     def gradient(self, weights: Tensor) -> Tensor:
-        """Gradient of `sum_a weights[context, a] log pi(a | context)` by the logits, of their shape."""
-        chosen = (weights if self.spelling is None else weights @ self.spelling).view_as(self.logits)
+        """Gradient of `sum_a weights[context, a] log pi(a | context)` by the logits, of their shape.
+
+        Weights `[context, action, position]` give each choice of an action a weight of its own.
+        """
+        if weights.ndim == 2:
+            chosen = (weights if self.spelling is None else weights @ self.spelling).view_as(self.logits)
+        else:
+            assert self.choices is not None, "an action of one choice has no parts"
+            chosen = torch.zeros_like(self.logits)
+            for position, column in enumerate(weights.unbind(dim=2)):
+                there = self.depths == position
+                chosen[:, there] = torch.einsum("xa,asc->xsc", column, self.choices[:, there])
         return chosen - chosen.sum(dim=2, keepdim=True) * self.logits.softmax(dim=2)
 
 
@@ -56,8 +78,10 @@ class Run:
     Checkpoint behaviour: `policy.logits`, `generator` and the state of `duals` are all that changes.
     """
 
-    def __init__(self, known: KnownProblem, rule: Rule, seed: int) -> None:
-        self.known, self.rule, self.policy = known, rule, TabularPolicy(known)
+    def __init__(self, known: KnownProblem, rule: Rule, seed: int, credit: str = "sequence") -> None:
+        if credit == "tag" and known.running is None:
+            raise ValueError(f"{credit=}: an action of {known.name!r} has no parts; use credit='sequence'")
+        self.known, self.rule, self.policy, self.credit = known, rule, TabularPolicy(known), credit
         self.generator = torch.Generator().manual_seed(seed)
         self.duals = Duals(known.problem, known.duals, known.steps, rule.controller)
         self.rule_seconds = 0.0
@@ -81,17 +105,27 @@ class Run:
 
         start = time.perf_counter()
         self.duals.update(rewards.flatten(0, 1), known.group_size, generation=t)
-        batch = AdvantageBatch(rewards, known.problem, self.duals.multipliers, self.duals.units)
+        parts = self._parts(picked) if self.credit == "tag" else {}
+        batch = AdvantageBatch(rewards, known.problem, self.duals.multipliers, self.duals.units, **parts)
         advantages = self.rule(batch)
         self.rule_seconds += time.perf_counter() - start
 
-        weights = torch.zeros_like(pi).scatter_add_(1, picked, advantages.values / known.group_size)
+        values = advantages.values / known.group_size
+        index = picked if values.ndim == 2 else picked[..., None].expand_as(values)
+        weights = pi.new_zeros(*pi.shape, *values.shape[2:]).scatter_add_(1, index, values)
         if known.reference is not None:
             apart = log_pi - known.reference
             kl = (pi * apart).sum(dim=1, keepdim=True)
             weights -= known.beta * advantages.kl_scale * pi * (apart - kl)
         rate = known.rate * min(1.0, 2 * (1 - t / known.steps))
         self.policy.logits += rate * self.policy.gradient(weights)
+
+    def _parts(self, picked: Tensor) -> dict[str, Tensor]:
+        """What the first choices of each sample earn, and how many choices it makes at each position."""
+        running = self.known.running
+        assert running is not None, "checked on construction"
+        choices = self.policy.choices_at(running.shape[2])
+        return {"running": running[self._contexts, picked], "tokens": choices[picked]}
 
     def _random(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64)
@@ -106,13 +140,14 @@ class Run:
         return objective.item(), (pi[..., None] * self._values).sum(dim=1).mean(dim=0)
 
 
-def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
+def train(known: KnownProblem, rule: Rule | str, seed: int, credit: str = "sequence") -> dict[str, Any]:
     """Train from scratch and score the last policy by its exact expectations.
 
     Args:
         known: The problem and the settings of its training.
         rule: A rule, or its name.
         seed: Of all random numbers.
+        credit: `sequence`, or `tag` where an action has parts.
 
     Returns:
         The record of the run, ready for JSON, constraints by name. Prices are means over the last fifth of
@@ -120,7 +155,7 @@ def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
         duals, and so is what needs an optimum where there is none. `rule_seconds` is the time that rule and
         duals took of `seconds`.
     """
-    run = Run(known, find_rule(rule) if isinstance(rule, str) else rule, seed)
+    run = Run(known, find_rule(rule) if isinstance(rule, str) else rule, seed, credit)
     constraints, start = known.problem.constraints, time.perf_counter()
     signs = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
     bounds = torch.tensor([c.bound for c in constraints], dtype=torch.float64)
@@ -153,6 +188,7 @@ def train(known: KnownProblem, rule: Rule | str, seed: int) -> dict[str, Any]:
         "rule": run.rule.name,
         "seed": seed,
         "steps": known.steps,
+        "credit": credit,
         "objective": objective,
         "values": by_name(values),
         "slacks": by_name(slacks[-1]),

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -38,17 +37,14 @@ def test_knapsack_reaches_the_linear_programme_and_its_price(bound):
     record = trained(f"T0 b={bound}")
     assert record["objective"] >= 0.99 * record["oracle"]["objective"]
     assert record["violation"] < 0.01
-    (low, high), (price,) = *record["oracle"]["intervals"].values(), *record["prices"].values()
+    ((low, high),), (price,) = record["oracle"]["intervals"].values(), record["prices"].values()
     assert 0.95 * low <= price <= 1.05 * high
     assert list(record["statuses"].values()) == ["active"]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", ["T1 base", "T1 equal spread", "T1 corr -0.9", "T1 four constraints"])
-def test_bandits_reach_the_linear_programme(name, seed):
-    if seed and name != "T1 base":
-        pytest.skip("one seed is enough")
-    record = trained(name, seed=seed)
+def test_bandits_reach_the_linear_programme(name):
+    record = trained(name)
     assert record["feasible"]
     assert record["score"] >= 0.95
     assert record["certificate"] <= 0.02 * record["oracle"]["objective"]
@@ -220,8 +216,4 @@ def test_scalarized_advantages_settle_where_every_prompt_flips_together(seed):
 
 @pytest.mark.parametrize("rule", ["gdpo", "weighted_sum", "gate", "log_lambda"])
 def test_other_rules_miss_what_the_lagrangian_reaches(rule):
-    scores = {
-        name: np.mean([trained("T0 b=0.9", name, seed)["score"] for seed in (0,)])
-        for name in (rule, "lagrangian")
-    }
-    assert scores["lagrangian"] > scores[rule] + 0.1
+    assert trained("T0 b=0.9")["score"] > trained("T0 b=0.9", rule)["score"] + 0.1
