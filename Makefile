@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long test lint format env clean
+.PHONY: demo long conflict test lint format env clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -15,13 +15,17 @@ demo: env
 long: env
 	$(RUN)/recrl train configs/long.yaml --fresh
 
+# The committed result of the reward-conflict benchmark, about an hour on two cores; goes on after an interruption.
+conflict: env
+	$(RUN)/recrl bench conflict --output docs/results/conflict
+
 test: env lint
 	$(RUN)/python -m pytest
 
 lint: env
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy envs rewards rl launch
+	$(RUN)/mypy envs rewards rl launch benchmarks
 
 format: env
 	$(RUN)/ruff check --fix .

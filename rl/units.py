@@ -30,6 +30,8 @@ class UnitCalibration:
 
     def observe(self, values: Tensor) -> None:
         """Add one batch, `[group, sample, column]`."""
+        if (self.batches >= self.limit).all():
+            return
         deviations, counts = within_group(values)
         squares = deviations.square().sum(dim=(0, 1))
         # A batch without variation says nothing about the unit, so it does not use up the limit.

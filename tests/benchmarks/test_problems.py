@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recrl.benchmarks.conflict import problems
+from recrl.benchmarks.conflict import problems, tabular
 from recrl.benchmarks.conflict.oracles import attainable, find_oracle
 from recrl.benchmarks.conflict.problems import suite
 from recrl.benchmarks.conflict.scores import score_policy
@@ -366,8 +366,8 @@ def test_record_is_json_with_finite_numbers(name, rule):
     for field in ("values", "slacks", "multipliers", "prices", "statuses"):
         assert list(record[field]) == constraints
     trace = record["trace"]
-    assert (len(trace["step"]), trace["step"][0], trace["step"][-1]) == (60, 0, 69)
-    assert len(trace["objective"]) == 60
+    assert (len(trace["step"]), trace["step"][0], trace["step"][-1]) == (tabular.TRACE_POINTS, 0, 69)
+    assert len(trace["objective"]) == tabular.TRACE_POINTS
     assert trace["objective"][-1] == record["objective"]
     for k, constraint in enumerate(known.problem.constraints):
         slack = record["slacks"][constraint.name]
