@@ -32,12 +32,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from ..rewards import RewardEngine, RewardError
-from ..rewards.base import PER_TAG
-from .advantages import RULES, AdvantageBatch, find_rule
+from .advantages import AdvantageBatch, find_rule
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
 from .constraints import Problem, objective_values, segment_indicators
 from .credit import count_tokens, spread, tag_positions
 from .duals import DualConfig, Duals
+from .preconditions import (
+    check_credit,
+    check_gradient_conflict,
+    check_groups,
+    check_prompts,
+    check_segments,
+)
 from .prefix import MASKABLE, continuation_logits, pack
 
 logger = logging.getLogger(__name__)
@@ -110,18 +116,16 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             raise ValueError(
                 f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal"
             )
-        _check_groups(args)
-        _check_prompts(args, train_dataset)
+        check_groups(args)
+        check_prompts(args, train_dataset)
+        check_segments(problem, train_dataset)
+        check_gradient_conflict(args, gradient_conflict_every)
+        check_credit(engine, problem, rule, credit)
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)
         self.credit = credit
         self.gradient_conflict_every = gradient_conflict_every
-        if credit not in ("sequence", "tag"):
-            raise ValueError(f"{credit=} is unknown; use 'sequence' or 'tag'")
-        if credit == "tag":
-            _check_credit(engine, problem, rule)
-        _check_segments(problem, train_dataset)
         super().__init__(
             model=model,
             reward_funcs=[_placeholder(name) for name in engine.names],
@@ -404,57 +408,3 @@ def _placeholder(name: str) -> Any:
 
     score.__name__ = name
     return score
-
-
-def _check_credit(engine: RewardEngine, problem: Problem, rule: str) -> None:
-    if not find_rule(rule).per_tag:
-        able = ", ".join(name for name, known in RULES.items() if known.per_tag)
-        raise ValueError(
-            f"credit=tag does not work with rule {rule!r}; use credit=sequence, or one of {able}"
-        )
-    used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
-    if not any(reward.per in PER_TAG for reward in engine.rewards if reward.name in used):
-        raise ValueError(
-            f"credit=tag: none of {sorted(used)} is declared per='tag', so no tag can get credit; "
-            "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"
-        )
-
-
-def _check_segments(problem: Problem, data: Dataset) -> None:
-    for column, value in problem.segments:
-        if column not in data.column_names:
-            raise ValueError(
-                f"a constraint holds where {column}={value}, but the training data have no column "
-                f"{column!r}; they have: {', '.join(data.column_names)}"
-            )
-        found = sorted({str(entry) for entry in data[column]})
-        if value not in found:
-            raise ValueError(
-                f"a constraint holds where {column}={value}, but no training prompt has that value; "
-                f"found: {', '.join(found[:10])}"
-            )
-
-
-def _check_groups(args: GRPOConfig) -> None:
-    batch, steps, group = args.per_device_train_batch_size, args.steps_per_generation, args.num_generations
-    assert steps is not None, "GRPOConfig fills it in"
-    assert group is not None, "GRPOConfig has a default"
-    per_rank = batch * steps
-    if per_rank % group:
-        nearest = -(-per_rank // group) * group
-        raise ValueError(
-            f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
-            f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
-            f"so that the product is {nearest}"
-        )
-
-
-def _check_prompts(args: GRPOConfig, data: Dataset) -> None:
-    assert args.generation_batch_size is not None, "GRPOConfig fills it in"
-    assert args.num_generations is not None, "GRPOConfig has a default"
-    needed = args.generation_batch_size // args.num_generations
-    if len(data) < needed:
-        raise ValueError(
-            f"{len(data)} training prompts do not fill one generation batch of {needed}, so nothing would be "
-            "trained; give more prompts, or take fewer at a time"
-        )

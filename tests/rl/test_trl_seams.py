@@ -19,7 +19,7 @@ from trl import GRPOConfig, GRPOTrainer
 from recrl.rewards import RewardSpec
 from recrl.rl.advantages import RULES, AdvantageBatch
 from recrl.rl.constraints import Problem
-from recrl.rl.trainer import _check_groups
+from recrl.rl.preconditions import check_gradient_conflict, check_groups
 
 SPEC = importlib.util.spec_from_file_location("fixed_rollouts", Path(__file__).with_name("fixed_rollouts.py"))
 fixed_rollouts = importlib.util.module_from_spec(SPEC)
@@ -359,7 +359,15 @@ def test_groups_that_would_straddle_ranks_are_refused():
     arguments = GRPOConfig(per_device_train_batch_size=4, num_generations=4, use_cpu=True, bf16=False)
     arguments.per_device_train_batch_size = 6
     with pytest.raises(ValueError, match=r"num_generations=4 must divide .* 6 \* 1 = 6.*the product is 8"):
-        _check_groups(arguments)
+        check_groups(arguments)
+
+
+@pytest.mark.parametrize(("every", "size"), [(5, 2), (-1, 4)])
+def test_groups_too_small_to_halve_are_refused(every, size):
+    arguments = GRPOConfig(per_device_train_batch_size=4, num_generations=size, use_cpu=True, bf16=False)
+    with pytest.raises(ValueError, match=f"gradient_conflict_every={every} with num_generations={size}"):
+        check_gradient_conflict(arguments, every)
+    check_gradient_conflict(arguments, 0)
 
 
 def test_a_reward_that_raises_ends_the_run_with_its_name(trainer):

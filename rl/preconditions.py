@@ -1,0 +1,85 @@
+"""What must hold before a constrained training starts; each fault is a ValueError that names the fix.
+
+TRL would find some of these late, and others never.
+"""
+
+from datasets import Dataset
+from trl import GRPOConfig
+
+from ..rewards import RewardEngine
+from ..rewards.base import PER_TAG
+from .advantages import RULES, find_rule
+from .constraints import Problem
+
+
+def check_groups(args: GRPOConfig) -> None:
+    """A group stays on one rank: whole-group rewards and shared prefixes need it."""
+    batch, steps, group = args.per_device_train_batch_size, args.steps_per_generation, args.num_generations
+    assert steps is not None, "GRPOConfig fills it in"
+    assert group is not None, "GRPOConfig has a default"
+    per_rank = batch * steps
+    if per_rank % group:
+        nearest = -(-per_rank // group) * group
+        raise ValueError(
+            f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
+            f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
+            f"so that the product is {nearest}"
+        )
+
+
+def check_prompts(args: GRPOConfig, data: Dataset) -> None:
+    """There are enough prompts for one generation batch."""
+    assert args.generation_batch_size is not None, "GRPOConfig fills it in"
+    assert args.num_generations is not None, "GRPOConfig has a default"
+    needed = args.generation_batch_size // args.num_generations
+    if len(data) < needed:
+        raise ValueError(
+            f"{len(data)} training prompts do not fill one generation batch of {needed}, so nothing would be "
+            "trained; give more prompts, or take fewer at a time"
+        )
+
+
+def check_segments(problem: Problem, data: Dataset) -> None:
+    """Each segment that a constraint names has prompts."""
+    for column, value in problem.segments:
+        if column not in data.column_names:
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but the training data have no column "
+                f"{column!r}; they have: {', '.join(data.column_names)}"
+            )
+        found = sorted({str(entry) for entry in data[column]})
+        if value not in found:
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but no training prompt has that value; "
+                f"found: {', '.join(found[:10])}"
+            )
+
+
+def check_credit(engine: RewardEngine, problem: Problem, rule: str, credit: str) -> None:
+    """Credit per tag has a rule that can give it, and a reward that counts and can be credited to tags."""
+    if credit == "sequence":
+        return
+    if credit != "tag":
+        raise ValueError(f"{credit=} is unknown; use 'sequence' or 'tag'")
+    if not find_rule(rule).per_tag:
+        able = ", ".join(name for name, known in RULES.items() if known.per_tag)
+        raise ValueError(
+            f"credit=tag does not work with rule {rule!r}; use credit=sequence, or one of {able}"
+        )
+    used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
+    if not any(reward.per in PER_TAG for reward in engine.rewards if reward.name in used):
+        raise ValueError(
+            f"credit=tag: none of {sorted(used)} is declared per='tag', so no tag can get credit; "
+            "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"
+        )
+
+
+def check_gradient_conflict(args: GRPOConfig, every: int) -> None:
+    """Groups are large enough to be played against themselves in two halves."""
+    group = args.num_generations
+    assert group is not None, "GRPOConfig has a default"
+    if every < 0 or (every and group < 4):
+        raise ValueError(
+            f"gradient_conflict_every={every} with num_generations={group}: it compares two halves of "
+            "each group of 4 answers or more, once in so many generation batches; 0 turns it off"
+        )
