@@ -71,10 +71,7 @@ def write(folder: Path) -> Path:
         "A slack at or above zero meets the constraint. "
         "A price is what one unit of the bound costs in units of the objective.",
         "",
-        "![Conflict between rewards](plots/conflict.png)",
-        "",
-        "Within-group correlation of each pair of rewards: below zero, raising one lowers the other.",
-        "",
+        *_conflict(log),
         "## Ten answers",
         "",
         *_render_examples(shown),
@@ -199,6 +196,55 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
                 text += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
         lines += [text, ""]
     return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+
+
+def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Conflict measures, means over the last fifth of the steps."""
+    late = log[-max(1, len(log) // 5) :]
+    found: dict[str, dict[str, float]] = {}  # what is measured -> reward or pair -> mean
+    for key in sorted({key for row in late for key in row if key.startswith("conflict/")}):
+        _, kind, *subject = key.split("/", 2)
+        values = [row[key] for row in late if row.get(key) is not None]
+        found.setdefault(kind, {})["".join(subject)] = float(np.mean(values))
+
+    def table(head: str, kinds: Mapping[str, str]) -> list[str]:
+        shown = {kind: title for kind, title in kinds.items() if kind in found}
+        subjects = sorted({subject for kind in shown for subject in found[kind]})
+        rows = [
+            [subject, *(f"{found[k][subject]:.3f}" if subject in found[k] else "-" for k in shown)]
+            for subject in subjects
+        ]
+        return [_table([head, *shown.values()], rows), ""] if rows else []
+
+    consensus = found.get("consensus", {}).get("")
+    return [
+        "## Conflict",
+        "",
+        "![Conflict between rewards](plots/conflict.png)",
+        "",
+        "Within the answers to a prompt, never across prompts; means over the last fifth of the steps.",
+        "",
+        *table(
+            "pair",
+            {
+                "corr": "correlation",
+                "sign_disagreement": "judged differently",
+                "gradient_cosine": "cosine of gradients",
+            },
+        ),
+        *table(
+            "reward",
+            {
+                "effective_weight": "effective weight",
+                "cov_advantage": "covariance with the advantage",
+                "dead_groups": "groups without variation",
+            },
+        ),
+        "Below zero, raising one of a pair lowers the other, and a step lowers a reward. The effective "
+        "weight is what one unit of the reward is worth to a step, in units of the objective."
+        + (f" Consensus over all rewards: {consensus:.2f} of 1." if consensus is not None else ""),
+        "",
+    ]
 
 
 def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -92,6 +92,10 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
         "Ten answers",
         "warm start",
         "labels it simulated",
+        "## Conflict",
+        "| recall~novelty |",
+        "effective weight",
+        "groups without variation",
         "slack",
     ):
         assert word in report, word
