@@ -21,6 +21,7 @@ from ..rl.constraints import Problem
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
+from ..rl.preconditions import check_credit, check_rule
 from ..rl.reference import ReferenceConfig
 from ..rl.training import TrainConfig
 from ..rl.warmstart import WarmStartConfig
@@ -127,18 +128,22 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         """The constrained problem over the run's rewards.
 
         Raises:
-            ConfigError: an unknown reward or rule, or a bound that cannot be.
+            ConfigError: an unknown reward or rule, a bound that cannot be, or a rule that refuses the
+                problem.
         """
         try:
             found = [resolve(spec) for spec in self.rewards]
             units = {reward.name: reward.unit for reward in found}
-            return Problem.build(
+            problem = Problem.build(
                 self.optimizer.objective,
                 list(self.optimizer.constraints),
                 {reward.name: (reward.low, reward.high) for reward in found},
                 objective_unit=self.optimizer.objective_unit or units.get(self.optimizer.objective),
                 weights={spec.name: spec.weight for spec in self.rewards},
             )
+            check_rule(problem, self.optimizer.rule)
+            check_credit(found, problem, self.optimizer.rule, self.optimizer.credit)
+            return problem
         except (RewardSpecError, ValueError) as error:
             raise ConfigError(str(error)) from error
 
@@ -148,7 +153,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         floors = [
             c.bound
             for c in self.problem().constraints
-            if (c.reward, c.sense, c.kind) == ("novelty", ">=", "mean")
+            if (c.reward, c.sense, c.kind, c.segment) == ("novelty", ">=", "mean", None)
         ]
         return max(floors, default=0.0)
 

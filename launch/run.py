@@ -31,6 +31,7 @@ from ..rewards import RewardEngine, encode_tags, parameters, resolve
 from ..rl import policy
 from ..rl.decoding import line_tokens
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
+from ..rl.preconditions import check_segments
 from ..rl.reference import describe, reference_multipliers
 from ..rl.trainer import ConstrainedGRPOTrainer
 from ..rl.training import distributed_state, make_trainer
@@ -135,6 +136,11 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Data and rewards of a run."""
     task = prepare(config.data)
+    episodes = task.split("train")
+    try:
+        check_segments(config.problem(), COLUMNS, episodes.__getitem__)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     resources: dict[str, Any] = {
         "catalog": task.catalog,
         "slots": config.task.slots,

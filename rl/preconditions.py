@@ -3,13 +3,16 @@
 TRL would find some of these late, and others never.
 """
 
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
 from datasets import Dataset
 from trl import GRPOConfig
 
-from ..rewards import RewardEngine
+from ..rewards import Reward
 from ..rewards.base import PER_TAG
-from .advantages import RULES, find_rule
-from .constraints import Problem
+from .advantages import RULES, AdvantageBatch, find_rule
+from .constraints import Problem, Units
 
 
 def check_groups(args: GRPOConfig) -> None:
@@ -39,15 +42,21 @@ def check_prompts(args: GRPOConfig, data: Dataset) -> None:
         )
 
 
-def check_segments(problem: Problem, data: Dataset) -> None:
-    """Each segment that a constraint names has prompts."""
+def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str], Iterable[object]]) -> None:
+    """Each segment that a constraint names has prompts.
+
+    Args:
+        problem: Names the segments.
+        names: Columns of the training data.
+        values: The entries of a column.
+    """
     for column, value in problem.segments:
-        if column not in data.column_names:
+        if column not in names:
             raise ValueError(
                 f"a constraint holds where {column}={value}, but the training data have no column "
-                f"{column!r}; they have: {', '.join(data.column_names)}"
+                f"{column!r}; they have: {', '.join(names)}"
             )
-        found = sorted({str(entry) for entry in data[column]})
+        found = sorted({str(entry) for entry in values(column)})
         if value not in found:
             raise ValueError(
                 f"a constraint holds where {column}={value}, but no training prompt has that value; "
@@ -55,7 +64,15 @@ def check_segments(problem: Problem, data: Dataset) -> None:
             )
 
 
-def check_credit(engine: RewardEngine, problem: Problem, rule: str, credit: str) -> None:
+def check_rule(problem: Problem, rule: str) -> None:
+    """The rule accepts the problem: tried on one group without variation."""
+    count = len(problem.constraints)
+    zeros = torch.zeros(1, 2, len(problem.columns), dtype=torch.float64)
+    units = Units(1.0, torch.ones(count, dtype=torch.float64))
+    find_rule(rule)(AdvantageBatch(zeros, problem, torch.zeros(count, dtype=torch.float64), units))
+
+
+def check_credit(rewards: Iterable[Reward], problem: Problem, rule: str, credit: str) -> None:
     """Credit per tag has a rule that can give it, and a reward that counts and can be credited to tags."""
     if credit == "sequence":
         return
@@ -67,7 +84,7 @@ def check_credit(engine: RewardEngine, problem: Problem, rule: str, credit: str)
             f"credit=tag does not work with rule {rule!r}; use credit=sequence, or one of {able}"
         )
     used = {problem.objective, *(constraint.reward for constraint in problem.constraints)}
-    if not any(reward.per in PER_TAG for reward in engine.rewards if reward.name in used):
+    if not any(reward.per in PER_TAG for reward in rewards if reward.name in used):
         raise ValueError(
             f"credit=tag: none of {sorted(used)} is declared per='tag', so no tag can get credit; "
             "set per: tag on a reward that can judge an answer's first tags, or use credit=sequence"

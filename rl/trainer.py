@@ -42,6 +42,7 @@ from .preconditions import (
     check_gradient_conflict,
     check_groups,
     check_prompts,
+    check_rule,
     check_segments,
 )
 from .prefix import MASKABLE, continuation_logits, pack
@@ -118,9 +119,10 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             )
         check_groups(args)
         check_prompts(args, train_dataset)
-        check_segments(problem, train_dataset)
+        check_segments(problem, train_dataset.column_names, train_dataset.__getitem__)
+        check_rule(problem, rule)
         check_gradient_conflict(args, gradient_conflict_every)
-        check_credit(engine, problem, rule, credit)
+        check_credit(engine.rewards, problem, rule, credit)
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)

@@ -58,6 +58,28 @@ def test_a_fault_is_one_sentence_with_the_fix(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.rule=gate", "optimizer.objective=alignment"], r"rule gate: .*range from -1"),
+        (["optimizer.credit=tag", "optimizer.rule=gdpo"], r"credit=tag does not work with rule 'gdpo'"),
+        (
+            ["optimizer.credit=tag", "optimizer.objective=diversity", "optimizer.constraints=[]"],
+            r"none of \['diversity'\] is declared per='tag'",
+        ),
+        (["optimizer.credit=tags"], r"optimizer\.credit='tags'"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_before_anything_starts(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load("demo", overrides)
+
+
+def test_the_floor_of_a_segment_is_no_floor_for_all():
+    constraints = ["novelty >= 0.4 where segment=cold (mean)", "novelty >= 0.2 (mean)"]
+    assert load("demo", [f"optimizer.constraints={constraints}"]).novelty_floor == 0.2
+
+
 def test_an_unknown_file_lists_what_ships():
     with pytest.raises(ConfigError, match=r"no configuration 'demos'.*'demo'"):
         load("demos")
