@@ -95,7 +95,9 @@ def _setup(records: Sequence[Record]) -> list[str]:
     if planned != len(tables):
         text += f"**{planned - len(tables)} of {planned} runs are missing**: the figures are preliminary. "
     return [
-        text + "On a problem every rule has the same seeds, steps and learning rate.",
+        text
+        + "On a problem every rule has the same seeds, steps and learning rate. Rules that add rewards up "
+        "weigh each by 1, in the direction that its constraint asks for: no weight is tuned.",
         "",
         "The **score** is the objective, less a penalty for each violation that takes back more than the "
         "violation can gain, over the constrained optimum J\\*: at most 1, and 1 only at a feasible optimum. "
