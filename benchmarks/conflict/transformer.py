@@ -141,6 +141,7 @@ def train(
     multipliers: Sequence[float] | None = None,
     credit: str = "sequence",
     steps: int = _STEPS,
+    points: int = 30,
 ) -> dict[str, Any]:
     """One run, as a record of the benchmark.
 
@@ -150,6 +151,7 @@ def train(
         multipliers: Fixed multipliers in the place of learned ones.
         credit: `sequence` or `tag`.
         steps: Optimiser steps.
+        points: How often along the run the policy is evaluated; the last step is always.
     """
     toy, oracle = known()
     aim = problem()
@@ -193,7 +195,8 @@ def train(
         )
         if multipliers is not None:
             trainer.duals = FixedDuals(aim, multipliers)
-        trace = _Trace(trainer.duals, lambda: expectations(trainer.model, tokenizer, toy.table), steps)
+        every = max(1, steps // points)
+        trace = _Trace(trainer.duals, lambda: expectations(trainer.model, tokenizer, toy.table), steps, every)
         trainer.add_callback(trace)
         trainer.train()
     return _record(trainer, oracle, seed, credit, trace, time.perf_counter() - began)
@@ -202,8 +205,8 @@ def train(
 class _Trace(TrainerCallback):
     """Exact expectations and prices along a run."""
 
-    def __init__(self, duals: Duals, evaluate: Callable[[], Tensor], steps: int) -> None:
-        self.duals, self.evaluate, self.steps = duals, evaluate, steps
+    def __init__(self, duals: Duals, evaluate: Callable[[], Tensor], steps: int, every: int) -> None:
+        self.duals, self.evaluate, self.steps, self.every = duals, evaluate, steps, every
         self.points: list[tuple[int, Tensor, Tensor]] = []
         self.late: list[Tensor] = []
 
@@ -211,7 +214,7 @@ class _Trace(TrainerCallback):
         step = state.global_step
         if step > self.steps - self.steps // 5:
             self.late.append(self.duals.prices)
-        if step % max(1, self.steps // 30) == 0 or step == self.steps:
+        if step % self.every == 0 or step == self.steps:
             self.points.append((step, self.evaluate(), self.duals.prices))
 
 

@@ -21,6 +21,15 @@ LAGRANGIAN = find_rule("lagrangian")
 SUITE = suite()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """As the benchmark's workers: on tables this small, threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @functools.cache
 def trained(name, rule="lagrangian", seed=0):
     return train(SUITE[name], rule, seed)
