@@ -113,10 +113,8 @@ def fixed_multipliers(records: Sequence[Record], fixed: Sequence[Record], folder
         found = ", ".join(f"{name}: {value:g}" for name, value in best["multipliers"].items())
         rows = [
             [label, f"{np.median([r['score'] for r in runs]):.3f}"]
-            + [
-                f"{np.median([r[key] for r in runs]):.3f}"
-                for key in ("objective", "violation", "certificate")
-            ]
+            + [f"{np.median([r[key] for r in runs]):.3f}" for key in ("objective", "violation")]
+            + [f"{np.median([r['certificate'] / r['oracle']['objective'] for r in runs]):.3f}"]
             for label, runs in (
                 (f"learned, median of {len(learned)} seeds", learned),
                 ("best of the grid", [best]),
