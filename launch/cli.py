@@ -24,7 +24,7 @@ Overrides = Annotated[
 ]
 
 # As a shell reports a program that ended on SIGINT.
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 @app.command()
@@ -41,7 +41,7 @@ def train(
     try:
         run.train(load(config, overrides or []), resume=resume, fresh=fresh)
     except run.InterruptedRunError as stop:
-        _fail(str(stop), _INTERRUPTED)
+        fail(str(stop), INTERRUPTED)
 
 
 @app.command(name="eval")
@@ -136,12 +136,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments if arguments is not None else sys.argv[1:])
     except (ConfigError, DataError, RewardError, RewardSpecError, ModuleNotFoundError) as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("stopped before anything could be saved", _INTERRUPTED)
+        fail("stopped before anything could be saved", INTERRUPTED)
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def fail(message: str, code: int) -> NoReturn:
+    """End with one line on stderr; with code 2 it is marked as an error."""
     prefix = "[red]error[/]: " if code == 2 else ""
     Console(stderr=True).print(prefix + escape(message), highlight=False, soft_wrap=True)
     raise SystemExit(code)

@@ -13,17 +13,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from .advantages import leave_one_out, within_group
 from .constraints import Problem
-
-
-def directions(problem: Problem) -> list[float]:
-    """Per reward: +1 if more is better, -1 if less is, 0 for a metric or a band, whose better side varies."""
-    wanted: dict[str, set[float]] = {name: set() for name in problem.names}
-    wanted[problem.objective].add(1.0)
-    for constraint in problem.constraints:
-        wanted[constraint.reward].add(1.0 if constraint.sense == ">=" else -1.0)
-    return [sum(signs) for signs in wanted.values()]
+from .groups import leave_one_out, within_group
 
 
 def taking_part(problem: Problem) -> list[str]:
@@ -59,7 +50,7 @@ def conflict_metrics(
         rewards: `[group, sample, reward]`; NaN or infinite = missing; a pair uses samples that have both.
         advantages: `[group, sample]`, from a rule of `advantages`.
         names: Of the rewards.
-        directions: `[reward]`, as the function of that name gives; 0 leaves a reward out of disagreement and
+        directions: `[reward]`, as `Problem.directions` gives; 0 leaves a reward out of disagreement and
             consensus. None: more is better for all.
         objective: Name of the reward that effective weights are relative to; None leaves them out.
         participants: Names of the rewards that the rule reads, see `taking_part`; None: all. Only these have

@@ -4,11 +4,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+
+from recrl.launch.cli import INTERRUPTED, fail
 
 if TYPE_CHECKING:
     from recrl.launch.progress import Display
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 QUICK_SHARE, QUICK_SEEDS = 0.2, 3
-_INTERRUPTED = 130  # as a shell reports a program that ended on SIGINT
 _OWN = "Your own rewards"
 _MANY = "comma or repeat"
 
@@ -101,9 +101,9 @@ def conflict(
         else:
             path = _known(folder, _split(problems), chosen)
     except (BenchmarkError, RewardError, RewardSpecError) as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from what is finished", _INTERRUPTED)
+        fail("stopped; the same command goes on from what is finished", INTERRUPTED)
     Console(soft_wrap=True).print(f"report: {path}", highlight=False)
 
 
@@ -261,12 +261,6 @@ def _resources(catalog: Path | None, slots: int, uses: list[str]) -> dict[str, A
 
 def _split(values: list[str] | None) -> list[str]:
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    prefix = "[red]error[/]: " if code == 2 else ""
-    Console(stderr=True).print(prefix + escape(message), highlight=False, soft_wrap=True)
-    raise SystemExit(code)
 
 
 if __name__ == "__main__":

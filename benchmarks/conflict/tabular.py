@@ -5,6 +5,7 @@ duals and a rule, as a trainer would; `train` makes the record of one run.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -200,11 +201,7 @@ def train(known: KnownProblem, rule: Rule | str, seed: int, credit: str = "seque
             "prices": by_name(oracle.prices if oracle else None),
             "intervals": by_name(oracle.intervals if oracle else None),
         },
-        "certificate": result.certificate,
-        "violation": result.violation,
-        "complementary": result.complementary,
-        "score": result.score,
-        "feasible": result.feasible,
+        **asdict(result),
         "seconds": seconds,
         "rule_seconds": run.rule_seconds,
         "trace": {

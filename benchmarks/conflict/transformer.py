@@ -10,6 +10,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -256,11 +257,7 @@ def _record(
                 name: list(map(float, span)) for name, span in zip(names, oracle.intervals, strict=True)
             },
         },
-        "certificate": result.certificate,
-        "violation": result.violation,
-        "complementary": result.complementary,
-        "score": result.score,
-        "feasible": result.feasible,
+        **asdict(result),
         "seconds": seconds,
         "rule_seconds": trainer.seconds["optimiser"],
         "trace": {

@@ -7,7 +7,6 @@ import torch
 from recrl.rl.advantages import RULES, AdvantageBatch, leave_one_out
 from recrl.rl.conflict import (
     conflict_metrics,
-    directions,
     gradient_cosines,
     gradient_products,
     half_advantages,
@@ -113,7 +112,7 @@ def test_undefined_metrics_are_left_out():
 def test_directions_come_from_the_problem():
     ranges = dict.fromkeys(("clicks", "recall", "novelty", "length", "repeats"), (0.0, 20.0))
     texts = ["novelty >= 3 for 0.9 (rate)", "length in [6, 11] (mean)", "repeats <= 1 for 0.9 (rate)"]
-    assert directions(Problem.build("recall", texts, ranges)) == [0.0, 1.0, 1.0, 0.0, -1.0]
+    assert list(Problem.build("recall", texts, ranges).directions.values()) == [0.0, 1.0, 1.0, 0.0, -1.0]
 
 
 def effective(problem, rewards, advantages, participants=None):
