@@ -162,9 +162,7 @@ def evaluate(
     config, task = setup.config, setup.task
     episodes = test_episodes(task, config.evaluation)
     rows = setup.rows(episodes)
-    sampling = config.train.sampling(
-        tokenizer, setup.answer_tokens(tokenizer), config.evaluation.answers_per_prompt
-    )
+    sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
     for name, model in policies.items():
         if isinstance(model, Path):
@@ -187,7 +185,15 @@ def evaluate(
                 config.seed + _EVALUATION_SEED,
                 on_batch=on_batch,
             )
-    result = evaluation(task, episodes, answers, config.problem(), config.novelty_floor, setup.embeddings)
+    result = evaluation(
+        task,
+        episodes,
+        answers,
+        config.problem(),
+        config.novelty_floor,
+        setup.embeddings,
+        config.evaluation.decoding,
+    )
     (setup.folder / "evaluation.json").write_text(json.dumps(result, indent=1))
     examples = report.examples(task, episodes, rows, answers)
     (setup.folder / "examples.json").write_text(json.dumps(examples, indent=1, ensure_ascii=False))
@@ -291,7 +297,8 @@ def _reference_multipliers(
                 [rows[i] for i in chosen],
                 setup.engine,
                 problem,
-                config.train.sampling(tokenizer, setup.answer_tokens(tokenizer), settings.answers),
+                config.train.sampling(tokenizer, setup.answer_tokens(tokenizer)),
+                copies=settings.answers,
                 batch_size=config.evaluation.batch_size,
                 seed=config.seed + _REFERENCE_SEED,
                 on_batch=advance,

@@ -1,27 +1,25 @@
-"""Deployment decoding: greedy, exactly K distinct tags of the catalogue, for any tokenizer.
+"""Deployed lists: greedy answers under a rule of what may be written, for any tokenizer.
 
-A trie over the tokenised tags says which tokens may come next; a tag that was named leaves it. After K
-tags the answer ends.
+``distinct``  exactly K different tags of the catalogue (:class:`CatalogDecoder`)
+``grammar``   one to K tags of the catalogue; the policy ends the list (:mod:`recrl.rl.grammar`)
+``free``      whatever the policy writes
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs.catalog import Catalog
 from ..envs.prompts import Message
+from .generation import Constraint, Sampling, generate
 
-_ROOT = 0
+Decoding = Literal["distinct", "grammar", "free"]
+
+_ROOT, _FULL = 0, -1
 
 
 class TagTrie:
@@ -30,133 +28,159 @@ class TagTrie:
     Attributes:
         children: Per node, token -> node.
         tag: Leaf -> tag id.
-        path: Per tag, the nodes from the root (left out) to its leaf.
+        path: Per tag, its edges from the root to its leaf: ``(parent, token, node)``.
         below: Per node, the number of tags at or below it.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         self.children: list[dict[int, int]] = [{}]
         self.tag: dict[int, int] = {}
-        self.path: list[list[int]] = []
+        self.path: list[list[tuple[int, int, int]]] = []
         self.below: list[int] = [0]
         for tag, tokens in enumerate(sequences):
-            node, path = _ROOT, []
+            parent, path = _ROOT, []
             for token in tokens:
-                if token not in self.children[node]:
-                    self.children[node][token] = len(self.children)
+                if token not in self.children[parent]:
+                    self.children[parent][token] = len(self.children)
                     self.children.append({})
                     self.below.append(0)
-                node = self.children[node][token]
+                node = self.children[parent][token]
                 self.below[node] += 1
-                path.append(node)
-            if node in self.tag:
+                path.append((parent, token, node))
+                parent = node
+            if parent in self.tag:
                 raise ValueError(
-                    f"tags {self.tag[node]} and {tag} have the same tokens under this tokenizer; "
+                    f"tags {self.tag[parent]} and {tag} have the same tokens under this tokenizer; "
                     "rename one of them"
                 )
-            self.tag[node] = tag
+            self.tag[parent] = tag
             self.path.append(path)
 
 
 def line_tokens(tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> list[list[int]]:
-    """Tokens of each tag as a line of an answer: its break ends it, so no line is a prefix of another."""
-    return [tokenizer.encode(catalog.render([tag]), add_special_tokens=False) for tag in range(len(catalog))]
+    """Tokens of each tag as a line of an answer: its break ends it, so no line is a prefix of another.
+
+    Raises:
+        ValueError: a tag that is not read back from the text that its tokens stand for.
+    """
+    coder: Any = tokenizer
+    lines = coder([catalog.render([tag]) for tag in range(len(catalog))], add_special_tokens=False)
+    found: list[list[int]] = lines["input_ids"]
+    # Twice in a row, so that a tokenizer that loses the line break is noticed.
+    texts = coder.batch_decode([line + line for line in found], skip_special_tokens=True)
+    for tag, text in enumerate(texts):
+        if catalog.parse(text).slots != (tag, tag):
+            raise ValueError(
+                f"tag {catalog.tags[tag]!r} on two lines comes back from this tokenizer as {text!r}, which "
+                "does not name it twice; leave line breaks and the tokenizer's special tokens out of tags, "
+                "or take another policy.model"
+            )
+    return found
 
 
-class CatalogDecoder(LogitsProcessor):
-    """Leaves only tokens that go on with a tag not named yet; after ``slots`` tags only the end.
+def _longest(lines: Sequence[Sequence[int]], slots: int) -> int:
+    """Tokens of an answer that names the longest tag in every slot, its end included."""
+    return slots * max(map(len, lines)) + 1
 
-    One decoder serves one call of ``generate``: it remembers where each row stands.
+
+class CatalogDecoder(Constraint):
+    """Allows only tokens that go on with a tag not named yet; after ``slots`` tags only the end.
+
+    Args:
+        vocabulary: Number of tokens that the model scores.
+
+    Attributes:
+        max_tokens: Of the longest answer, its end included.
 
     Raises:
         ValueError: more slots than tags, or two tags with the same tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, slots: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, slots: int, vocabulary: int
+    ) -> None:
         if slots > len(catalog):
             raise ValueError(f"slots={slots} is more than the catalogue's {len(catalog)} tags; ask for fewer")
-        self.slots, self.end = slots, int(tokenizer.eos_token_id)
-        self._trie = TagTrie(line_tokens(tokenizer, catalog))
+        lines = line_tokens(tokenizer, catalog)
+        self.max_tokens = _longest(lines, slots)
+        self._slots, self._vocabulary = slots, vocabulary
+        self._trie = TagTrie(lines)
+        # Per node the tokens that go on from it; last, for a full list, the end.
+        self._after = [torch.tensor([*children], dtype=torch.long) for children in self._trie.children]
+        self._after.append(torch.tensor([tokenizer.eos_token_id]))
         self._rows: list[_Row] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._rows:
-            for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+    def begin(self, answers: int) -> None:
+        self._rows = [_Row() for _ in range(answers)]
+
+    def allowed(self, answers: Sequence[int], last: Sequence[int] | None) -> Tensor:
+        rows = [self._rows[answer] for answer in answers]
+        if last is not None:
+            for row, token in zip(rows, last, strict=True):
                 self._advance(row, token)
-        else:
-            self._rows = [_Row() for _ in range(len(input_ids))]
-        allowed = torch.zeros(scores.shape, dtype=torch.bool)
-        for i, row in enumerate(self._rows):
-            allowed[i, self._next_tokens(row)] = True
-        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+        after = [self._after[row.node] for row in rows]
+        used_up = [(i, token) for i, row in enumerate(rows) for token in row.used_up.get(row.node, ())]
+        mask = torch.zeros(len(rows), self._vocabulary, dtype=torch.bool)
+        row_of = torch.arange(len(rows)).repeat_interleave(torch.tensor([*map(len, after)]))
+        mask[row_of, torch.cat(after)] = True
+        if used_up:
+            mask[tuple(torch.tensor(used_up).T)] = False
+        return mask
 
     def _advance(self, row: "_Row", token: int) -> None:
-        if len(row.chosen) == self.slots:
-            return
         row.node = self._trie.children[row.node][token]
-        if row.node in self._trie.tag:
-            tag = self._trie.tag[row.node]
-            row.chosen.append(tag)
-            row.taken.update(self._trie.path[tag])
-            row.node = _ROOT
-
-    def _next_tokens(self, row: "_Row") -> list[int]:
-        if len(row.chosen) == self.slots:
-            return [self.end]
-        below, taken = self._trie.below, row.taken
-        return [token for token, node in self._trie.children[row.node].items() if below[node] > taken[node]]
+        tag = self._trie.tag.get(row.node)
+        if tag is None:
+            return
+        row.named += 1
+        row.node = _ROOT if row.named < self._slots else _FULL
+        for parent, edge, node in self._trie.path[tag]:
+            row.taken[node] += 1
+            if row.taken[node] == self._trie.below[node]:
+                row.used_up[parent].append(edge)
 
 
 class _Row:
     """Where one answer stands."""
 
     def __init__(self) -> None:
-        self.chosen: list[int] = []
+        self.named = 0
         self.node = _ROOT
-        self.taken: Counter[int] = Counter()
+        self.taken: dict[int, int] = defaultdict(int)  # node -> named tags at or below it
+        self.used_up: dict[int, list[int]] = defaultdict(list)  # node -> tokens behind which no tag is left
 
 
 @torch.no_grad()
-def generate(
+def answer_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message]],
-    config: GenerationConfig,
+    sampling: Sampling,
     *,
+    copies: int = 1,
     batch_size: int,
-    make_processor: Callable[[], LogitsProcessor] | None = None,
+    constraint: Constraint | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Answers to prompts, ``config.num_return_sequences`` each, in order.
+    """Texts of ``copies`` answers to each chat, in order.
 
     Args:
-        batch_size: Rows at once.
-        make_processor: Makes the logits processor of a batch.
+        batch_size: Answers at once.
         on_batch: Called with the number of prompts answered so far.
     """
     was_training = model.training
     model.eval()
-    generator: Any = model  # PreTrainedModel does not declare generate; its generative subclasses bring it
-    answers: list[str] = []
-    at_once = max(1, batch_size // (config.num_return_sequences or 1))
+    texts: list[str] = []
+    at_once = max(1, batch_size // copies)
     for first in range(0, len(prompts), at_once):
         encoded: Any = tokenizer.apply_chat_template(
-            list(prompts[first : first + at_once]),
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            padding=True,
-            return_tensors="pt",
+            list(prompts[first : first + at_once]), add_generation_prompt=True, return_dict=True
         )
-        encoded = encoded.to(model.device)
-        processors = LogitsProcessorList([make_processor()] if make_processor else [])
-        produced = generator.generate(**encoded, generation_config=config, logits_processor=processors)
-        answers += tokenizer.batch_decode(
-            produced[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+        answers = generate(model, encoded["input_ids"], sampling, copies=copies, constraint=constraint)
+        texts += tokenizer.batch_decode(answers, skip_special_tokens=True)
         on_batch(min(first + at_once, len(prompts)))
     model.train(was_training)
-    return answers
+    return texts
 
 
 def deploy(
@@ -166,22 +190,36 @@ def deploy(
     catalog: Catalog,
     slots: int,
     *,
+    decoding: Decoding = "distinct",
     batch_size: int = 128,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Greedy answers of exactly ``slots`` distinct tags."""
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=slots * max(map(len, line_tokens(tokenizer, catalog))) + 1,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return generate(
+    """Greedy answers.
+
+    Args:
+        slots: Length of the list: exactly (``distinct``), at most (``grammar``), or, with ``free``, what an
+            answer has room for.
+        decoding: What an answer may be, see the head of this module.
+
+    Raises:
+        ValueError: see :class:`CatalogDecoder` and :class:`~recrl.rl.grammar.GrammarConstraint`.
+        ModuleNotFoundError: ``grammar`` without the package xgrammar.
+    """
+    from .grammar import GrammarConstraint  # which builds on this module
+
+    vocabulary = model.config.get_text_config().vocab_size
+    constraint: CatalogDecoder | GrammarConstraint | None = None
+    if decoding == "distinct":
+        constraint = CatalogDecoder(tokenizer, catalog, slots, vocabulary)
+    elif decoding == "grammar":
+        constraint = GrammarConstraint(tokenizer, catalog, slots, vocabulary)
+    max_tokens = constraint.max_tokens if constraint else _longest(line_tokens(tokenizer, catalog), slots)
+    return answer_texts(
         model,
         tokenizer,
         prompts,
-        config,
+        Sampling(max_tokens, ends=(int(tokenizer.eos_token_id),), temperature=0.0),
         batch_size=batch_size,
-        make_processor=lambda: CatalogDecoder(tokenizer, catalog, slots),
+        constraint=constraint,
         on_batch=on_batch,
     )

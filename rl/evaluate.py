@@ -1,7 +1,7 @@
 """A policy's answers and its tables: sampled as in training, and deployed, beside the baselines.
 
 ``sampled``   random answers as in the rollouts, scored by the run's own rewards: objective and constraints
-``deployed``  greedy lists without duplicates: the protocol's metrics
+``deployed``  greedy lists, without duplicates unless set otherwise: the protocol's metrics
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from pydantic import BaseModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from pydantic import BaseModel, field_validator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs import baselines, metrics
 from ..envs.catalog import Catalog
@@ -21,7 +21,9 @@ from ..envs.metrics import Estimate, Values, estimate, paired_difference
 from ..envs.task import TagTask
 from ..rewards import RewardEngine
 from .constraints import Problem, constraint_values, objective_values, segment_indicators
-from .decoding import deploy, generate
+from .decoding import Decoding, answer_texts, deploy
+from .generation import Sampling
+from .grammar import load_xgrammar
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -35,6 +37,16 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     """At most this many episodes, evenly spread; all by default."""
     batch_size: int = 128
     """Answers generated at once."""
+    decoding: Decoding = "distinct"
+    """Deployed lists: ``distinct`` (exactly K different tags), ``grammar`` (one to K tags, the policy ends
+    the list; needs the package xgrammar) or ``free``."""
+
+    @field_validator("decoding")
+    @classmethod
+    def _installed(cls, decoding: Decoding) -> Decoding:
+        if decoding == "grammar":
+            load_xgrammar()  # asked here, before hours of training
+        return decoding
 
 
 @dataclass(frozen=True)
@@ -69,8 +81,9 @@ def sample(
     rows: Sequence[Mapping[str, Any]],
     engine: RewardEngine,
     problem: Problem,
-    sampling: GenerationConfig,
+    sampling: Sampling,
     *,
+    copies: int,
     batch_size: int,
     seed: int,
     on_batch: Callable[[int], None] = lambda done: None,
@@ -79,27 +92,29 @@ def sample(
 
     Args:
         rows: ``prompt`` and the columns that the rewards and the problem's segments read.
-        sampling: With ``num_return_sequences`` answers a row.
+        copies: Answers to each row.
         on_batch: Called with the number of prompts answered.
 
     Returns:
-        ``[rows, answers, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's answers
+        ``[rows, copies, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's answers
         next to each other.
     """
-    prompts, n = [row["prompt"] for row in rows], sampling.num_return_sequences or 1
+    prompts = [row["prompt"] for row in rows]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        texts = generate(model, tokenizer, prompts, sampling, batch_size=batch_size, on_batch=on_batch)
-    columns = {key: [row[key] for row in rows for _ in range(n)] for key in rows[0] if key != "prompt"}
+        texts = answer_texts(
+            model, tokenizer, prompts, sampling, copies=copies, batch_size=batch_size, on_batch=on_batch
+        )
+    columns = {key: [row[key] for row in rows for _ in range(copies)] for key in rows[0] if key != "prompt"}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     scores = engine.score(
-        [prompt for prompt in prompts for _ in range(n)],
+        [prompt for prompt in prompts for _ in range(copies)],
         [[{"role": "assistant", "content": text}] for text in texts],
         columns,
-        n,
+        copies,
     )
     members = segment_indicators(problem, columns, len(texts)).numpy()
-    return np.concatenate([scores, members], axis=1).reshape(len(rows), n, -1), texts
+    return np.concatenate([scores, members], axis=1).reshape(len(rows), copies, -1), texts
 
 
 def answer(
@@ -110,7 +125,7 @@ def answer(
     engine: RewardEngine,
     problem: Problem,
     slots: int,
-    sampling: GenerationConfig,
+    sampling: Sampling,
     config: EvaluationConfig,
     seed: int,
     on_batch: Callable[[str, int], None] = lambda stage, done: None,
@@ -119,7 +134,7 @@ def answer(
 
     Args:
         rows: ``prompt`` and the columns that the rewards read.
-        sampling: The rollouts' sampling with ``config.answers_per_prompt`` answers.
+        sampling: The rollouts'.
         on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
     """
     scores, texts = sample(
@@ -129,6 +144,7 @@ def answer(
         engine,
         problem,
         sampling,
+        copies=config.answers_per_prompt,
         batch_size=config.batch_size,
         seed=seed,
         on_batch=lambda done: on_batch("sampled", done),
@@ -139,6 +155,7 @@ def answer(
         [row["prompt"] for row in rows],
         catalog,
         slots,
+        decoding=config.decoding,
         batch_size=config.batch_size,
         on_batch=lambda done: on_batch("deployed", done),
     )
@@ -156,6 +173,7 @@ def evaluation(
     problem: Problem,
     novelty_floor: float,
     embeddings: npt.NDArray[np.float32] | None,
+    decoding: Decoding,
 ) -> dict[str, Any]:
     """Every table of a report, as JSON.
 
@@ -164,10 +182,12 @@ def evaluation(
             last the policy that was trained.
         novelty_floor: Floor that the ``quota`` baseline meets.
         embeddings: ``[tags, d]`` unit vectors for diversity.
+        decoding: Of the deployed lists.
 
     Returns:
-        ``populations``: per population ``sampled`` (rewards, objective, constraints) and ``deployed``
-        (metrics by policy and baseline, paired differences to quota, constraints, exposure).
+        What was asked for, and ``populations``: per population ``sampled`` (rewards, objective,
+        constraints) and ``deployed`` (metrics by policy and baseline, paired differences to quota,
+        constraints, exposure).
     """
     slots = next(iter(answers.values())).slots.shape[1]
     lists = baselines.lists(task, episodes, slots, novelty_floor)
@@ -183,6 +203,7 @@ def evaluation(
     return {
         "slots": slots,
         "novelty_floor": novelty_floor,
+        "decoding": decoding,
         "populations": {
             name: {
                 "episodes": int(chosen.sum()),

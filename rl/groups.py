@@ -1,5 +1,7 @@
 """Statistics within groups: the samples of one prompt against each other, missing values masked."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,25 @@ def z_scores(values: Tensor) -> Tensor:
     deviations, counts = within_group(values)
     std = (deviations.square().sum(dim=1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt()
     return deviations / (std + 1e-4)
+
+
+def permute_groups(batch: dict[str, Any], size: int) -> dict[str, Any]:
+    """Bring the groups of a batch into a random order; the samples of a group stay neighbours.
+
+    Args:
+        batch: Tensors and lists with ``N`` samples along their first dimension, scalars, and None.
+        size: Samples of a group; divides ``N``.
+    """
+
+    def is_scalar(value: Any) -> bool:
+        return value is None or (torch.is_tensor(value) and value.ndim == 0)
+
+    samples = len(next(value for value in batch.values() if not is_scalar(value)))
+    order = torch.arange(samples).view(-1, size)[torch.randperm(samples // size)].flatten()
+
+    def permuted(value: Any) -> Any:
+        if is_scalar(value):
+            return value
+        return value[order.to(value.device)] if torch.is_tensor(value) else [value[i] for i in order]
+
+    return {key: permuted(value) for key, value in batch.items()}

@@ -4,15 +4,22 @@ TRL would find some of these late, and others never.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
+from trl.data_utils import is_conversational
 
 from ..rewards import Reward
 from ..rewards.base import PER_TAG
 from .advantages import RULES, AdvantageBatch, find_rule
 from .constraints import Problem, Units
+from .generation import check_window
+
+# So many of the prompts with the most characters are tokenised to find the one with the most tokens.
+_LONGEST = 32
 
 
 def check_groups(args: GRPOConfig) -> None:
@@ -40,6 +47,21 @@ def check_prompts(args: GRPOConfig, data: Dataset) -> None:
             f"{len(data)} training prompts do not fill one generation batch of {needed}, so nothing would be "
             "trained; give more prompts, or take fewer at a time"
         )
+
+
+def check_lengths(args: GRPOConfig, data: Dataset, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The longest prompts fit the model's window together with an answer.
+
+    Found by their characters, so that not every prompt has to be tokenised twice; a rollout checks again.
+    """
+    texts = {repr(prompt): prompt for prompt in data["prompt"]}
+    longest = [texts[key] for key in sorted(texts, key=len)[-_LONGEST:]]
+    asked: Any
+    if is_conversational({"prompt": longest[0]}):
+        asked = tokenizer.apply_chat_template(longest, add_generation_prompt=True, return_dict=True)
+    else:
+        asked = tokenizer(text=longest)
+    check_window(model, max(map(len, asked["input_ids"])), args.max_completion_length or 0)
 
 
 def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str], Iterable[object]]) -> None:

@@ -1,107 +1,284 @@
-"""Several continuations of one prompt in one row: the prompt is read once.
+"""Log-probabilities of several completions of one prompt: the prompt is read once.
 
-A packed row is ``[padding | prompt | c1 | ... | cG]``, each continuation in a field of the same width. A
-continuation sees the prompt and itself, its positions go on from the prompt's end, and its first token is
-predicted by the shared last prompt token. The result equals ``G`` full rows while the model reads
-``P + G C`` tokens instead of ``G (P + C)``.
-
-The packed row goes through the model's ordinary ``forward`` with a 4-D mask, so wrappers (DDP, ZeRO, LoRA)
-see nothing unusual, and only the last ``1 + G C`` positions are projected to the vocabulary.
+A packed row is ``[prompt | field 1 | ... | field G]`` (:class:`recrl.rl.attention.Packed`). It equals ``G``
+full rows while the model reads ``P - 1 + G C`` tokens instead of ``G (P + C)``. The row goes through the
+model's ordinary ``forward``, so wrappers (DDP, ZeRO, LoRA, gradient checkpointing) see nothing unusual, and
+only the positions of completions are projected to the vocabulary.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-# Attention implementations that take a 4-D mask as it is.
-MASKABLE = ("sdpa", "eager")
+from . import attention
+from .attention import FLEX_BLOCK, Kernel, Packed, passed_mask
+
+logger = logging.getLogger(__name__)
+
+PrefixSharing = Literal["auto", "on", "off"]
+
+# Sharing must save this share of the arithmetic, or its own bookkeeping outweighs it.
+_WORTHWHILE = 0.9
+
+# Mean difference of log-probabilities, in nats, up to which two ways to compute them are the same.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """``R`` packed rows of ``L = P + G C`` tokens.
+    """``R`` packed rows.
 
     Attributes:
-        input_ids: ``[R, L]``.
-        position_ids: ``[R, L]``.
-        visible: ``[R, 1, L, L]`` bool, true where a query (dim 2) may look at a key (dim 3).
-        groups: ``G``, continuations per row.
-        width: ``C``, width of a continuation's field.
+        inputs: Arguments of the model: ``input_ids`` and ``position_ids`` ``[R, L]``, the mask, the layout.
+        labels: ``[R, G, C]``, what each position of a field predicts; -100 at padding.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    visible: Tensor
-    groups: int
-    width: int
+    inputs: dict[str, Any]
+    labels: Tensor
 
 
 def pack(
-    prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor, completion_mask: Tensor
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    completion_ids: Tensor,
+    completion_mask: Tensor,
+    kernel: Kernel = "split",
 ) -> PackedBatch:
-    """Lay out one row per prompt.
+    """Lay out one row per prompt; columns that are padding everywhere are left out.
 
     Args:
         prompt_ids, prompt_mask: ``[R, P]``, padded on the left; every prompt has a token.
-        completion_ids, completion_mask: ``[R, G, C]``, padded on the right; a continuation may be empty.
+        completion_ids, completion_mask: ``[R, G, C]``, padded on the right; a completion may be empty.
+        kernel: See :class:`recrl.rl.attention.Packed`.
     """
-    rows, groups, width = completion_ids.shape
+    rows, groups, _ = completion_ids.shape
     device = prompt_ids.device
-    lengths = prompt_mask.sum(dim=1, keepdim=True)
-    if (lengths == 0).any():
-        raise ValueError("a prompt without a token cannot predict the first token of its continuations")
-    prompt_positions = (prompt_mask.cumsum(dim=1) - 1).clamp(min=0)
-    field_positions = lengths[:, :, None] + torch.arange(width, device=device)
-    # Segment 0 is the prompt, 1..G the continuations, -1 padding, which nothing sees.
-    numbers = torch.arange(1, groups + 1, device=device)[None, :, None].expand(rows, groups, width)
-    segment = torch.cat(
-        [
-            torch.where(prompt_mask.bool(), 0, -1),
-            torch.where(completion_mask.bool(), numbers, -1).reshape(rows, groups * width),
-        ],
-        dim=1,
-    )
-    order = torch.arange(segment.shape[1], device=device)
-    query, key = segment[:, :, None], segment[:, None, :]
-    visible = (order[:, None] >= order) & ((key == 0) | (key == query)) & (key >= 0)
-    # A padding query looks at itself: a row of attention without any key is NaN.
-    visible |= torch.eye(len(order), dtype=torch.bool, device=device)
+    if not prompt_mask[:, -1].all():
+        raise ValueError("prompts must have a token and be padded on the left")
+    lengths = prompt_mask.sum(dim=1) - 1  # without the last token, which starts each field
+    prompt, width = int(lengths.max()), _used(completion_mask.flatten(0, 1))
+    if kernel == "flex":
+        prompt, width = -(-prompt // FLEX_BLOCK) * FLEX_BLOCK, -(-width // FLEX_BLOCK) * FLEX_BLOCK
+        missing = max(0, width - completion_ids.shape[2])
+        completion_ids = nn.functional.pad(completion_ids, (0, missing))
+        completion_mask = nn.functional.pad(completion_mask, (0, missing))
+    columns = torch.arange(prompt, device=device)
+    shifted = (prompt_ids.shape[1] - 1 - lengths[:, None] + columns).clamp(max=prompt_ids.shape[1] - 1)
+    last = prompt_ids[:, -1, None, None].expand(rows, groups, 1)
+    fields = torch.cat([last, completion_ids[:, :, : width - 1]], dim=2)
+    positions = lengths[:, None, None] + torch.arange(width, device=device).expand(rows, groups, width)
     return PackedBatch(
-        input_ids=torch.cat([prompt_ids, completion_ids.reshape(rows, groups * width)], dim=1),
-        position_ids=torch.cat(
-            [prompt_positions, field_positions.expand(rows, groups, width).reshape(rows, groups * width)],
-            dim=1,
-        ),
-        visible=visible[:, None],
-        groups=groups,
-        width=width,
+        inputs={
+            "input_ids": torch.cat([prompt_ids.gather(1, shifted), fields.flatten(1)], dim=1),
+            "position_ids": torch.cat(
+                [columns.minimum(lengths[:, None].clamp(min=0)), positions.flatten(1)], dim=1
+            ),
+            "attention_mask": passed_mask(rows, device),
+            "shared_prefix": Packed(lengths, prompt, groups, width, kernel),
+        },
+        labels=completion_ids[:, :, :width].masked_fill(completion_mask[:, :, :width] == 0, -100),
     )
 
 
-def continuation_logits(model: Any, batch: PackedBatch, attention: str) -> Tensor:
-    """Logits that predict each continuation token, ``[R, G, C, vocabulary]``.
+def _used(mask: Tensor) -> int:
+    """Columns up to the last one in use, at least one."""
+    return max(1, int((mask.any(dim=0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
+
+
+def continuation_logits(
+    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], completions: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits that predict each completion token, and what they predict.
 
     Args:
-        model: A causal language model of transformers, wrapped or not.
-        attention: Its attention implementation, one of :data:`MASKABLE`.
+        model: Causal language model, not wrapped; set to shared attention where it can be.
+        prompts, completions: As in :func:`pack`.
+
+    Returns:
+        ``[R, G, C, vocabulary]``, and the labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
+        than it was where the last columns are padding only.
     """
-    mask = batch.visible
-    if attention == "eager":
-        dtype = next(model.parameters()).dtype
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
-            ~mask, torch.finfo(dtype).min
+    (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
+    if CostModel(model).exact(prompt_ids.shape[1], ids.shape[2]) and not attention.unsupported(model):
+        attention.install(model)
+        batch = pack(prompt_ids, prompt_mask, ids, mask)
+        inputs, labels = batch.inputs, batch.labels
+    else:
+        groups = ids.shape[1]
+        each_ids, each_mask = (x.repeat_interleave(groups, dim=0) for x in prompts)
+        inputs, labels = _full_rows(each_ids, each_mask, ids.flatten(0, 1), mask.flatten(0, 1))
+    with _last_positions(backbone(model), labels[0].numel()):
+        logits = model(**inputs, use_cache=False).logits
+    labels = labels.view(*ids.shape[:2], -1)
+    return logits.reshape(*labels.shape, -1), labels
+
+
+def score(
+    model: nn.Module,
+    body: nn.Module,
+    prompts: tuple[Tensor, Tensor],
+    completions: tuple[Tensor, Tensor],
+    copies: int,
+    kernel: Kernel = "split",
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability and entropy of each completion token, both ``[N, C]``, 0 at padding.
+
+    Args:
+        model: Causal language model with TRL's fused head (``trl.trainer.utils.add_fused_lm_head``), wrapped
+            or not.
+        body: Its :func:`backbone`.
+        prompts: Token ids and mask ``[N, P]``, padded on the left.
+        completions: Token ids and mask ``[N, C]``, padded on the right.
+        copies: So many neighbours have the same prompt, and it is read once for them; 1 = full rows.
+    """
+    (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
+    if copies > 1:
+        if not (prompt_ids.unflatten(0, (-1, copies)) == prompt_ids[::copies, None]).all():
+            raise ValueError(f"the prompts of {copies} neighbours differ; keep groups together")
+        batch = pack(
+            prompt_ids[::copies],
+            prompt_mask[::copies],
+            ids.unflatten(0, (-1, copies)),
+            mask.unflatten(0, (-1, copies)),
+            kernel,
         )
-    kept = 1 + batch.groups * batch.width
-    logits = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=mask,
-        logits_to_keep=kept,
-        use_cache=False,
-    ).logits
-    rows, vocabulary = logits.shape[0], logits.shape[-1]
-    fields = logits[:, 1:].reshape(rows, batch.groups, batch.width, vocabulary)
-    shared = logits[:, :1, None].expand(rows, batch.groups, 1, vocabulary)
-    return torch.cat([shared, fields[:, :, :-1]], dim=2)
+        inputs, labels = batch.inputs, batch.labels
+    else:
+        inputs, labels = _full_rows(prompt_ids, prompt_mask, ids, mask)
+    rows, width = len(labels), labels.shape[-1]
+    with _last_positions(body, labels[0].numel()):
+        found = model(**inputs, shift_labels=labels.reshape(rows, -1), fused_lm_head=True)
+
+    def whole(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        values = values.reshape(len(ids), width)[:, : ids.shape[1]]
+        return nn.functional.pad(values, (0, ids.shape[1] - values.shape[1]))
+
+    log_probs = whole(found.log_probs)
+    assert log_probs is not None
+    return log_probs, whole(found.entropy)
+
+
+def _full_rows(
+    prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor
+) -> tuple[dict[str, Any], Tensor]:
+    """One row per completion, without its last token, which predicts nothing."""
+    longest, width = int(prompt_mask.sum(dim=1).max()), _used(mask)
+    ids, mask = ids[:, :width], mask[:, :width]
+    seen = torch.cat([prompt_mask[:, -longest:], mask[:, :-1]], dim=1)
+    inputs = {
+        "input_ids": torch.cat([prompt_ids[:, -longest:], ids[:, :-1]], dim=1),
+        "attention_mask": seen,
+        "position_ids": (seen.cumsum(dim=1) - 1).clamp(min=0),
+    }
+    return inputs, ids.masked_fill(mask == 0, -100)
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The part of an unwrapped causal language model below its head; adapters may be around it."""
+    base: Any = model
+    return (base.get_base_model() if hasattr(base, "get_base_model") else base).base_model
+
+
+@contextmanager
+def _last_positions(body: nn.Module, count: int) -> Iterator[None]:
+    """Hand only the last ``count`` positions of a row to the head."""
+
+    def keep(_: nn.Module, __: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[:, -count:]
+        return output
+
+    handle = body.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class CostModel:
+    """When reading the prompt once pays: by counting the arithmetic of both ways.
+
+    Args:
+        model: The policy; its weights may be sharded.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config: Any = model.config.get_text_config()
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        width = (getattr(config, "head_dim", None) or hidden // heads) * heads
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        # Attention's four products and the feed-forward's three; a mixture of experts does more.
+        self._per_token = 2 * (4 * hidden * width + 3 * hidden * inner)
+        self._per_pair = 4 * width
+        self.window = attention.window(model)
+
+    def shares(self, prompt: int, completion: int, copies: int) -> bool:
+        """Whether ``copies`` completions of a prompt cost clearly less in one row (lengths in tokens)."""
+        if copies < 2 or not self.exact(prompt, completion):
+            return False
+        row = prompt + completion
+        full = copies * self._cost(row, row * row / 2)
+        pairs = prompt * prompt / 2 + copies * completion * row
+        return self._cost(prompt + copies * completion, pairs) < _WORTHWHILE * full
+
+    def exact(self, prompt: int, completion: int) -> bool:
+        """Whether no sliding window cuts through a row."""
+        return self.window is None or prompt + completion <= self.window
+
+    def _cost(self, tokens: float, pairs: float) -> float:
+        return tokens * self._per_token + pairs * self._per_pair
+
+
+class Sharing:
+    """Whether a trainer's forward passes read a prompt once, and why not.
+
+    Args:
+        model: The policy without wrappers and adapters; set to shared attention unless ``mode`` is ``off``.
+        mode: ``on`` shares wherever it is exact, ``auto`` where the cost model says that it pays.
+        kernel: See :class:`recrl.rl.attention.Packed`.
+
+    Attributes:
+        reason: Why nothing is shared; None when something may be.
+        understood: Whether the model's attention is one of those that this module knows.
+
+    Raises:
+        ValueError: ``on`` for a model that cannot share, or ``flex`` without CUDA.
+    """
+
+    def __init__(self, model: PreTrainedModel, mode: PrefixSharing, kernel: Kernel) -> None:
+        why = attention.unsupported(model)
+        self.understood = why is None
+        if mode == "on" and why:
+            raise ValueError(f"train.prefix_sharing=on, but {why}; set it to auto")
+        if kernel == "flex" and mode != "off" and model.device.type != "cuda":
+            raise ValueError(
+                f"train.prefix_attention=flex trains on CUDA only, the policy is on {model.device}; "
+                "set it to split"
+            )
+        self.mode, self.kernel = mode, kernel
+        self.reason = "train.prefix_sharing=off" if mode == "off" else why
+        self._cost = CostModel(model)
+        if why and mode == "auto":
+            logger.warning("each prompt is read once per answer: %s", why)
+        if self.reason is None:
+            attention.install(model)
+
+    def copies(self, prompt: int, completion: int, copies: int) -> int:
+        """How many neighbours of a batch share a row; 1 = full rows (lengths in tokens)."""
+        if self.reason is not None or not self._cost.exact(prompt, completion):
+            return 1
+        return copies if self.mode == "on" or self._cost.shares(prompt, completion, copies) else 1
+
+    def refuse(self, reason: str) -> None:
+        """Share nothing from now on."""
+        if self.mode == "on":
+            raise RuntimeError(f"train.prefix_sharing=on, but {reason}; set it to auto or off")
+        self.reason = reason
+        logger.warning("each prompt is read once per answer from now on: %s", reason)

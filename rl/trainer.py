@@ -1,13 +1,11 @@
 """``ConstrainedGRPOTrainer``: constrained optimisation inside TRL's GRPO.
 
-The only file that knows TRL's private seams. TRL 1.16 has no advantage hook. Three overrides suffice:
+TRL 1.16 has no advantage hook. Two overrides of its private steps suffice; :mod:`recrl.rl.grpo` knows the
+others, and nothing else does:
 
-``_calculate_rewards``                  returns our engine's scores, gathered: every rank holds the same
-                                        ``[N, K]`` matrix, so the multipliers need no communication
-                                        of their own
-``_generate_and_score_completions``     steps the multipliers and replaces the advantages (and their log)
-``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
-                                        (:mod:`recrl.rl.prefix`)
+``_calculate_rewards``              returns our engine's scores, gathered: every rank holds the same
+                                    ``[N, K]`` matrix, so the multipliers need no communication of their own
+``_generate_and_score_completions`` steps the multipliers and replaces the advantages (and their log)
 
 ``tests/rl/test_trl_seams.py`` holds them against the installed TRL.
 
@@ -18,7 +16,6 @@ steps the multipliers twice for one generation batch.
 
 import json
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +26,7 @@ from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from ..rewards import RewardEngine, RewardError
 from .advantages import AdvantageBatch, find_rule
@@ -37,15 +34,14 @@ from .conflict import conflict_metrics, gradient_cosines, half_advantages, takin
 from .constraints import Problem, objective_values, segment_indicators
 from .credit import count_tokens, spread, tag_positions
 from .duals import DualConfig, Duals
+from .grpo import SharedPrefixGRPOTrainer
 from .preconditions import (
     check_credit,
     check_gradient_conflict,
-    check_groups,
     check_prompts,
     check_rule,
     check_segments,
 )
-from .prefix import MASKABLE, continuation_logits, pack
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +63,7 @@ class _TagCredit:
     positions: list[list[int]]  # [local sample][token]
 
 
-class ConstrainedGRPOTrainer(GRPOTrainer):
+class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     """GRPO that maximises one named reward while others are held at their targets.
 
     Args:
@@ -81,19 +77,13 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             declared ``per="tag"`` or ``"tag_mean"``; ``sequence`` gives every token of an answer the same.
         gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
             many generation batches, at the cost of one more forward pass; 0 = never.
-        share_prefix: Read each prompt once per group in the loss.
         args: TRL's arguments.
+        options: See :class:`recrl.rl.grpo.SharedPrefixGRPOTrainer`.
 
     Raises:
         ValueError: groups would straddle ranks, engine and problem disagree on the rewards, a segment has no
             prompts, or nothing could be credited to tags.
     """
-
-    # What TRL's attributes hold after its constructor; it declares them wider.
-    args: GRPOConfig
-    model: torch.nn.Module
-    num_generations: int
-    num_generations_eval: int
 
     def __init__(
         self,
@@ -108,16 +98,14 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         duals: DualConfig | None = None,
         credit: Literal["sequence", "tag"] = "sequence",
         gradient_conflict_every: int = 0,
-        share_prefix: bool = True,
         eval_dataset: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        **trl_options: Any,
+        **options: Any,
     ) -> None:
         if engine.names != problem.names:
             raise ValueError(
                 f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal"
             )
-        check_groups(args)
         check_prompts(args, train_dataset)
         check_segments(problem, train_dataset.column_names, train_dataset.__getitem__)
         check_rule(problem, rule)
@@ -136,7 +124,7 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
-            **trl_options,
+            **options,
         )
         # TRL's own total is only logged: make it the objective.
         self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
@@ -144,9 +132,6 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         generations = micro_steps // self._micro_steps_per_generation
         self.duals = Duals(problem, duals or DualConfig(), max(1, generations), self.rule.controller)
         self.kl_coefficient = self.beta
-        self._attention = model.config._attn_implementation
-        self.share_prefix = share_prefix and self._attention in MASKABLE
-        self.seconds: dict[str, float] = {"rollout": 0.0, "rewards": 0.0, "optimiser": 0.0}
         self._scores: Tensor | None = None
         self._tags: _TagCredit | None = None
         self._pieces: dict[int, str] = {}
@@ -157,14 +142,13 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         """Index of the generation batch, from the count of micro-steps, so that a resume agrees."""
         return self._step // self._micro_steps_per_generation
 
-    @property
-    def _micro_steps_per_generation(self) -> int:
-        return (self.args.steps_per_generation or 1) * self.num_iterations
-
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        started = time.perf_counter()
+        with self.clock.part("rewards"):
+            return self._scored(inputs, prompts, completions, completion_ids_list)
+
+    def _scored(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         columns = {
             key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")
         }
@@ -191,7 +175,6 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         self._scores = gather(local.to(self.accelerator.device))
         if running is not None:
             self._tags = self._gather_tags(running, positions)
-        self.seconds["rewards"] += time.perf_counter() - started
         return self._scores[:, : len(self.problem.names)]
 
     def _decoded(self, ids: Any) -> list[str]:
@@ -210,14 +193,16 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
         return _TagCredit(gather(torch.from_numpy(padded).to(device)), gather(tokens.to(device)), positions)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        started, before = time.perf_counter(), self.seconds["rewards"]
         output = super()._generate_and_score_completions(inputs)
-        self.seconds["rollout"] += time.perf_counter() - started - (self.seconds["rewards"] - before)
         training = self.model.training
+        with self.clock.part("constraints"):
+            return self._constrained(inputs, output, training)
+
+    def _constrained(self, inputs: Any, output: dict[str, Any], training: bool) -> dict[str, Any]:
+        """Step the multipliers and replace the advantages."""
         scores, self._scores = self._scores, None
         assert scores is not None, "TRL no longer calls _calculate_rewards"
         group_size = self.num_generations if training else self.num_generations_eval
-        began = time.perf_counter()
         if training:
             self.duals.update(scores, group_size, self.generation)
             if self.generation % _AGREEMENT_EVERY == 0:
@@ -234,9 +219,6 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
             }
         batch = AdvantageBatch(groups, self.problem, self.duals.multipliers, self.duals.units, **per_tag)
         advantages = self.rule(batch)
-        spent = time.perf_counter() - began
-        self.seconds["optimiser"] += spent
-        self._metrics["train" if training else "eval"]["time/optimiser"].append(spent)
         found = advantages.values.flatten(0, 1).to(output["advantages"])
         first = self.accelerator.process_index * len(inputs)
         local = found[first : first + len(inputs)]
@@ -322,58 +304,6 @@ class ConstrainedGRPOTrainer(GRPOTrainer):
                 "the ranks hold different multipliers; they must see the same gathered scores. Check that "
                 f"every rank runs the same version and config (fingerprints {[p[:8] for p in prints]})"
             )
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        compute_aux_loss: bool = False,
-        **multimodal: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        plain = compute_aux_loss or any(value is not None for value in multimodal.values())
-        if plain or not self.share_prefix:
-            return super()._get_per_token_logps_and_entropies(
-                model,
-                input_ids,
-                attention_mask,
-                logits_to_keep,
-                batch_size=batch_size,
-                compute_entropy=compute_entropy,
-                compute_aux_loss=compute_aux_loss,
-                **multimodal,
-            )
-        prompts = input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]
-        completions = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
-        # Samples may stand in any order (TRL shuffles them): group them by their prompt.
-        _, group = torch.unique(torch.cat(prompts, dim=1), dim=0, return_inverse=True)
-        logps = torch.zeros(completions[0].shape, device=input_ids.device)
-        entropies = torch.zeros_like(logps) if compute_entropy else None
-        groups_at_once = max(1, (batch_size or len(group)) // self.num_generations)
-        for chosen in torch.arange(int(group.max()) + 1, device=group.device).split(groups_at_once):
-            members = [(group == g).nonzero().flatten() for g in chosen]
-            width = max(map(len, members))
-            # A group that is short of others repeats its first sample, with an empty mask.
-            rows = torch.stack([torch.cat([m, m[:1].expand(width - len(m))]) for m in members])
-            present = torch.stack([torch.arange(width, device=m.device) < len(m) for m in members])
-            ids, mask = completions[0][rows], completions[1][rows] * present[:, :, None]
-            batch = pack(prompts[0][rows[:, 0]], prompts[1][rows[:, 0]], ids, mask)
-            with self.accelerator.autocast():
-                logits = continuation_logits(model, batch, self._attention)
-            scores = (logits.float() / self.temperature).log_softmax(dim=-1)
-            # Padding is 0 in both results, as in TRL's fused head.
-            kept = mask[present].bool()
-            found = scores.gather(-1, ids[..., None]).squeeze(-1)[present].where(kept, 0.0)
-            logps = logps.index_copy(0, rows[present], found)
-            if entropies is not None:
-                # Only an entropy bonus sends a gradient through the entropy; otherwise it is a metric.
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self._entropy_bonus_enabled):
-                    entropy = -(scores.exp() * scores).sum(dim=-1)[present].where(kept, 0.0)
-                    entropies = entropies.index_copy(0, rows[present], entropy)
-        return logps, entropies, None
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -9,7 +9,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from pydantic import BaseModel
 from transformers import (
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -18,8 +17,11 @@ from transformers import (
 from trl import GRPOConfig
 
 from ..rewards import RewardEngine
+from .attention import Kernel
 from .constraints import Problem
 from .duals import DualConfig
+from .generation import Sampling
+from .prefix import PrefixSharing
 from .trainer import ConstrainedGRPOTrainer
 
 
@@ -54,26 +56,22 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     """Length normalisation; ``grpo`` divides each answer by its own length, which biases the prices."""
-    share_prefix: bool = True
-    """Read each prompt once for its group in the loss."""
+    prefix_sharing: PrefixSharing = "auto"
+    """Read each prompt once for its group: ``auto`` where it pays, ``on`` wherever it is exact, ``off``."""
+    prefix_attention: Kernel = "split"
+    """Attention of shared prompts: ``split`` (SDPA, anywhere) or ``flex`` (FlexAttention, CUDA)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     save_every: int = 50
     """Steps between checkpoints; the last two are kept."""
 
-    def sampling(
-        self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int, answers: int = 1
-    ) -> GenerationConfig:
+    def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int) -> Sampling:
         """The rollouts' sampling, for evaluation outside the trainer."""
-        return GenerationConfig(
-            do_sample=True,
+        return Sampling(
+            max_tokens=self.max_answer_tokens or answer_tokens,
+            ends=(int(tokenizer.eos_token_id),),
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=0,
-            max_new_tokens=self.max_answer_tokens or answer_tokens,
-            num_return_sequences=answers,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
         )
 
 
@@ -158,7 +156,8 @@ def make_trainer(
         duals=duals,
         credit=credit,
         gradient_conflict_every=gradient_conflict_every,
-        share_prefix=config.share_prefix,
+        prefix_sharing=config.prefix_sharing,
+        prefix_attention=config.prefix_attention,
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,

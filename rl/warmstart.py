@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs.catalog import Catalog
 from ..envs.prompts import Message
-from .prefix import MASKABLE, continuation_logits, pack
+from .prefix import continuation_logits
 
 # Batches drawn together and sorted by length.
 _POOL = 32
@@ -75,15 +75,7 @@ def warm_start(
 
     Returns:
         Mean negative log-likelihood per token of each step.
-
-    Raises:
-        ValueError: the model's attention does not take the mask of a packed row.
     """
-    attention = model.config._attn_implementation
-    if attention not in MASKABLE:
-        raise ValueError(
-            f"the warm start needs attn_implementation in {MASKABLE}, this policy has {attention!r}"
-        )
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
@@ -112,7 +104,7 @@ def warm_start(
             for row in chosen
             for _ in range(config.lists_per_prompt)
         ]
-        loss = _loss(model, tokenizer, [row["prompt"] for row in chosen], lists, attention)
+        loss = _loss(model, tokenizer, [row["prompt"] for row in chosen], lists)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -139,7 +131,6 @@ def _loss(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[Message]],
     answers: list[str],
-    attention: str,
 ) -> torch.Tensor:
     device = model.device
     asked: Any = tokenizer.apply_chat_template(
@@ -158,8 +149,8 @@ def _loss(
         return_tensors="pt",
     )
     shape = (len(prompts), len(answers) // len(prompts), -1)
-    ids, mask = told["input_ids"].reshape(shape).to(device), told["attention_mask"].reshape(shape).to(device)
-    batch = pack(asked["input_ids"].to(device), asked["attention_mask"].to(device), ids, mask)
-    logits = continuation_logits(model, batch, attention)
-    kept = mask.bool()
-    return torch.nn.functional.cross_entropy(logits[kept].float(), ids[kept])
+    ids, mask = (told[name].reshape(shape).to(device) for name in ("input_ids", "attention_mask"))
+    prompt = asked["input_ids"].to(device), asked["attention_mask"].to(device)
+    logits, labels = continuation_logits(model, prompt, (ids, mask))
+    kept = labels != -100
+    return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])

@@ -29,8 +29,8 @@ def measure() -> dict[str, Any]:
     steps = [json.loads(line) for line in lines[_SKIPPED:]]
     return {
         "step": statistics.median(s["step_time"] for s in steps),
-        "optimiser": statistics.median(s["time/optimiser"] for s in steps),
-        "share": statistics.median(s["time/optimiser"] / s["step_time"] for s in steps),
+        "optimiser": statistics.median(s["time/constraints"] for s in steps),
+        "share": statistics.median(s["time/constraints"] / s["step_time"] for s in steps),
         "samples": config.train.prompts_per_step * config.train.group_size,
     }
 

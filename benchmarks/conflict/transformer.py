@@ -23,7 +23,7 @@ from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
 from recrl.rl.constraints import Problem, constraint_values
 from recrl.rl.duals import DualConfig, Duals
-from recrl.rl.prefix import continuation_logits, pack
+from recrl.rl.prefix import continuation_logits
 from recrl.rl.trainer import ConstrainedGRPOTrainer
 from recrl.rl.training import TrainConfig, make_trainer
 
@@ -259,7 +259,7 @@ def _record(
         },
         **asdict(result),
         "seconds": seconds,
-        "rule_seconds": trainer.seconds["optimiser"],
+        "rule_seconds": trainer.clock.total["constraints"],
         "trace": {
             "step": [point[0] for point in trace.points],
             "objective": [point[1][0].item() for point in trace.points],
@@ -303,5 +303,6 @@ def _answer_logits(
         return_tensors="pt",
     )
     ids, kept = torch.stack([table[rows] for rows in answers]), torch.stack([mask[rows] for rows in answers])
-    batch = pack(asked["input_ids"], asked["attention_mask"], ids, kept)
-    return continuation_logits(model, batch, "sdpa"), ids, kept.bool()
+    prompts = asked["input_ids"], asked["attention_mask"]
+    logits, labels = continuation_logits(model, prompts, (ids, kept))
+    return logits, labels.clamp(min=0), labels != -100

@@ -1,0 +1,273 @@
+"""``SharedPrefixGRPOTrainer``: TRL's GRPO that reads each prompt once and says where the time goes.
+
+Of TRL 1.16's private steps these are replaced:
+
+``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
+                                        (:mod:`recrl.rl.prefix`)
+``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`)
+``_prepare_inputs``                     shuffles groups, not samples
+``_tokenize_prompts``                   tokenises each prompt once
+``_get_dataloader``                     leaves the rows where they are
+
+``_generate``, ``_calculate_rewards`` and ``training_step`` are only timed (:mod:`recrl.rl.timing`).
+``tests/rl/test_sharing.py`` holds them against the installed TRL.
+"""
+
+import logging
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from accelerate.utils import gather, is_peft_model
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import split_tensor_dict
+
+from . import attention
+from .attention import Kernel
+from .generation import Sampling, generate
+from .groups import permute_groups
+from .preconditions import check_groups, check_lengths
+from .prefix import TOLERANCE, PrefixSharing, Sharing, backbone, score
+from .timing import StepClock
+
+logger = logging.getLogger(__name__)
+
+
+class SharedPrefixGRPOTrainer(GRPOTrainer):
+    """TRL's trainer with TRL's results, sooner.
+
+    Args:
+        prefix_sharing: Read each prompt once per group, in rollouts and in forward passes: ``auto`` where it
+            pays, ``on`` wherever it is exact, ``off`` never.
+        prefix_attention: Attention of a packed row, see :class:`recrl.rl.attention.Packed`.
+        args, train_dataset, options: TRL's.
+
+    Attributes:
+        sharing: What is shared, and why not.
+        clock: Seconds of each part of a step; logged as ``time/*``.
+
+    Raises:
+        ValueError: groups would straddle ranks, or a prompt does not fit the model's window.
+    """
+
+    # What TRL's attributes hold after its constructor; it declares them wider.
+    args: GRPOConfig
+    model: torch.nn.Module
+    num_generations: int
+    num_generations_eval: int
+    _buffered_inputs: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        args: GRPOConfig,
+        train_dataset: Dataset,
+        prefix_sharing: PrefixSharing = "auto",
+        prefix_attention: Kernel = "split",
+        **options: Any,
+    ) -> None:
+        check_groups(args)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **options)
+        policy = self.accelerator.unwrap_model(self.model)
+        policy = policy.get_base_model() if is_peft_model(policy) else policy
+        check_lengths(self.args, train_dataset, policy, self._tokenizer)
+        self.sharing = Sharing(policy, prefix_sharing, prefix_attention)
+        if self.ref_model is not None and self.sharing.reason is None:
+            attention.install(self.accelerator.unwrap_model(self.ref_model))
+        self._sharing_checked = False
+        self.clock = StepClock(self._metrics)
+        self.add_callback(self.clock)
+
+    @property
+    def _micro_steps_per_generation(self) -> int:
+        return (self.args.steps_per_generation or 1) * self.num_iterations
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self.model.training and not self._sharing_checked:
+            self._check_sharing(output)
+        return output
+
+    def _calculate_rewards(self, *arguments: Any) -> Tensor:
+        with self.clock.part("rewards"):
+            return super()._calculate_rewards(*arguments)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **multimodal: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        with nullcontext() if torch.is_grad_enabled() else self.clock.part("old_and_reference"):
+            if (
+                compute_aux_loss
+                or not self.sharing.understood
+                or any(value is not None for value in multimodal.values())
+            ):
+                return super()._get_per_token_logps_and_entropies(
+                    model,
+                    input_ids,
+                    attention_mask,
+                    logits_to_keep,
+                    batch_size=batch_size,
+                    compute_entropy=compute_entropy,
+                    compute_aux_loss=compute_aux_loss,
+                    **multimodal,
+                )
+            width = input_ids.shape[1] - logits_to_keep
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            # A micro-batch may hold a part of a group only; every rank makes as many forward passes as the
+            # others.
+            neighbours = math.gcd(batch_size or len(input_ids), len(input_ids), group)
+            copies = self.sharing.copies(width, logits_to_keep, neighbours)
+            found = [
+                self._score(model, ids, mask, width, copies)
+                for ids, mask in zip(
+                    input_ids.split(batch_size or len(input_ids)),
+                    attention_mask.split(batch_size or len(input_ids)),
+                    strict=True,
+                )
+            ]
+            entropies = torch.cat([entropy for _, entropy in found]) if compute_entropy else None
+            return torch.cat([logps for logps, _ in found]), entropies, None
+
+    def _score(self, model: Any, ids: Tensor, mask: Tensor, prompt: int, copies: int) -> tuple[Tensor, Any]:
+        """Log-probabilities and entropies of completions behind ``prompt`` columns."""
+        with self.accelerator.autocast():
+            return score(
+                model,
+                backbone(self.accelerator.unwrap_model(model)),
+                (ids[:, :prompt], mask[:, :prompt]),
+                (ids[:, prompt:], mask[:, prompt:]),
+                copies,
+                self.sharing.kernel,
+            )
+
+    @torch.no_grad()
+    def _check_sharing(self, output: dict[str, Any]) -> None:
+        """Compare the packed row with full rows on one group of each rank; share nothing if they differ."""
+        self._sharing_checked = True
+        if self.sharing.reason is not None:
+            return
+        n, prompt = self.num_generations, output["prompt_ids"].shape[1]
+        ids = torch.cat([output["prompt_ids"][:n], output["completion_ids"][:n]], dim=1)
+        mask = torch.cat([output["prompt_mask"][:n], output["completion_mask"][:n]], dim=1)
+        kept = output["completion_mask"][:n].bool()
+        difference, failure = torch.full((2,), math.inf, device=ids.device), None
+        self.model.eval()  # dropout would make a difference of its own
+        try:
+            full, _ = self._score(self.model, ids, mask, prompt, 1)
+            packed, _ = self._score(self.model, ids, mask, prompt, n)
+            apart = (packed - full)[kept].abs()
+            difference = torch.stack([apart.mean(), apart.max()])
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            failure = f"the packed row failed: {error}"
+        self.model.train()
+        means, largest = gather(difference[None].to(self.accelerator.device)).T
+        mean, dtype = means.max().item(), next(self.model.parameters()).dtype
+        self._metrics["train"]["prefix/first_batch_difference"].append(mean)
+        # NaN is not within the tolerance either.
+        if not mean <= TOLERANCE[dtype]:
+            self.sharing.refuse(
+                failure
+                or f"on the first batch the log-probabilities of the packed row are {mean:.2g} nats off "
+                f"on average, more than {TOLERANCE[dtype]:.2g} for {dtype}"
+            )
+        else:
+            logger.info("prefix sharing: %.1e nats off on average, %.1e at most", mean, largest.max().item())
+
+    def _get_dataloader(self, *arguments: Any, **options: Any) -> Any:
+        loader = super()._get_dataloader(*arguments, **options)
+        # Rows are texts and numbers for the rewards: looking through them for tensors to move took longer
+        # than the rewards.
+        loader.device = None
+        return loader
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        with self.clock.part("other"):
+            # TRL shuffles samples; a group has to stay together, so groups are shuffled.
+            if not self.model.training or self._is_vlm:
+                return super()._prepare_inputs(generation_batch)
+            steps = self.args.steps_per_generation or 1
+            if self._step % self._micro_steps_per_generation == 0 or self._buffered_inputs is None:
+                batch = self._generate_and_score_completions(generation_batch)
+                self._buffered_inputs = split_tensor_dict(permute_groups(batch, self.num_generations), steps)
+            return self._buffered_inputs[self._step % steps]
+
+    def _generate(self, prompts: Any) -> Any:
+        with self.clock.part("rollout"):
+            return super()._generate(prompts)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """Each distinct prompt once."""
+        if self._is_vlm or self.environment_factories is not None:
+            return super()._tokenize_prompts(prompts)
+        keys = [repr(prompt) for prompt in prompts]
+        distinct = dict(zip(keys, prompts, strict=True))
+        ids, images, more = super()._tokenize_prompts(list(distinct.values()))
+        if more:
+            return super()._tokenize_prompts(prompts)
+        by_key = dict(zip(distinct, ids, strict=True))
+        return [by_key[key] for key in keys], images, more
+
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any) -> Any:
+        if images or multimodal_fields or not self._generates_itself:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest)
+        args = self.args
+        sampling = Sampling(
+            max_tokens=args.max_completion_length or 0,
+            ends=tuple(self.eos_token_ids),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k or 0,
+            min_p=self.min_p or 0.0,
+        )
+        checkpointing: Any = args.gradient_checkpointing_kwargs
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=checkpointing,
+        ) as unwrapped:
+            training = unwrapped.training
+            unwrapped.eval()
+            answers = generate(unwrapped, prompt_ids, sampling)
+            unwrapped.train(training)
+        return answers, None
+
+    @property
+    def _generates_itself(self) -> bool:
+        """Whether rollouts prefill each prompt once; other engines and options are TRL's."""
+        args = self.args
+        return (
+            self.sharing.reason is None
+            and not (self.use_vllm or self.use_transformers_continuous_batching or self.tools)
+            and not args.generation_kwargs
+            and args.repetition_penalty == 1.0
+            and args.cache_implementation is None
+            and not self.is_fsdp_enabled
+            and (args.ds3_gather_for_generation or not self._sharded)
+        )
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether the weights are spread over ranks (ZeRO-3)."""
+        plugin = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
+        return plugin is not None and plugin.zero_stage == 3
+
+    def training_step(self, *inputs: Any, **options: Any) -> Tensor:
+        with self.clock.part("forward_backward"):
+            loss = super().training_step(*inputs, **options)
+        self.clock.rest("optimizer_step")
+        return loss
