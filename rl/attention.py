@@ -31,6 +31,10 @@ Kernel = Literal["split", "flex"]
 FLEX_BLOCK = 128
 
 
+# Tokens of an answer that there is room for at first; it doubles.
+_ROOM = 32
+
+
 class Layout(Protocol):
     """Who sees whom in one forward call."""
 
@@ -221,11 +225,10 @@ class Branches:
         prefill: Keys and values of ``R`` prompts.
         lengths: ``[R]``, how many of them count.
         slots: ``S``, answers per prompt.
-        steps: Most tokens that an answer takes.
     """
 
-    def __init__(self, prefill: Prefill, lengths: Tensor, slots: int, steps: int) -> None:
-        self.slots, self.steps, self.step = slots, steps, 0
+    def __init__(self, prefill: Prefill, lengths: Tensor, slots: int) -> None:
+        self.slots, self.step = slots, 0
         self._prompt_keys, self._prompt_values = prefill.keys, prefill.values
         width = next(iter(prefill.keys.values())).shape[2] if prefill.keys else 0
         hidden = torch.arange(width, device=lengths.device) >= lengths[:, None]
@@ -259,8 +262,12 @@ class Branches:
     def _append(self, past: dict[int, Tensor], layer: int, new: Tensor) -> Tensor:
         """Write this step's ``[R S, heads, 1, d]``; return ``[R, S, heads, step + 1, d]``."""
         new = new.unflatten(0, (-1, self.slots))
-        if layer not in past:
-            past[layer] = new.new_empty(*new.shape[:3], self.steps, new.shape[-1])
+        room = past[layer].shape[3] if layer in past else 0
+        if self.step == room:
+            grown = new.new_empty(*new.shape[:3], max(_ROOM, 2 * room), new.shape[-1])
+            if room:
+                grown[..., :room, :] = past[layer]
+            past[layer] = grown
         past[layer][..., self.step, :] = new[..., 0, :]
         return past[layer][..., : self.step + 1, :]
 

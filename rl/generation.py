@@ -147,7 +147,7 @@ def _decode(
     device = model.device
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
     prefill = _prefill(model, prompts, int(lengths.max()))
-    branches = Branches(prefill, lengths, numbers.shape[1], sampling.max_tokens)
+    branches = Branches(prefill, lengths, numbers.shape[1])
     last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
     tokens = last[:, None].expand(numbers.shape).reshape(-1, 1)
     total = int((numbers >= 0).sum())

@@ -130,10 +130,9 @@ def sample(
         BenchmarkError: fewer than 2 answers a prompt, or no such policy.
     """
     import torch
-    from transformers import GenerationConfig
 
-    from recrl.rl import policy
-    from recrl.rl.decoding import generate
+    from recrl.rl import generation, policy
+    from recrl.rl.decoding import answer_texts
 
     if sampling.answers < 2:
         raise BenchmarkError(
@@ -148,18 +147,20 @@ def sample(
         model, tokenizer = policy.load(PolicyConfig(model=sampling.policy), tags=tags, texts=texts)
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"--policy {sampling.policy}: {error}") from error
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=sampling.temperature,
-        top_k=0,
-        max_new_tokens=sampling.max_tokens,
-        num_return_sequences=sampling.answers,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    drawn = generation.Sampling(
+        sampling.max_tokens, ends=(int(tokenizer.eos_token_id),), temperature=sampling.temperature
     )
     with torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
-        found = generate(model, tokenizer, chats, config, batch_size=sampling.batch_size, on_batch=on_batch)
+        found = answer_texts(
+            model,
+            tokenizer,
+            chats,
+            drawn,
+            copies=sampling.answers,
+            batch_size=sampling.batch_size,
+            on_batch=on_batch,
+        )
     groups = [found[i : i + sampling.answers] for i in range(0, len(found), sampling.answers)]
     completions: list[list[Completion]] = [
         [text if isinstance(row[PROMPT], str) else [{"role": "assistant", "content": text}] for text in group]

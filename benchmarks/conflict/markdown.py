@@ -1,14 +1,9 @@
-"""Pieces of Markdown that the reports share."""
+"""Pieces of Markdown that this benchmark's reports share."""
 
-from collections.abc import Sequence
-
+from ..markdown import table
 from .statistics import Interval
 
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+__all__ = ["interval", "signed", "table"]
 
 
 def interval(found: Interval) -> str:

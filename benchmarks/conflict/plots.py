@@ -4,18 +4,14 @@ A rule keeps its colour and marker in all figures of a report. Bands and bars sp
 says otherwise.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import matplotlib
 import numpy as np
 
+from ..figures import grid, plt, save
 from .statistics import Profile
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 Record: TypeAlias = Mapping[str, Any]
 Style: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -44,7 +40,7 @@ def pareto(records: Sequence[Record], lines: Mapping[str, Any], style: Style, pa
         path: The PNG.
     """
     problems = list(dict.fromkeys(r["problem"] for r in records))
-    figure, axes = _grid(len(problems), 4, 3.6, 3.1)
+    figure, axes = grid(len(problems), 4, 3.6, 3.1)
     for axis, problem in zip(axes, problems, strict=False):
         line = lines.get(problem)
         if line and line["slack"]:
@@ -66,7 +62,7 @@ def pareto(records: Sequence[Record], lines: Mapping[str, Any], style: Style, pa
         axis.set_xlabel("smallest slack", fontsize=8)
         axis.set_ylabel("objective", fontsize=8)
         axis.tick_params(labelsize=7)
-    _save(figure, path, axes[: len(problems)])
+    save(figure, path, axes[: len(problems)])
 
 
 def _slack_of_optimum(line: Mapping[str, Sequence[float]] | None, best: float) -> float:
@@ -82,7 +78,7 @@ def trajectories(records: Sequence[Record], style: Style, path: Path) -> None:
         for problem in dict.fromkeys(r["problem"] for r in records)
         for name in next(r for r in records if r["problem"] == problem)["slacks"]
     ]
-    figure, axes = _grid(2 * len(rows), 2, 5.0, 2.3)
+    figure, axes = grid(2 * len(rows), 2, 5.0, 2.3)
     for (slack, price), (problem, name) in zip(axes.reshape(-1, 2), rows, strict=True):
         runs = [r for r in records if r["problem"] == problem]
         top, highest = 0.0, 0.0
@@ -113,7 +109,7 @@ def trajectories(records: Sequence[Record], style: Style, path: Path) -> None:
         price.set_ylim(-0.05 * top, 1.6 * top)
     for axis in axes[-2:]:
         axis.set_xlabel("step", fontsize=8)
-    _save(figure, path, axes)
+    save(figure, path, axes)
 
 
 def profiles(found: Mapping[str, Profile], style: Style, path: Path) -> None:
@@ -129,7 +125,7 @@ def profiles(found: Mapping[str, Profile], style: Style, path: Path) -> None:
         axis.set_xlabel("score (1 = constrained optimum)")
         axis.set_ylabel("share of runs above it")
         axis.set_ylim(-0.02, 1.02)
-    _save(figure, path, [whole])
+    save(figure, path, [whole])
 
 
 def learning_curves(curves: Mapping[str, Sequence[Record]], path: Path) -> None:
@@ -152,7 +148,7 @@ def learning_curves(curves: Mapping[str, Sequence[Record]], path: Path) -> None:
     for axis, name in ((top, "objective"), (bottom, "smallest slack")):
         axis.set_xlabel("step")
         axis.set_ylabel(name)
-    _save(figure, path, [top])
+    save(figure, path, [top])
 
 
 def fixed_multipliers(learned: Sequence[Record], grid: Sequence[Record], path: Path) -> None:
@@ -171,7 +167,7 @@ def fixed_multipliers(learned: Sequence[Record], grid: Sequence[Record], path: P
     axis.axvline(0, color="black", linewidth=0.8, linestyle="--")
     axis.set_xlabel("smallest slack")
     axis.set_ylabel("objective")
-    _save(figure, path, [axis])
+    save(figure, path, [axis])
 
 
 def matrix(names: Sequence[str], values: np.ndarray, path: Path) -> None:
@@ -186,7 +182,7 @@ def matrix(names: Sequence[str], values: np.ndarray, path: Path) -> None:
             colour = "white" if abs(values[i, j]) > 0.6 else "black"
             axis.text(j, i, f"{values[i, j]:+.2f}", ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(shown, label="correlation within prompts")
-    _save(figure, path, [])
+    save(figure, path, [])
 
 
 def sweeps(found: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -197,7 +193,7 @@ def sweeps(found: Sequence[Mapping[str, Any]], path: Path) -> None:
             `sampled` (point of the sampling policy: bound and objective) and `asked` (bound or None).
         path: The PNG.
     """
-    figure, axes = _grid(2 * len(found), 2, 5.0, 3.0)
+    figure, axes = grid(2 * len(found), 2, 5.0, 3.0)
     for (left, right), sweep in zip(axes.reshape(-1, 2), found, strict=True):
         left.plot(sweep["bound"], sweep["objective"], color="C0", label="best of the sampled answers")
         left.scatter(*sweep["sampled"], color="black", marker="s", label="sampling policy", zorder=3)
@@ -209,7 +205,7 @@ def sweeps(found: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.set_title(sweep["title"], fontsize=9)
             if sweep["asked"] is not None:
                 axis.axvline(sweep["asked"], color="black", linewidth=0.8, linestyle="--", label="asked for")
-    _save(figure, path, axes[:1])
+    save(figure, path, axes[:1])
 
 
 def _band(axis: Any, steps: Sequence[int], curves: Any, colour: str, label: str) -> None:
@@ -222,27 +218,3 @@ def _band(axis: Any, steps: Sequence[int], curves: Any, colour: str, label: str)
 def _spread(values: np.ndarray) -> np.ndarray:
     middle = np.median(values)
     return np.array([[middle - values.min()], [values.max() - middle]])
-
-
-def _grid(count: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    columns = min(columns, count)
-    rows = math.ceil(count / columns)
-    size = (max(5.0, columns * width), rows * height + 0.8)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.ravel()[count:]:
-        axis.set_axis_off()
-    return figure, axes.ravel()
-
-
-def _save(figure: Any, path: Path, legend_of: Any) -> None:
-    """Save with one legend below everything, collected over axes."""
-    entries: dict[str, Any] = {}
-    for axis in legend_of:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if entries:
-        columns = min(6, len(entries))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
-    plt.close(figure)

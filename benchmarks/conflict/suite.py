@@ -26,6 +26,7 @@ import torch
 from recrl.rl.advantages import find_rule
 from recrl.rl.constraints import Problem
 
+from .. import BenchmarkError
 from .oracles import find_oracle
 from .problems import KnownProblem
 from .tabular import train
@@ -41,10 +42,6 @@ _TRACE_DIGITS = 4
 _FRONTIER_POINTS = 25
 # A rate of 0 is no constraint, and `Constraint` refuses it.
 _LEAST_SHARE = 1e-9
-
-
-class BenchmarkError(ValueError):
-    """The benchmark cannot run as asked; the message names the setting, the value and the fix."""
 
 
 @dataclass(frozen=True)

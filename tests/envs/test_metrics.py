@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from recrl.envs import metrics
-from recrl.envs.catalog import Catalog, ParsedAnswer
-from recrl.envs.metrics import INVALID, estimate, paired_difference
+from recrl.envs.catalog import INVALID, Catalog, ParsedAnswer
+from recrl.envs.metrics import MISSING, estimate, paired_difference
+from recrl.rewards import tags
 
 
 class Task:
@@ -24,7 +25,7 @@ EPISODES = pl.DataFrame(
 )
 # First answer: hit a, miss e, repeat a, invalid, hit c.
 # Second answer: a (equivalent of the target f), b, then nothing.
-SLOTS = np.array([[0, 4, 0, INVALID, 2], [0, 1, INVALID, INVALID, INVALID]], np.int32)
+SLOTS = np.array([[0, 4, 0, INVALID, 2], [0, 1, MISSING, MISSING, MISSING]], np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def values():
         ("recall@5 equivalent", [2 / 4, 1]),
         ("novelty", [1 / 3, 1]),
         ("novel precision", [1, 0]),
-        ("validity", [4 / 5, 2 / 5]),
+        ("validity", [4 / 5, 1]),
         ("duplicates", [1 / 5, 0]),
         ("diversity", [1, 0]),
     ],
@@ -56,16 +57,27 @@ def test_by_hand(values, metric, expected):
     assert values[metric] == pytest.approx(np.array(expected, float), nan_ok=True, abs=1e-6)
 
 
-def test_an_answer_without_a_tag_scores_nothing():
-    nothing = np.full((2, 5), INVALID, np.int32)
-    values = metrics.per_episode(Task, EPISODES, nothing)
-    assert values["recall@5"].tolist() == [0, 0]
-    assert values["novelty"].tolist() == [0, 0]
+@pytest.mark.parametrize("slot", [INVALID, MISSING])
+def test_an_answer_without_a_tag_scores_nothing(slot):
+    values = metrics.per_episode(Task, EPISODES, np.full((2, 5), slot, np.int32))
+    for metric in ("recall@5", "novelty", "validity", "duplicates"):
+        assert values[metric].tolist() == [0, 0]
+
+
+def test_lists_of_any_length_are_judged_as_their_rewards_judge_them():
+    answers = [(0, 1, 0), (4,), (), (2, INVALID, 2, 2), (5, 5, 5, 5, 5)]
+    answers = [ParsedAnswer(slots) for slots in answers]
+    episodes = EPISODES[[0, 1, 0, 1, 0]]
+    values = metrics.per_episode(Task, episodes, metrics.to_slots(answers, 5))
+    assert values["validity"].tolist() == tags.validity(answers)
+    assert values["duplicates"].tolist() == tags.duplicates(answers)
+    assert values["recall@5"].tolist() == tags.recall(answers, episodes["target"].to_list(), slots=5)
+    assert values["novelty"].tolist() == tags.novelty(answers, episodes["lookback"].to_list(), slots=5)
 
 
 def test_slots_are_cut_and_filled():
     answers = [ParsedAnswer((1, 2, 3)), ParsedAnswer(()), ParsedAnswer((4, INVALID))]
-    assert metrics.to_slots(answers, 2).tolist() == [[1, 2], [INVALID, INVALID], [4, INVALID]]
+    assert metrics.to_slots(answers, 2).tolist() == [[1, 2], [MISSING, MISSING], [4, INVALID]]
 
 
 def test_exposure_of_one_and_of_all_tags():
