@@ -20,10 +20,13 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "shared_prefix"
+
+# A layer of theirs that is the last one by its number is not the last one to run.
+_LOOPED = ("hrm_text",)
 
 Kernel = Literal["split", "flex"]
 
@@ -57,6 +60,10 @@ def unsupported(model: PreTrainedModel) -> str | None:
     name = f"{config.model_type} ({type(model).__name__})"
     if model.config.is_encoder_decoder:
         return f"{name} is an encoder-decoder model"
+    if config is not model.config:
+        return f"{name} reads more than text"
+    if config.model_type in _LOOPED:
+        return f"{name} runs its layers several times"
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if kinds or getattr(model, "_is_stateful", False):
         found = ", ".join(sorted(kinds)) or "recurrent"
@@ -95,6 +102,10 @@ def _shared_prefix_attention(
     **options: Any,
 ) -> tuple[Tensor, None]:
     if shared_prefix is not None:
+        if attention_mask is None or attention_mask.shape[1:] != (1, 1, 1):
+            raise RuntimeError(f"{type(module).__name__} makes a mask of its own")
+        if not getattr(module, "is_causal", True):
+            raise RuntimeError(f"{type(module).__name__} looks ahead")
         return shared_prefix.attend(module, query, key, value, scaling, dropout), None
     if attention_mask is not None and attention_mask.shape[-2:] == (1, 1) and key.shape[2] > 1:
         raise RuntimeError(f"{type(module).__name__} does not hand keyword arguments on to its attention")
@@ -110,6 +121,16 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def passed_mask(rows: int, device: torch.device) -> Tensor:
     """What goes as ``attention_mask`` beside a layout: four dimensions, so the model leaves it alone."""
     return torch.ones(rows, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+def _is_last(module: Any) -> bool:
+    """Of the last layer only keys and values matter at prompt positions: nothing reads their outputs."""
+    return module.layer_idx == module.config.num_hidden_layers - 1
+
+
+def _nothing(query: Tensor, value: Tensor) -> Tensor:
+    """The output of an attention that nobody reads, ``[B, L, heads, d]``."""
+    return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -145,22 +166,55 @@ class Packed:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
         if self.kernel == "flex":
-            return flex_attention_forward(module, query, key, value, self._block_mask(), scaling=scaling)[0]
-        prompt, groups = self.prompt, self.groups
+            blocks = self._block_mask()
+            return flex_attention_forward(
+                module, query, key, value, blocks, scaling=scaling, dropout=dropout
+            )[0]
+        prompt = self.prompt
         options: Any = {"dropout": dropout, "scaling": scaling}
         parts = []
         # Padding stands at the end of the prompt part and of each field: causal attention never looks at it.
-        if prompt:
+        if prompt and _is_last(module):
+            parts.append(_nothing(query[:, :, :prompt], value))
+        elif prompt:
             q, k, v = (x[:, :, :prompt] for x in (query, key, value))
             parts.append(sdpa_attention_forward(module, q, k, v, None, is_causal=True, **options)[0])
-        q, k, v = (_fields_first(x[:, :, prompt:], groups) for x in (query, key, value))
+        parts.append(self._attend_fields(module, query, key, value, options))
+        return torch.cat(parts, dim=1)
+
+    def _attend_fields(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: Any) -> Tensor:
+        """The fields' queries over the prompt and their own field, ``[R, G C, heads, d]``."""
+        prompt, groups = self.prompt, self.groups
+        same_width = query.shape[-1] == value.shape[-1]
+        if query.device.type == "cpu" and prompt and same_width and not options["dropout"]:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
+            found: Any = _JoinedAttention.apply(
+                query[:, :, prompt:],
+                *(x[:, :, :prompt] for x in (key, value)),
+                *(x[:, :, prompt:] for x in (key, value)),
+                self._prompt_mask(query.dtype),
+                groups,
+                options["scaling"],
+            )
+            return found.transpose(1, 2)
+        q, k, v = (_apart(x[:, :, prompt:], groups) for x in (query, key, value))
         k, v = (
             torch.cat([x[:, None, :, :prompt].expand(-1, groups, -1, -1, -1).flatten(0, 1), own], dim=2)
             for x, own in ((key, k), (value, v))
         )
         found = sdpa_attention_forward(module, q, k, v, self._field_mask(), is_causal=False, **options)[0]
-        parts.append(found.unflatten(0, (-1, groups)).flatten(1, 2))
-        return torch.cat(parts, dim=1)
+        return found.unflatten(0, (-1, groups)).flatten(1, 2)
+
+    def _prompt_mask(self, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores of prompt positions, ``[R, 1, G C, P]``; None without padding."""
+        if "prompt" not in self._cached:
+            hidden = torch.arange(self.prompt, device=self.lengths.device) >= self.lengths[:, None]
+            # Finite, so that a prompt of one token, which has no prompt part, gets the weight 0 and not NaN.
+            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+            shape = (-1, 1, self.groups * self.width, -1)
+            self._cached["prompt"] = mask[:, None, None].expand(shape) if hidden.any() else None
+        return self._cached["prompt"]
 
     def _field_mask(self) -> Tensor:
         """``[R G or 1, 1, C, P + C]``."""
@@ -182,34 +236,104 @@ class Packed:
     def _block_mask(self) -> BlockMask:
         if "blocks" not in self._cached:
             length = self.prompt + self.groups * self.width
+
+            def visible(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+                return self.visible(row, head, query, key)  # a bound method's arguments are miscounted
+
             self._cached["blocks"] = create_block_mask(
-                self.visible, len(self.lengths), None, length, length, device=str(self.lengths.device)
+                visible, len(self.lengths), None, length, length, device=str(self.lengths.device)
             )
         return self._cached["blocks"]
 
 
-def _fields_first(x: Tensor, groups: int) -> Tensor:
+def _apart(x: Tensor, groups: int) -> Tensor:
     """``[R, heads, G C, d] -> [R G, heads, C, d]``."""
     return x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
+def _in_a_row(x: Tensor, groups: int) -> Tensor:
+    """``[R G, heads, C, d] -> [R, heads, G C, d]``."""
+    return x.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3)
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _JoinedAttention(torch.autograd.Function):
+    """Attention over the prompt and over the own field, joined by their log-sum-exps; on a CPU.
+
+    The same as one attention over both, but the prompt's keys and values are not repeated for every field:
+    less memory, and the queries of all fields meet them at once. The backward pass of each part needs the
+    joint output and log-sum-exp in place of its own (ring attention, Liu et al. 2023, arXiv 2310.01889).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        prompt_key: Tensor,
+        prompt_value: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        groups: int,
+        scale: float | None,
+    ) -> Tensor:
+        """``[R, heads, G C, d]``, and ``[R, heads, P, d]`` of the prompt -> ``[R, heads, G C, d]``."""
+        shared, shared_sum = _flash(query, prompt_key, prompt_value, 0.0, False, attn_mask=mask, scale=scale)
+        fields = (_apart(x, groups) for x in (query, key, value))
+        own, own_sum = _flash(*fields, 0.0, True, scale=scale)
+        own, own_sum = _in_a_row(own, groups), _in_a_row(own_sum[..., None], groups)[..., 0]
+        total = torch.logaddexp(shared_sum, own_sum)
+        found = shared * (shared_sum - total).exp()[..., None].to(shared.dtype)
+        found += own * (own_sum - total).exp()[..., None].to(own.dtype)
+        ctx.save_for_backward(query, prompt_key, prompt_value, key, value, found, total)
+        ctx.mask, ctx.groups, ctx.scale = mask, groups, scale
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (gradient,) = gradients
+        query, prompt_key, prompt_value, key, value, found, total = ctx.saved_tensors
+        groups, scale = ctx.groups, ctx.scale
+        of_query, *of_prompt = _flash_backward(
+            gradient,
+            query,
+            prompt_key,
+            prompt_value,
+            found,
+            total,
+            0.0,
+            False,
+            attn_mask=ctx.mask,
+            scale=scale,
+        )
+        fields = (_apart(x, groups) for x in (gradient, query, key, value, found))
+        own = _flash_backward(*fields, _apart(total[..., None], groups)[..., 0], 0.0, True, scale=scale)
+        of_query_too, *of_own = (_in_a_row(x, groups) for x in own)
+        return of_query + of_query_too, *of_prompt, *of_own, None, None, None
+
+
 class Prefill:
-    """Causal attention over prompts, padded on the right, that keeps keys and values of every layer.
+    """Causal attention over prompts, padded on the right, that keeps keys and values.
 
     Attributes:
-        keys, values: Per layer ``[R, heads, P, d]``.
+        keys, values: ``[R, heads, P, d]``, in the order in which the layers attend; some attend twice.
     """
 
     def __init__(self) -> None:
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
         # Contiguous here, once, and not in every step of the products below.
-        self.keys[module.layer_idx] = key.contiguous()
-        self.values[module.layer_idx] = value.contiguous()
+        self.keys.append(key.contiguous())
+        self.values.append(value.contiguous())
+        if _is_last(module):
+            return _nothing(query, value)
         return sdpa_attention_forward(
             module, query, key, value, None, dropout=dropout, scaling=scaling, is_causal=True
         )[0]
@@ -228,27 +352,33 @@ class Branches:
     """
 
     def __init__(self, prefill: Prefill, lengths: Tensor, slots: int) -> None:
-        self.slots, self.step = slots, 0
+        self.slots = slots
         self._prompt_keys, self._prompt_values = prefill.keys, prefill.values
-        width = next(iter(prefill.keys.values())).shape[2] if prefill.keys else 0
+        width = prefill.keys[0].shape[2] if prefill.keys else 0
         hidden = torch.arange(width, device=lengths.device) >= lengths[:, None]
         self._hidden: Tensor | None = hidden if bool(hidden.any()) else None
-        self._own_keys: dict[int, Tensor] = {}
-        self._own_values: dict[int, Tensor] = {}
+        self._own_keys: list[Tensor] = []
+        self._own_values: list[Tensor] = []
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """The next forward call is that of token ``step``."""
+        self._step, self._call = step, 0
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
-        layer, slots = module.layer_idx, self.slots
-        own_keys = self._append(self._own_keys, layer, key)
-        own_values = self._append(self._own_values, layer, value)
+        call, slots = self._call, self.slots
+        self._call += 1
+        own_keys = self._append(self._own_keys, call, key)
+        own_values = self._append(self._own_values, call, value)
         # [R, S, key heads, queries of a key head, d]
         asked = query[:, :, 0].unflatten(1, (key.shape[1], -1)).unflatten(0, (-1, slots))
         asked = asked * (query.shape[-1] ** -0.5 if scaling is None else scaling)
         own = (asked @ own_keys.transpose(-1, -2)).float()
-        if layer not in self._prompt_keys:  # prompts of one token
+        if not self._prompt_keys:  # prompts of one token
             return (own.softmax(-1).to(value.dtype) @ own_values).flatten(0, 1).flatten(1, 2)[:, None]
-        prompt_keys, prompt_values = self._prompt_keys[layer], self._prompt_values[layer]
+        prompt_keys, prompt_values = self._prompt_keys[call], self._prompt_values[call]
         together = asked.transpose(1, 2).flatten(2, 3)  # [R, key heads, S queries, d]
         shared = (together @ prompt_keys.transpose(-1, -2)).float()
         if self._hidden is not None:
@@ -259,26 +389,22 @@ class Branches:
         found = (of_prompt.transpose(1, 2).flatten(2, 3) @ prompt_values).unflatten(2, (slots, -1))
         return (found.transpose(1, 2) + of_own @ own_values).flatten(0, 1).flatten(1, 2)[:, None]
 
-    def _append(self, past: dict[int, Tensor], layer: int, new: Tensor) -> Tensor:
+    def _append(self, past: list[Tensor], call: int, new: Tensor) -> Tensor:
         """Write this step's ``[R S, heads, 1, d]``; return ``[R, S, heads, step + 1, d]``."""
         new = new.unflatten(0, (-1, self.slots))
-        room = past[layer].shape[3] if layer in past else 0
-        if self.step == room:
-            grown = new.new_empty(*new.shape[:3], max(_ROOM, 2 * room), new.shape[-1])
-            if room:
-                grown[..., :room, :] = past[layer]
-            past[layer] = grown
-        past[layer][..., self.step, :] = new[..., 0, :]
-        return past[layer][..., : self.step + 1, :]
+        if call == len(past):
+            past.append(new.new_empty(*new.shape[:3], _ROOM, new.shape[-1]))
+        if self._step == past[call].shape[3]:
+            past[call] = torch.cat([past[call], torch.empty_like(past[call])], dim=3)
+        past[call][..., self._step, :] = new[..., 0, :]
+        return past[call][..., : self._step + 1, :]
 
     def keep(self, prompts: Tensor, slots: Tensor) -> None:
         """Go on with some prompts ``[R']`` and some slots of each ``[R', S']``."""
         for kept in (self._prompt_keys, self._prompt_values):
-            for layer, x in kept.items():
-                kept[layer] = x[prompts]
+            kept[:] = [x[prompts] for x in kept]
         if self._hidden is not None:
             self._hidden = self._hidden[prompts]
         for past in (self._own_keys, self._own_values):
-            for layer, x in past.items():
-                past[layer] = x[prompts[:, None], slots]
+            past[:] = [x[prompts[:, None], slots] for x in past]
         self.slots = slots.shape[1]

@@ -157,7 +157,7 @@ def _decode(
         constraint.begin(total)
     open_ = (numbers >= 0).to(device)
     for step in range(sampling.max_tokens):
-        branches.step = step
+        branches.begin(step)
         logits = model(
             input_ids=tokens,
             position_ids=(lengths + step)[:, None].expand(open_.shape).reshape(-1, 1),
@@ -271,9 +271,14 @@ def _with_transformers(
     processors = LogitsProcessorList()
     if constraint is not None:
         processors.append(_Allowed(constraint, sampling.ends, width))
-    produced = model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
-    )
+    # Transformers would fill what is not set from the configuration beside the model.
+    beside, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        produced = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
+        )
+    finally:
+        model.generation_config = beside
     answers = []
     for row in produced[:, width:].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in sampling.ends), len(row))

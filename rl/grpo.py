@@ -15,7 +15,8 @@ Of TRL 1.16's private steps these are replaced:
 
 import logging
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,10 +33,13 @@ from .attention import Kernel
 from .generation import Sampling, generate
 from .groups import permute_groups
 from .preconditions import check_groups, check_lengths
-from .prefix import TOLERANCE, PrefixSharing, Sharing, backbone, score
-from .timing import StepClock
+from .prefix import TOLERANCE, PrefixSharing, Sharing, backbone, continuation_logits, score
+from .timing import Part, StepClock
 
 logger = logging.getLogger(__name__)
+
+# Tokens of an answer that the first batch is checked with.
+_PROBE = 8
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -84,18 +88,21 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         self.clock = StepClock(self._metrics)
         self.add_callback(self.clock)
 
+    def timed(self, part: Part) -> AbstractContextManager[None]:
+        """Count what runs inside as a part of a training step; an evaluation is none."""
+        return self.clock.part(part) if self.model.training else nullcontext()
+
     @property
     def _micro_steps_per_generation(self) -> int:
         return (self.args.steps_per_generation or 1) * self.num_iterations
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        if self.model.training and not self._sharing_checked:
-            self._check_sharing(output)
-        return output
+        if not self._sharing_checked:
+            self._check_sharing(inputs)
+        return super()._generate_and_score_completions(inputs)
 
     def _calculate_rewards(self, *arguments: Any) -> Tensor:
-        with self.clock.part("rewards"):
+        with self.timed("rewards"):
             return super()._calculate_rewards(*arguments)
 
     def _get_per_token_logps_and_entropies(
@@ -109,7 +116,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         compute_aux_loss: bool = False,
         **multimodal: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        with nullcontext() if torch.is_grad_enabled() else self.clock.part("old_and_reference"):
+        with nullcontext() if torch.is_grad_enabled() else self.timed("old_and_reference"):
             if (
                 compute_aux_loss
                 or not self.sharing.understood
@@ -155,37 +162,59 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             )
 
     @torch.no_grad()
-    def _check_sharing(self, output: dict[str, Any]) -> None:
-        """Compare the packed row with full rows on one group of each rank; share nothing if they differ."""
+    def _check_sharing(self, inputs: Any) -> None:
+        """Compare shared with full rows on the longest prompt of each rank's first batch, before anything is
+        sampled; share nothing if they differ."""
         self._sharing_checked = True
-        if self.sharing.reason is not None:
+        if self.sharing.reason is not None or "prompt" not in inputs[0]:
             return
-        n, prompt = self.num_generations, output["prompt_ids"].shape[1]
-        ids = torch.cat([output["prompt_ids"][:n], output["completion_ids"][:n]], dim=1)
-        mask = torch.cat([output["prompt_mask"][:n], output["completion_mask"][:n]], dim=1)
-        kept = output["completion_mask"][:n].bool()
-        difference, failure = torch.full((2,), math.inf, device=ids.device), None
+        asked = max(self._tokenize_prompts([row["prompt"] for row in inputs])[0], key=len)
+        tokens, window = _PROBE, self.sharing.window
+        if window is not None:
+            tokens = min(tokens, window // 2)
+            asked = asked[tokens - window :]
+        training = self.model.training
         self.model.eval()  # dropout would make a difference of its own
+        apart, failure = torch.tensor([math.inf]), None
         try:
-            full, _ = self._score(self.model, ids, mask, prompt, 1)
-            packed, _ = self._score(self.model, ids, mask, prompt, n)
-            apart = (packed - full)[kept].abs()
-            difference = torch.stack([apart.mean(), apart.max()])
-        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            failure = f"the packed row failed: {error}"
-        self.model.train()
-        means, largest = gather(difference[None].to(self.accelerator.device)).T
-        mean, dtype = means.max().item(), next(self.model.parameters()).dtype
-        self._metrics["train"]["prefix/first_batch_difference"].append(mean)
+            apart = self._apart(asked, tokens)
+        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            failure = f"a shared prompt failed: {error}"
+        self.model.train(training)
+        found = torch.stack([apart.mean(), apart.max()])[None].to(self.accelerator.device)
+        mean, largest = (column.max().item() for column in gather(found).T)
+        dtype = next(self.model.parameters()).dtype
+        self._metrics["train" if training else "eval"]["prefix/first_batch_difference"].append(mean)
         # NaN is not within the tolerance either.
         if not mean <= TOLERANCE[dtype]:
             self.sharing.refuse(
                 failure
-                or f"on the first batch the log-probabilities of the packed row are {mean:.2g} nats off "
+                or f"on the first batch the log-probabilities behind a shared prompt are {mean:.2g} nats off "
                 f"on average, more than {TOLERANCE[dtype]:.2g} for {dtype}"
             )
         else:
-            logger.info("prefix sharing: %.1e nats off on average, %.1e at most", mean, largest.max().item())
+            logger.info("prefix sharing: %.1e nats off on average, %.1e at most", mean, largest)
+
+    def _apart(self, asked: Sequence[int], tokens: int) -> Tensor:
+        """How far packed rows and a rollout are from full rows, in nats, on some tokens behind a prompt."""
+        device, copies = self.accelerator.device, 2
+        spread = torch.linspace(0, len(asked) - 1, copies * tokens).long().view(copies, -1)
+        answers = torch.tensor(asked)[spread]
+        ids = torch.cat([torch.tensor(asked).expand(copies, -1), answers], dim=1).to(device)
+        mask = torch.ones_like(ids)
+        full, _ = self._score(self.model, ids, mask, len(asked), 1)
+        packed, _ = self._score(self.model, ids, mask, len(asked), copies)
+        apart = [(packed - full).abs().flatten()]
+        if self._generates_itself:
+            with self._for_generation() as policy:
+                taken = generate(policy, [asked], Sampling(tokens, (), temperature=0.0))
+                answer = torch.tensor([taken], device=device)
+                prompt = ids[:1, : len(asked)], mask[:1, : len(asked)]
+                completion = answer, torch.ones_like(answer)
+                logits, _ = continuation_logits(policy, prompt, completion, shared=False)
+            # Greedy tokens of a rollout must be the likeliest ones of a full row.
+            apart.append((logits.amax(-1) - logits.gather(-1, answer[..., None])[..., 0]).flatten())
+        return torch.cat(apart).float().cpu()
 
     def _get_dataloader(self, *arguments: Any, **options: Any) -> Any:
         loader = super()._get_dataloader(*arguments, **options)
@@ -206,7 +235,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return self._buffered_inputs[self._step % steps]
 
     def _generate(self, prompts: Any) -> Any:
-        with self.clock.part("rollout"):
+        with self.timed("rollout"):
             return super()._generate(prompts)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
@@ -233,18 +262,24 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             top_k=self.top_k or 0,
             min_p=self.min_p or 0.0,
         )
-        checkpointing: Any = args.gradient_checkpointing_kwargs
+        with self._for_generation() as policy:
+            answers = generate(policy, prompt_ids, sampling)
+        return answers, None
+
+    @contextmanager
+    def _for_generation(self) -> Iterator[Any]:
+        """The policy without wrappers, whole on every rank, in evaluation mode."""
+        checkpointing: Any = self.args.gradient_checkpointing_kwargs
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,
-            gather_deepspeed3_params=args.ds3_gather_for_generation,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
             gradient_checkpointing_kwargs=checkpointing,
-        ) as unwrapped:
-            training = unwrapped.training
-            unwrapped.eval()
-            answers = generate(unwrapped, prompt_ids, sampling)
-            unwrapped.train(training)
-        return answers, None
+        ) as policy:
+            training = policy.training
+            policy.eval()
+            yield policy
+            policy.train(training)
 
     @property
     def _generates_itself(self) -> bool:

@@ -92,20 +92,25 @@ def _used(mask: Tensor) -> int:
 
 
 def continuation_logits(
-    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], completions: tuple[Tensor, Tensor]
+    model: PreTrainedModel,
+    prompts: tuple[Tensor, Tensor],
+    completions: tuple[Tensor, Tensor],
+    shared: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Logits that predict each completion token, and what they predict.
 
     Args:
-        model: Causal language model, not wrapped; set to shared attention where it can be.
+        model: Causal language model, not wrapped.
         prompts, completions: As in :func:`pack`.
+        shared: Read each prompt once where that is exact; the model is then set to shared attention.
 
     Returns:
         ``[R, G, C, vocabulary]``, and the labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
         than it was where the last columns are padding only.
     """
     (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
-    if CostModel(model).exact(prompt_ids.shape[1], ids.shape[2]) and not attention.unsupported(model):
+    exact = CostModel(model).exact(prompt_ids.shape[1], ids.shape[2])
+    if shared and exact and not attention.unsupported(model):
         attention.install(model)
         batch = pack(prompt_ids, prompt_mask, ids, mask)
         inputs, labels = batch.inputs, batch.labels
@@ -114,7 +119,8 @@ def continuation_logits(
         each_ids, each_mask = (x.repeat_interleave(groups, dim=0) for x in prompts)
         inputs, labels = _full_rows(each_ids, each_mask, ids.flatten(0, 1), mask.flatten(0, 1))
     with _last_positions(backbone(model), labels[0].numel()):
-        logits = model(**inputs, use_cache=False).logits
+        # Sliced again, for models whose head does not read the backbone's output.
+        logits = model(**inputs, use_cache=False).logits[:, -labels[0].numel() :]
     labels = labels.view(*ids.shape[:2], -1)
     return logits.reshape(*labels.shape, -1), labels
 
@@ -210,13 +216,7 @@ class CostModel:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config: Any = model.config.get_text_config()
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        width = (getattr(config, "head_dim", None) or hidden // heads) * heads
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
-        # Attention's four products and the feed-forward's three; a mixture of experts does more.
-        self._per_token = 2 * (4 * hidden * width + 3 * hidden * inner)
-        self._per_pair = 4 * width
+        self._hidden = model.config.get_text_config().hidden_size
         self.window = attention.window(model)
 
     def shares(self, prompt: int, completion: int, copies: int) -> bool:
@@ -233,7 +233,8 @@ class CostModel:
         return self.window is None or prompt + completion <= self.window
 
     def _cost(self, tokens: float, pairs: float) -> float:
-        return tokens * self._per_token + pairs * self._per_pair
+        """Of a usual layer, with about 16 weights per squared width, over 4 times its width."""
+        return 8 * self._hidden * tokens + pairs
 
 
 class Sharing:
@@ -275,6 +276,11 @@ class Sharing:
         if self.reason is not None or not self._cost.exact(prompt, completion):
             return 1
         return copies if self.mode == "on" or self._cost.shares(prompt, completion, copies) else 1
+
+    @property
+    def window(self) -> int | None:
+        """Tokens of a row up to which sharing is exact; None = any."""
+        return self._cost.window
 
     def refuse(self, reason: str) -> None:
         """Share nothing from now on."""

@@ -145,7 +145,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
-        with self.clock.part("rewards"):
+        with self.timed("rewards"):
             return self._scored(inputs, prompts, completions, completion_ids_list)
 
     def _scored(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -195,7 +195,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         training = self.model.training
-        with self.clock.part("constraints"):
+        with self.timed("constraints"):
             return self._constrained(inputs, output, training)
 
     def _constrained(self, inputs: Any, output: dict[str, Any], training: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Short training runs on fixed rollouts, for one process or several: the script behind test_distributed.py.
 
-Usage: fixed_rollouts.py OUTPUT [ddp | deepspeed]; writes for each run the final weights and what every
-rank ended with.
+Usage: fixed_rollouts.py OUTPUT [ddp | zero2 | zero3]; writes for each run the final weights and what every
+rank ended with. Several processes read each prompt once, one process reads it for every answer.
 """
 
 import hashlib
@@ -104,18 +104,33 @@ def trainer_for(
     data: Sequence[dict] | None = None,
     rewards: Sequence[RewardSpec | str] = ("recall", "novelty", "duplicates"),
     constraints: Sequence[str] = ("novelty >= 0.9 (mean)", "duplicates <= 0.05 (mean)"),
+    change: Callable[[Any], Any] = lambda model: model,
     **options: Any,
 ) -> ConstrainedGRPOTrainer:
-    """A trainer on the tiny policy; ``options`` are its own or TRL's arguments."""
+    """A trainer on the tiny policy; ``options`` are its own or TRL's arguments.
+
+    Args:
+        change: Another model in place of the tiny policy.
+    """
     distributed_state()
     set_seed(0)
     model, tokenizer = policy_and_tokenizer()
+    model = change(model)
     engine = RewardEngine(
         list(rewards),
         resources={"catalog": CATALOG, "slots": SLOTS},
         columns=["target", "lookback", "completion_ids"],
     )
-    ours = ("rollout_func", "rule", "share_prefix", "credit", "gradient_conflict_every", "duals")
+    ours = (
+        "rollout_func",
+        "rule",
+        "prefix_sharing",
+        "credit",
+        "gradient_conflict_every",
+        "duals",
+        "peft_config",
+        "eval_dataset",
+    )
     trainer_options = {name: options.pop(name) for name in ours if name in options}
     return ConstrainedGRPOTrainer(
         model,
@@ -128,14 +143,15 @@ def trainer_for(
     )
 
 
-# Options of each run.
-RUNS = {
-    "sequence": {"rollout_func": scripted},
+# Options of each run; the last one samples its rollouts.
+RUNS: dict[str, dict[str, Any]] = {
+    "sequence": {"rollout_func": scripted, "num_iterations": 2},
     "tag": {
         "rollout_func": uneven,
         "credit": "tag",
         "constraints": ("novelty >= 0.9 where segment=cold (mean)", "duplicates <= 0.05 (mean)"),
     },
+    "sampled": {"max_steps": 2},
 }
 
 
@@ -151,24 +167,51 @@ def record_lengths(engine: RewardEngine) -> list[int]:
     return lengths
 
 
+def record_answers(trainer: ConstrainedGRPOTrainer) -> list[list[int]]:
+    """Token ids of the answers that this rank samples, filled in as training goes."""
+    answers, generate = [], trainer._generate_single_turn
+
+    def spy(*arguments: Any) -> Any:
+        found = generate(*arguments)
+        answers.extend(found[0])
+        return found
+
+    trainer._generate_single_turn = spy
+    return answers
+
+
+def record_reads(trainer: ConstrainedGRPOTrainer) -> list[tuple[int, int]]:
+    """Rows and columns of each training pass of this rank, filled in as training goes."""
+    reads: list[tuple[int, int]] = []
+
+    def spy(_: Any, given: Any, __: Any) -> None:
+        if torch.is_grad_enabled():
+            reads.append(tuple(given[0].shape))
+
+    trainer.model.get_input_embeddings().register_forward_hook(spy)
+    return reads
+
+
 def main() -> None:
-    output = Path(sys.argv[1])
-    if "deepspeed" in sys.argv:
+    output, kind = Path(sys.argv[1]), sys.argv[2]
+    if kind.startswith("zero"):
         import deepspeed
 
         # Its shared-memory collectives would be compiled first; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    for name in ["sequence"] if "deepspeed" in sys.argv else RUNS:
+    for name in [name for name in RUNS if name != "tag" or not kind.startswith("zero")]:
         folder = output / name
-        trainer = trainer_for(folder, **RUNS[name])
-        lengths = record_lengths(trainer.engine)
+        trainer = trainer_for(folder, prefix_sharing="off" if kind == "one" else "on", **RUNS[name])
+        lengths, answers = record_lengths(trainer.engine), record_answers(trainer)
+        reads = record_reads(trainer)
         trainer.train()
-        ranks = gather_object([{"duals": trainer.duals.state_dict(), "lengths": lengths}])
-        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        mine = {"duals": trainer.duals.state_dict(), "lengths": lengths, "answers": answers, "reads": reads}
+        ranks = gather_object([{**mine, "end": trainer.processing_class.eos_token_id}])
+        # Of sharded weights every rank holds a part.
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if trainer.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            weights = {name: value.clone() for name, value in model.state_dict().items()}
-            torch.save(weights, folder / "weights.pt")
+            torch.save({name: value.clone() for name, value in weights.items()}, folder / "weights.pt")
             (folder / "ranks.json").write_text(json.dumps(ranks))
 
 

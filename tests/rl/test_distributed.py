@@ -1,4 +1,7 @@
-"""Two gloo processes train like one: with DDP and DeepSpeed ZeRO-2; with credit per tag and a segment."""
+"""Two gloo processes train like one, with DDP and DeepSpeed ZeRO-2 and ZeRO-3.
+
+The two read each prompt once, the one reads it for every answer.
+"""
 
 import json
 import os
@@ -21,11 +24,19 @@ BASE = {
 }
 ACCELERATE = {
     "ddp": {**BASE, "distributed_type": "MULTI_GPU", "num_processes": 2},
-    "deepspeed": {
-        **BASE,
-        "distributed_type": "DEEPSPEED",
-        "num_processes": 2,
-        "deepspeed_config": {"zero_stage": 2, "gradient_accumulation_steps": 1},
+    **{
+        f"zero{stage}": {
+            **BASE,
+            "distributed_type": "DEEPSPEED",
+            "num_processes": 2,
+            "deepspeed_config": {
+                "zero_stage": stage,
+                "gradient_accumulation_steps": 1,
+                "zero3_init_flag": False,
+                "zero3_save_16bit_model": True,
+            },
+        }
+        for stage in (2, 3)
     },
 }
 
@@ -76,19 +87,39 @@ def results(tmp_path_factory):
     return load
 
 
-@pytest.mark.parametrize(("kind", "name"), [("ddp", "sequence"), ("ddp", "tag"), ("deepspeed", "sequence")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("ddp", "sequence"), ("ddp", "tag"), ("zero2", "sequence"), ("zero3", "sequence")]
+)
 def test_two_processes_equal_one_on_the_same_rollouts(results, kind, name):
     expected, (single,) = results("one", name)
     weights, ranks = results(kind, name)
     assert len(ranks) == 2
     duals = ranks[0]["duals"]
     assert duals == ranks[1]["duals"], "the ranks hold different multipliers"
-    assert duals["step"] == single["duals"]["step"] == 4
+    assert duals["step"] == single["duals"]["step"] == {"sequence": 2, "tag": 4}[name]
     for field in ("I", "xi", "count", "present"):
         for mine, theirs in zip(duals[field], single["duals"][field], strict=True):
             assert float.fromhex(mine) == pytest.approx(float.fromhex(theirs), abs=1e-6)
-    moved = max((weights[name] - expected[name]).abs().max().item() for name in expected)
-    assert moved < 1e-4
+    apart = {name: (weights[name] - value).abs().max().item() for name, value in expected.items()}
+    assert max(apart.values()) < 1e-4
+    # Four groups of four, on two ranks.
+    assert {rows for rows, _ in single["reads"]} == {16}
+    assert all({rows for rows, _ in rank["reads"]} == {2} for rank in ranks)
+
+
+@pytest.mark.parametrize("kind", ACCELERATE)
+def test_each_rank_samples_answers_of_its_own(results, kind):
+    """Two batches of two groups of four on each rank, and the weights stay the same everywhere."""
+    weights, ranks = results(kind, "sampled")
+    assert all(value.isfinite().all() for value in weights.values())
+    for rank in ranks:
+        answers, end = rank["answers"], rank["end"]
+        assert len(answers) == 16
+        assert all(1 <= len(a) <= 8 and end not in a[:-1] for a in answers)
+        assert all(len(a) == 8 or a[-1] == end for a in answers)
+        assert len({tuple(a) for a in answers}) > 8
+    assert ranks[0]["answers"] != ranks[1]["answers"]
+    assert ranks[0]["duals"] == ranks[1]["duals"]
 
 
 def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segment(results):

@@ -6,6 +6,7 @@ When one of these fails, TRL has moved: mend recrl/rl/trainer.py before raising 
 import importlib.util
 import inspect
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -166,25 +167,25 @@ def test_scores_are_gathered_and_advantages_replaced_in_the_order_of_the_samples
         assert scores[0].item() == pytest.approx(len(set(shown) & set(row["target"])) / 2)
 
 
-def test_shared_prefix_and_plain_forward_agree_whatever_the_order(trainer):
-    trainer.model.eval()
-    inputs = batch(trainer)
-    output = trainer._generate_and_score_completions(inputs)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)[order][:-1]
-    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)[order][:-1]
-    kept = output["completion_mask"][order][:-1].bool()
-    found = []
-    for share in (True, False):
-        trainer.share_prefix = share
-        found.append(
-            trainer._get_per_token_logps_and_entropies(
-                trainer.model, ids, mask, kept.shape[1], batch_size=8, compute_entropy=True
-            )
-        )
-    (logps, entropies, _), (plain_logps, plain_entropies, _) = found
-    assert (logps - plain_logps)[kept].abs().max() < 2e-5
-    assert (entropies - plain_entropies)[kept].abs().max() < 2e-5
+def test_the_samples_of_a_group_stay_neighbours_with_their_advantages(trainer):
+    """What is shuffled after the scoring are groups, and every tensor of a sample moves along."""
+    trainer.model.train()
+    inputs, seen = batch(trainer), spied(trainer)
+    torch.manual_seed(1)
+    found = trainer._prepare_inputs(inputs)
+    ((_, result),) = seen
+    asked = trainer.processing_class.batch_decode(found["prompt_ids"], skip_special_tokens=True)
+    texts = trainer.processing_class.batch_decode(found["completion_ids"], skip_special_tokens=True)
+    users = [re.search(r"user (\d+)", text)[1] for text in asked]
+    order = [[row["prompt"][0]["content"].split()[1] for row in inputs].index(user) for user in users]
+    assert order[::SIZE] != sorted(order[::SIZE]), "nothing was shuffled"
+    scripted = fixed_rollouts.scripted([row["prompt"] for row in inputs], trainer)["completion_ids"]
+    scripted = trainer.processing_class.batch_decode(scripted, skip_special_tokens=True)
+    for place, (start, text) in enumerate(zip(order, texts, strict=True)):
+        sample = start + place % SIZE
+        assert start == order[place - place % SIZE], "a group was torn apart"
+        assert text == scripted[sample]
+        assert found["advantages"][place] == result.values.flatten()[sample]
 
 
 # --- credit per tag ---

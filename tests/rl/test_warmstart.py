@@ -1,11 +1,20 @@
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from recrl.envs.catalog import Catalog
 from recrl.rl import policy
+from recrl.rl import warmstart as module
 from recrl.rl.decoding import deploy
 from recrl.rl.policy import PolicyConfig, TinyConfig
 from recrl.rl.warmstart import WarmStartConfig, _batches, sample_list, warm_start
+
+SPEC = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
+tiny_models = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(tiny_models)
 
 
 def test_lists_hold_target_tags_and_are_filled_from_the_history_to_their_length():
@@ -60,10 +69,49 @@ def test_a_policy_learns_to_answer_from_the_prompt():
     assert np.mean(right) > 0.8
 
 
-def test_attention_that_takes_no_mask_is_refused():
-    model, tokenizer = policy.load(
-        PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), tags=["a"], texts=["a"]
-    )
-    model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="this policy has 'flash_attention_2'"):
-        warm_start(model, tokenizer, [], Catalog(["a"]), 1, WarmStartConfig(), seed=0)
+@pytest.mark.parametrize("family", ["llama", "opt", "mistral", "mamba", "eager"])
+def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
+    """A prompt that is shared, one behind a window, a state, another attention: losses of two steps."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "buy " + " ".join("abcdefgh"[: 1 + i])}],
+            "target": [i % 3, (i + 1) % 3],
+            "history": [0, 1],
+        }
+        for i in range(8)
+    ]
+    catalog = Catalog(["milk", "bread", "cheese"])
+    config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
+    _, tokenizer = policy.load(config, tags=catalog.tags, texts=[row["prompt"][0]["content"] for row in rows])
+    size = {"vocab_size": len(tokenizer)}
+    options = {
+        "llama": {},
+        "opt": tiny_models.FAMILIES["opt"],
+        "mistral": {"sliding_window": 8},
+        "mamba": tiny_models.STATEFUL["mamba"],
+        "eager": {},
+    }[family]
+    attention = {"mamba": None, "eager": "eager"}.get(family, "sdpa")
+    name = "llama" if family == "eager" else family
+    made = [tiny_models.build(name, {**options, **size}, attention) for _ in range(2)]
+    steps = WarmStartConfig(steps=2, prompts_per_step=4, lists_per_prompt=3, learning_rate=1e-3)
+    found = warm_start(made[0], tokenizer, rows, catalog, 2, steps, seed=0)
+
+    def alone(model, tokenizer, prompts, answers):
+        total, count = 0.0, 0
+        for i, answer in enumerate(answers):
+            prompt = tokenizer.apply_chat_template(
+                prompts[i * len(prompts) // len(answers)], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            told = tokenizer.encode(answer + tokenizer.eos_token, add_special_tokens=False)
+            ids = torch.tensor([[*prompt, *told]])
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            total = total + torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
+            count += len(told)
+        return total / count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_loss", alone)
+        expected = warm_start(made[1], tokenizer, rows, catalog, 2, steps, seed=0)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found[0] > 1

@@ -1,0 +1,80 @@
+"""Figures of a cell: medians of each kind, and ratios of kinds.
+
+``summarise``  everything that the report says about a cell
+``spread``     a median with its smallest and largest value
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from .cells import OURS, Cell
+
+TIMES = ("whole", "rollout", "forward_backward")
+"""Fields of a step that kinds are compared in."""
+OTHER = "time/other"
+
+
+def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
+    """Figures of a record of :func:`.measure.execute`.
+
+    Args:
+        record: ``cell`` and ``kinds``.
+        warmup: Steps of each kind that do not count.
+
+    Returns:
+        ``token_ratio``, ``G(P+C) / (P+GC)``; ``medians``, for each kind its seconds, ``answer_tokens``,
+        ``full_rows`` and peak memory; ``ratios``, for each pair ``kind/one of ours``, the `spread` of
+        per-round ratios of each of :data:`TIMES`, and the ratio of peak memory; ``parts``, for each of our
+        kinds the median seconds of the parts of a step. A kind without steps, for which memory did not
+        suffice, is in none of them.
+    """
+    steps = {kind: found["steps"][warmup:] for kind, found in record["kinds"].items() if found["steps"]}
+    return {
+        "token_ratio": Cell.from_json(record["cell"]).token_ratio,
+        "medians": {kind: _medians(found) for kind, found in steps.items()},
+        "ratios": {
+            f"{kind}/{ours}": {
+                **{time: spread(_quotients(steps[kind], steps[ours], time)) for time in TIMES},
+                "peak": steps[kind][-1]["peak"] / steps[ours][-1]["peak"],
+                "device_peak": _device_ratio(steps[kind][-1], steps[ours][-1]),
+            }
+            for ours in steps
+            if ours.startswith(OURS)
+            for kind in steps
+            if kind != ours
+        },
+        "parts": {kind: _parts(found) for kind, found in steps.items() if found[0]["parts"]},
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """``median``, ``low`` and ``high``: with so few rounds the extremes say more than an interval would."""
+    return {"median": median(values), "low": min(values), "high": max(values)}
+
+
+def _medians(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    fields = (*TIMES, "inputs", "answer_tokens")
+    last = steps[-1]  # the peak is that of all steps so far
+    return {
+        **{field: median(step[field] for step in steps) for field in fields},
+        "full_rows": last["full_rows"],
+        "peak": last["peak"],
+        "device_peak": last["device_peak"],
+    }
+
+
+def _quotients(
+    above: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]], field: str
+) -> list[float]:
+    return [one[field] / other[field] for one, other in zip(above, below, strict=True)]
+
+
+def _device_ratio(above: Mapping[str, Any], below: Mapping[str, Any]) -> float | None:
+    return above["device_peak"] / below["device_peak"] if above["device_peak"] else None
+
+
+def _parts(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    found = {name: median(step["parts"][name] for step in steps) for name in steps[0]["parts"]}
+    found[OTHER] = median(step["whole"] - sum(step["parts"].values()) for step in steps)
+    return found
