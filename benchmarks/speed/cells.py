@@ -32,7 +32,8 @@ class Kind:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-STOCK, ROWS, OURS, NO_CHECKPOINT, FLEX = "trl", "rows", "shared", "trl-nocheckpoint", "shared-flex"
+STOCK, ROWS, OURS = "trl", "rows", "shared"
+NO_CHECKPOINT, CHECKPOINT, FLEX = "trl-nocheckpoint", "shared-checkpoint", "shared-flex"
 KINDS = {
     STOCK: Kind("TRL's `GRPOTrainer` as it comes: gradient checkpointing is on", True),
     NO_CHECKPOINT: Kind("`trl` without gradient checkpointing", True, {"gradient_checkpointing": False}),
@@ -43,6 +44,7 @@ KINDS = {
         {"prefix_sharing": "off"},
     ),
     OURS: Kind("recrl as it comes: each prompt is read once", False),
+    CHECKPOINT: Kind("`shared` with gradient checkpointing", False, {"gradient_checkpointing": True}),
     FLEX: Kind("`shared` with FlexAttention", False, {"prefix_attention": "flex"}),
 }
 
@@ -140,8 +142,8 @@ class Sweep:
     groups: int = 2
     sizes: tuple[str, ...] = ("1M", "15M")
     kinds: tuple[str, ...] = (STOCK, ROWS, OURS)
-    headline_kinds: tuple[str, ...] = (NO_CHECKPOINT,)
-    """Run in the headline cell besides."""
+    headline_kinds: tuple[str, ...] = (NO_CHECKPOINT, CHECKPOINT)
+    """Run in the headline cell besides, and in that of the longest prompts with the same group size."""
 
     @property
     def headline(self) -> tuple[int, int]:
@@ -170,6 +172,7 @@ def plan(sweep: Sweep) -> list[Cell]:
     swept = itertools.product(sweep.prompts, sweep.group_sizes)
     points = [(sweep.model, *point) for point in [headline, *(found for found in swept if found != headline)]]
     points += [(name, *headline) for name in sweep.sizes if name != sweep.model]
+    deep = [(sweep.model, *headline), (sweep.model, max(sweep.prompts), headline[1])]
     more = tuple(kind for kind in sweep.headline_kinds if kind not in sweep.kinds)
     return [
         Cell(
@@ -178,9 +181,9 @@ def plan(sweep: Sweep) -> list[Cell]:
             group_size,
             sweep.answer,
             1 if model == PACKAGED != sweep.model else sweep.groups,
-            sweep.kinds + (more if k == 0 else ()),
+            sweep.kinds + (more if (model, prompt, group_size) in deep else ()),
         )
-        for k, (model, prompt, group_size) in enumerate(points)
+        for model, prompt, group_size in points
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..figures import grid, save
-from .cells import FLEX, NO_CHECKPOINT, OURS, ROWS, STOCK
+from .cells import CHECKPOINT, FLEX, NO_CHECKPOINT, OURS, ROWS, STOCK
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -17,6 +17,7 @@ _LOOKS = {
     NO_CHECKPOINT: {"color": "grey", "marker": "D"},
     ROWS: {"color": "C0", "marker": "^"},
     OURS: {"color": "C3", "marker": "o"},
+    CHECKPOINT: {"color": "C2", "marker": "<"},
     FLEX: {"color": "C1", "marker": "v"},
 }
 

@@ -70,6 +70,7 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         "limit G(P+C)/(P+GC)",
         *(f"{_NAMES[time]}, {kind}" for time in _ORDER for kind in _PRIMARY),
         *(f"peak memory, {kind}" for kind in _PRIMARY),
+        *(f"... without libraries, {kind}" for kind in _PRIMARY),
     ]
     rows = []
     for record in records:
@@ -77,7 +78,7 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         for ours in _ours(record):
             pairs = [ratios.get(f"{kind}/{ours}") for kind in _PRIMARY]
             timed = [_spread(p and p[time]) for time in _ORDER for p in pairs]
-            peaks = [_number(p and p[memory]) for p in pairs]
+            peaks = [_number(p and p[field]) for field in (memory, "net_peak") for p in pairs]
             rows.append([_label(record, ours), f"{record['summary']['token_ratio']:.2f}", *timed, *peaks])
     losses = [
         f"- {_label(record, ours)}: {_NAMES[time]} {_spread(found[time])} against `{kind}`"
@@ -99,7 +100,8 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         "",
         "The seconds, or bytes, of the named kind over those of recrl. The limit counts tokens that are "
         "read; a ratio to `trl` can exceed it, since gradient checkpointing and logits of prompt tokens are "
-        "in it too. Main memory includes the libraries.",
+        "in it too. Main memory includes the libraries; without them it is that beyond what a process "
+        "held before it loaded the policy.",
         "",
         table(head, rows),
         "",
@@ -122,12 +124,17 @@ def _checkpointing(records: Sequence[Record], memory: str) -> list[str]:
             [
                 f"`{kind}`",
                 *(_spread(ratios[f"{kind}/{OURS}"][time]) for time in _ORDER),
-                _number(ratios[f"{kind}/{OURS}"][memory]),
+                *(_number(ratios[f"{kind}/{OURS}"][field]) for field in (memory, "net_peak")),
             ]
             for kind in record["summary"]["medians"]
             if kind != OURS
         ]
-        head = [str(_cell(record)), *(_NAMES[time] for time in _ORDER), "peak memory"]
+        head = [
+            str(_cell(record)),
+            *(_NAMES[time] for time in _ORDER),
+            "peak memory",
+            "... without libraries",
+        ]
         lines += [table(head, rows), ""]
     return lines
 

@@ -25,9 +25,9 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
     Returns:
         ``token_ratio``, ``G(P+C) / (P+GC)``; ``medians``, for each kind its seconds, ``answer_tokens``,
         ``full_rows`` and peak memory; ``ratios``, for each pair ``kind/one of ours``, the `spread` of
-        per-round ratios of each of :data:`TIMES`, and the ratio of peak memory; ``parts``, for each of our
-        kinds the median seconds of the parts of a step. A kind without steps, for which memory did not
-        suffice, is in none of them.
+        per-round ratios of each of :data:`TIMES`, and the ratios of peak memory, whole and without the
+        libraries; ``parts``, for each of our kinds the median seconds of the parts of a step. A kind without
+        steps, for which memory did not suffice, is in none of them.
     """
     steps = {kind: found["steps"][warmup:] for kind, found in record["kinds"].items() if found["steps"]}
     return {
@@ -37,6 +37,7 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
             f"{kind}/{ours}": {
                 **{time: spread(_quotients(steps[kind], steps[ours], time)) for time in TIMES},
                 "peak": steps[kind][-1]["peak"] / steps[ours][-1]["peak"],
+                "net_peak": _net_peak(record, kind) / _net_peak(record, ours),
                 "device_peak": _device_ratio(steps[kind][-1], steps[ours][-1]),
             }
             for ours in steps
@@ -46,6 +47,12 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
         },
         "parts": {kind: _parts(found) for kind, found in steps.items() if found[0]["parts"]},
     }
+
+
+def _net_peak(record: Mapping[str, Any], kind: str) -> float:
+    """Main memory beyond what the worker held before it made its trainer: the libraries."""
+    found = record["kinds"][kind]
+    return found["steps"][-1]["peak"] - found["start"]["memory"]
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

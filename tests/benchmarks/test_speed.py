@@ -35,11 +35,13 @@ def cell(**changes):
 def test_a_sweep_is_every_prompt_length_with_every_group_size_and_the_sizes_in_the_middle():
     found = plan(Sweep(sizes=("1M", "smollm2")))
     assert len(found) == 9 + 2
-    assert found[0] == Cell("4M", 600, 8, 64, 2, ("trl", "rows", "shared", "trl-nocheckpoint"))
+    more = ("trl", "rows", "shared", "trl-nocheckpoint", "shared-checkpoint")
+    assert found[0] == Cell("4M", 600, 8, 64, 2, more)
     assert {(c.prompt, c.group_size) for c in found[:9]} == {
         (p, g) for p in (200, 600, 1500) for g in (4, 8, 16)
     }
-    assert all(c.kinds == ("trl", "rows", "shared") for c in found[1:])
+    assert [(c.prompt, c.group_size) for c in found if c.kinds == more] == [(600, 8), (1500, 8)]
+    assert all(c.kinds == ("trl", "rows", "shared") for c in found if c.kinds != more)
     assert [(c.model, c.prompt, c.group_size, c.groups) for c in found[9:]] == [
         ("1M", 600, 8, 2),
         ("smollm2", 600, 8, 1),
@@ -190,6 +192,7 @@ def test_ratios_are_medians_over_the_rounds_that_count():
             "rollout": {"median": 1.0, "low": 1.0, "high": 1.0},
             "forward_backward": {"median": 1.0, "low": 1.0, "high": 1.0},
             "peak": 3.0,
+            "net_peak": 5.0,
             "device_peak": None,
         }
     }
