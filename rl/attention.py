@@ -33,6 +33,8 @@ Kernel = Literal["split", "flex"]
 # Compiled FlexAttention wants whole blocks, and few different shapes.
 FLEX_BLOCK = 128
 
+# Where a model notes why it cannot share prompts.
+_REFUSED = "_recrl_no_shared_prefix"
 
 # Tokens of an answer that there is room for at first; it doubles.
 _ROOM = 32
@@ -68,6 +70,8 @@ def unsupported(model: PreTrainedModel) -> str | None:
     if kinds or getattr(model, "_is_stateful", False):
         found = ", ".join(sorted(kinds)) or "recurrent"
         return f"{name} has layers that carry a state along the row ({found})"
+    if refused := getattr(model, _REFUSED, None):
+        return f"{name}: {refused}"
     if getattr(config, "alibi", False):
         return f"{name} takes positions from the place in the row (ALiBi)"
     if not getattr(model, "_supports_attention_backend", False):
@@ -76,6 +80,11 @@ def unsupported(model: PreTrainedModel) -> str | None:
         chosen = config._attn_implementation
         return f"{name} was loaded with attn_implementation={chosen!r}; load it with 'sdpa'"
     return None
+
+
+def refuse(model: PreTrainedModel, reason: str) -> None:
+    """Make ``model`` unsupported: shared prompts turned out wrong."""
+    setattr(model, _REFUSED, reason)
 
 
 def window(model: PreTrainedModel) -> int | None:

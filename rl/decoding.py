@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs.catalog import Catalog
 from ..envs.prompts import Message
-from .generation import Constraint, Sampling, generate
+from .branches import Constraint, Sampling
+from .generation import generate
 
 Decoding = Literal["distinct", "grammar", "free"]
 

@@ -20,9 +20,9 @@ from ..envs.catalog import Catalog
 from ..envs.metrics import Estimate, Values, estimate, paired_difference
 from ..envs.task import TagTask
 from ..rewards import RewardEngine
+from .branches import Sampling
 from .constraints import Problem, constraint_values, objective_values, segment_indicators
 from .decoding import Decoding, answer_texts, deploy
-from .generation import Sampling
 from .grammar import load_xgrammar
 
 

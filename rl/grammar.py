@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..envs.catalog import Catalog
+from .branches import Constraint
 from .decoding import line_tokens
-from .generation import Constraint
 
 _NOT_PLAIN = re.compile(r"[^ !#-\[\]-~]")  # all but printable ASCII without quote and backslash
 

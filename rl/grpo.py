@@ -15,11 +15,12 @@ Of TRL 1.16's private steps these are replaced:
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather, is_peft_model
 from datasets import Dataset
 from torch import Tensor
@@ -30,16 +31,15 @@ from trl.trainer.utils import split_tensor_dict
 
 from . import attention
 from .attention import Kernel
-from .generation import Sampling, generate
+from .branches import Sampling
+from .generation import generate
 from .groups import permute_groups
 from .preconditions import check_groups, check_lengths
-from .prefix import TOLERANCE, PrefixSharing, Sharing, backbone, continuation_logits, score
+from .prefix import backbone, score
+from .sharing import PrefixSharing, Sharing, attempt, disagreement, precision
 from .timing import Part, StepClock
 
 logger = logging.getLogger(__name__)
-
-# Tokens of an answer that the first batch is checked with.
-_PROBE = 8
 
 
 class SharedPrefixGRPOTrainer(GRPOTrainer):
@@ -161,7 +161,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
                 self.sharing.kernel,
             )
 
-    @torch.no_grad()
     def _check_sharing(self, inputs: Any) -> None:
         """Compare shared with full rows on the longest prompt of each rank's first batch, before anything is
         sampled; share nothing if they differ."""
@@ -169,58 +168,26 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if self.sharing.reason is not None or "prompt" not in inputs[0]:
             return
         asked = max(self._tokenize_prompts([row["prompt"] for row in inputs])[0], key=len)
-        tokens, window = _PROBE, self.sharing.window
-        if window is not None:
-            tokens = min(tokens, window // 2)
-            asked = asked[tokens - window :]
-        training = self.model.training
-        self.model.eval()  # dropout would make a difference of its own
-        apart, failure = torch.tensor([math.inf]), None
-        try:
-            apart = self._apart(asked, tokens)
-        except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            failure = f"a shared prompt failed: {error}"
-        self.model.train(training)
-        found = torch.stack([apart.mean(), apart.max()])[None].to(self.accelerator.device)
-        mean, largest = (column.max().item() for column in gather(found).T)
-        dtype = next(self.model.parameters()).dtype
-        self._metrics["train" if training else "eval"]["prefix/first_batch_difference"].append(mean)
-        # NaN is not within the tolerance either.
-        if not mean <= TOLERANCE[dtype]:
-            self.sharing.refuse(
-                failure
-                or f"on the first batch the log-probabilities behind a shared prompt are {mean:.2g} nats off "
-                f"on average, more than {TOLERANCE[dtype]:.2g} for {dtype}"
-            )
+        with self._for_generation() as policy, self.accelerator.autocast():
+            base = policy.get_base_model() if is_peft_model(policy) else policy
+            found, why = attempt(base, asked)
+            dtype = precision(base)
+        # Every rank hears of the worst.
+        figures = torch.stack([found.mean(), found.max()])[None].to(self.accelerator.device)
+        mean, largest = (column.max().item() for column in gather(figures).T)
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["prefix/first_batch_difference"].append(mean)
+        if why := why or disagreement(mean, dtype):
+            self.sharing.refuse(f"on the first batch {why}")
         else:
             logger.info("prefix sharing: %.1e nats off on average, %.1e at most", mean, largest)
-
-    def _apart(self, asked: Sequence[int], tokens: int) -> Tensor:
-        """How far packed rows and a rollout are from full rows, in nats, on some tokens behind a prompt."""
-        device, copies = self.accelerator.device, 2
-        spread = torch.linspace(0, len(asked) - 1, copies * tokens).long().view(copies, -1)
-        answers = torch.tensor(asked)[spread]
-        ids = torch.cat([torch.tensor(asked).expand(copies, -1), answers], dim=1).to(device)
-        mask = torch.ones_like(ids)
-        full, _ = self._score(self.model, ids, mask, len(asked), 1)
-        packed, _ = self._score(self.model, ids, mask, len(asked), copies)
-        apart = [(packed - full).abs().flatten()]
-        if self._generates_itself:
-            with self._for_generation() as policy:
-                taken = generate(policy, [asked], Sampling(tokens, (), temperature=0.0))
-                answer = torch.tensor([taken], device=device)
-                prompt = ids[:1, : len(asked)], mask[:1, : len(asked)]
-                completion = answer, torch.ones_like(answer)
-                logits, _ = continuation_logits(policy, prompt, completion, shared=False)
-            # Greedy tokens of a rollout must be the likeliest ones of a full row.
-            apart.append((logits.amax(-1) - logits.gather(-1, answer[..., None])[..., 0]).flatten())
-        return torch.cat(apart).float().cpu()
 
     def _get_dataloader(self, *arguments: Any, **options: Any) -> Any:
         loader = super()._get_dataloader(*arguments, **options)
         # Rows are texts and numbers for the rewards: looking through them for tensors to move took longer
         # than the rewards.
-        loader.device = None
+        if isinstance(loader, DataLoaderShard):
+            loader.device = None
         return loader
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def check_lengths(args: GRPOConfig, data: Dataset, model: Any, tokenizer: PreTra
 
     Found by their characters, so that not every prompt has to be tokenised twice; a rollout checks again.
     """
+    if "prompt" not in data.column_names:
+        return  # an environment writes the prompts
     texts = {repr(prompt): prompt for prompt in data["prompt"]}
     longest = [texts[key] for key in sorted(texts, key=len)[-_LONGEST:]]
     asked: Any

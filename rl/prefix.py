@@ -6,28 +6,16 @@ model's ordinary ``forward``, so wrappers (DDP, ZeRO, LoRA, gradient checkpointi
 only the positions of completions are projected to the vocabulary.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from . import attention
 from .attention import FLEX_BLOCK, Kernel, Packed, passed_mask
-
-logger = logging.getLogger(__name__)
-
-PrefixSharing = Literal["auto", "on", "off"]
-
-# Sharing must save this share of the arithmetic, or its own bookkeeping outweighs it.
-_WORTHWHILE = 0.9
-
-# Mean difference of log-probabilities, in nats, up to which two ways to compute them are the same.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -95,23 +83,21 @@ def continuation_logits(
     model: PreTrainedModel,
     prompts: tuple[Tensor, Tensor],
     completions: tuple[Tensor, Tensor],
-    shared: bool = True,
+    shared: bool,
 ) -> tuple[Tensor, Tensor]:
     """Logits that predict each completion token, and what they predict.
 
     Args:
         model: Causal language model, not wrapped.
         prompts, completions: As in :func:`pack`.
-        shared: Read each prompt once where that is exact; the model is then set to shared attention.
+        shared: Read each prompt once, see :func:`recrl.rl.sharing.can_share`; otherwise in full rows.
 
     Returns:
         ``[R, G, C, vocabulary]``, and the labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
         than it was where the last columns are padding only.
     """
     (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
-    exact = CostModel(model).exact(prompt_ids.shape[1], ids.shape[2])
-    if shared and exact and not attention.unsupported(model):
-        attention.install(model)
+    if shared:
         batch = pack(prompt_ids, prompt_mask, ids, mask)
         inputs, labels = batch.inputs, batch.labels
     else:
@@ -206,85 +192,3 @@ def _last_positions(body: nn.Module, count: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-class CostModel:
-    """When reading the prompt once pays: by counting the arithmetic of both ways.
-
-    Args:
-        model: The policy; its weights may be sharded.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self._hidden = model.config.get_text_config().hidden_size
-        self.window = attention.window(model)
-
-    def shares(self, prompt: int, completion: int, copies: int) -> bool:
-        """Whether ``copies`` completions of a prompt cost clearly less in one row (lengths in tokens)."""
-        if copies < 2 or not self.exact(prompt, completion):
-            return False
-        row = prompt + completion
-        full = copies * self._cost(row, row * row / 2)
-        pairs = prompt * prompt / 2 + copies * completion * row
-        return self._cost(prompt + copies * completion, pairs) < _WORTHWHILE * full
-
-    def exact(self, prompt: int, completion: int) -> bool:
-        """Whether no sliding window cuts through a row."""
-        return self.window is None or prompt + completion <= self.window
-
-    def _cost(self, tokens: float, pairs: float) -> float:
-        """Of a usual layer, with about 16 weights per squared width, over 4 times its width."""
-        return 8 * self._hidden * tokens + pairs
-
-
-class Sharing:
-    """Whether a trainer's forward passes read a prompt once, and why not.
-
-    Args:
-        model: The policy without wrappers and adapters; set to shared attention unless ``mode`` is ``off``.
-        mode: ``on`` shares wherever it is exact, ``auto`` where the cost model says that it pays.
-        kernel: See :class:`recrl.rl.attention.Packed`.
-
-    Attributes:
-        reason: Why nothing is shared; None when something may be.
-        understood: Whether the model's attention is one of those that this module knows.
-
-    Raises:
-        ValueError: ``on`` for a model that cannot share, or ``flex`` without CUDA.
-    """
-
-    def __init__(self, model: PreTrainedModel, mode: PrefixSharing, kernel: Kernel) -> None:
-        why = attention.unsupported(model)
-        self.understood = why is None
-        if mode == "on" and why:
-            raise ValueError(f"train.prefix_sharing=on, but {why}; set it to auto")
-        if kernel == "flex" and mode != "off" and model.device.type != "cuda":
-            raise ValueError(
-                f"train.prefix_attention=flex trains on CUDA only, the policy is on {model.device}; "
-                "set it to split"
-            )
-        self.mode, self.kernel = mode, kernel
-        self.reason = "train.prefix_sharing=off" if mode == "off" else why
-        self._cost = CostModel(model)
-        if why and mode == "auto":
-            logger.warning("each prompt is read once per answer: %s", why)
-        if self.reason is None:
-            attention.install(model)
-
-    def copies(self, prompt: int, completion: int, copies: int) -> int:
-        """How many neighbours of a batch share a row; 1 = full rows (lengths in tokens)."""
-        if self.reason is not None or not self._cost.exact(prompt, completion):
-            return 1
-        return copies if self.mode == "on" or self._cost.shares(prompt, completion, copies) else 1
-
-    @property
-    def window(self) -> int | None:
-        """Tokens of a row up to which sharing is exact; None = any."""
-        return self._cost.window
-
-    def refuse(self, reason: str) -> None:
-        """Share nothing from now on."""
-        if self.mode == "on":
-            raise RuntimeError(f"train.prefix_sharing=on, but {reason}; set it to auto or off")
-        self.reason = reason
-        logger.warning("each prompt is read once per answer from now on: %s", reason)

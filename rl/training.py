@@ -18,10 +18,10 @@ from trl import GRPOConfig
 
 from ..rewards import RewardEngine
 from .attention import Kernel
+from .branches import Sampling
 from .constraints import Problem
 from .duals import DualConfig
-from .generation import Sampling
-from .prefix import PrefixSharing
+from .sharing import PrefixSharing
 from .trainer import ConstrainedGRPOTrainer
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..envs.catalog import Catalog
 from ..envs.prompts import Message
 from .prefix import continuation_logits
+from .sharing import can_share
 
 # Batches drawn together and sorted by length.
 _POOL = 32
@@ -151,6 +152,7 @@ def _loss(
     shape = (len(prompts), len(answers) // len(prompts), -1)
     ids, mask = (told[name].reshape(shape).to(device) for name in ("input_ids", "attention_mask"))
     prompt = asked["input_ids"].to(device), asked["attention_mask"].to(device)
-    logits, labels = continuation_logits(model, prompt, (ids, mask))
+    shared = can_share(model, prompt[0].shape[1] + ids.shape[2])
+    logits, labels = continuation_logits(model, prompt, (ids, mask), shared)
     kept = labels != -100
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])

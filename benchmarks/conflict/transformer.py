@@ -304,5 +304,5 @@ def _answer_logits(
     )
     ids, kept = torch.stack([table[rows] for rows in answers]), torch.stack([mask[rows] for rows in answers])
     prompts = asked["input_ids"], asked["attention_mask"]
-    logits, labels = continuation_logits(model, prompts, (ids, kept))
+    logits, labels = continuation_logits(model, prompts, (ids, kept), shared=True)
     return logits, labels.clamp(min=0), labels != -100

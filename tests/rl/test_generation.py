@@ -10,8 +10,10 @@ import torch
 from scipy.stats import chisquare
 from transformers import GenerationConfig
 
-from recrl.rl import attention, prefix
-from recrl.rl.generation import Sampling, _draw, generate
+from recrl.rl import attention, prefix, sharing
+from recrl.rl.branches import Sampling, _draw
+from recrl.rl.generation import generate
+from recrl.rl.sharing import can_share
 
 SPEC = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
 tiny_models = importlib.util.module_from_spec(SPEC)
@@ -46,7 +48,8 @@ def alone(model, prompt, tokens, ends=(END,)):
 
 
 def read_by(model):
-    """Shape of the token ids of every forward pass, filled in as the model runs."""
+    """Shape of the token ids of every forward pass, filled in as the model runs, once it was tried out."""
+    can_share(model, 1)
     shapes = []
     embed = model.get_input_embeddings()
     embed.register_forward_hook(lambda _, given, __: shapes.append(tuple(given[0].shape)))
@@ -230,7 +233,7 @@ def test_equal_answers_are_no_likelier_than_chance():
 def test_a_token_without_probability_is_never_drawn(monkeypatch, number, expected):
     """Not even for the smallest and the largest random number."""
     monkeypatch.setattr(
-        "recrl.rl.generation.torch.rand", lambda *shape, **options: torch.full(shape, number, **options)
+        "recrl.rl.branches.torch.rand", lambda *shape, **options: torch.full(shape, number, **options)
     )
     assert _draw(torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0]])).tolist() == [[expected]]
 
@@ -374,7 +377,7 @@ def test_half_precision_stays_within_the_stated_tolerance(record_property):
     asked = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS])
     seen = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
     with torch.no_grad():
-        packed, _ = prefix.continuation_logits(model, (asked, seen), (ids, mask))
+        packed, _ = prefix.continuation_logits(model, (asked, seen), (ids, mask), shared=True)
         plain = tiny_models.build("qwen3").to(torch.bfloat16)
         full, _ = tiny_models.alone(plain, (asked, seen, ids, mask))
         precise, _ = tiny_models.alone(tiny_models.build("qwen3"), (asked, seen, ids, mask))
@@ -384,7 +387,7 @@ def test_half_precision_stays_within_the_stated_tolerance(record_property):
     rounding = (full - precise)[kept].abs().mean().item()
     record_property("mean difference of log-probabilities in bfloat16", apart)
     print(f"bf16: packed-full {apart:.4f}, full-fp32 {rounding:.4f}")
-    assert apart < prefix.TOLERANCE[torch.bfloat16]
+    assert apart < sharing.TOLERANCE[torch.bfloat16]
     assert apart < 2 * rounding
 
 

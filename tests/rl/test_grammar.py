@@ -13,7 +13,8 @@ from recrl.envs.catalog import Catalog, normalise
 from recrl.rl import policy
 from recrl.rl.decoding import deploy
 from recrl.rl.evaluate import EvaluationConfig
-from recrl.rl.generation import Sampling, generate
+from recrl.rl.branches import Sampling
+from recrl.rl.generation import generate
 from recrl.rl.grammar import GrammarConstraint, answer_grammar
 from recrl.rl.policy import PolicyConfig, TinyConfig
 

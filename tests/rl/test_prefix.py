@@ -13,7 +13,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from recrl.rl import attention
 from recrl.rl.attention import Packed, Prefill, unsupported, window
-from recrl.rl.prefix import CostModel, Sharing, backbone, continuation_logits, pack, score
+from recrl.rl.prefix import backbone, continuation_logits, pack, score
+from recrl.rl.sharing import CostModel, Sharing, can_share
 
 SPEC = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
 tiny_models = importlib.util.module_from_spec(SPEC)
@@ -51,6 +52,12 @@ def gradients(model, log_probs):
 # --- equality ---
 
 
+def answer_logits(model, prompts, completions):
+    """Shared wherever that is exact."""
+    shared = can_share(model, prompts[0].shape[1] + completions[0].shape[2])
+    return continuation_logits(model, prompts, completions, shared)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_both_kinds_equal_each_completion_alone(family):
     """Uneven lengths, an empty completion, a truncated one, a prompt of one token; at a temperature."""
@@ -74,9 +81,7 @@ def test_a_family_that_is_not_exact_says_so(family):
     batch = tiny_models.ragged()
     expected, _ = tiny_models.alone(tiny_models.build(family, PECULIAR[family]), batch)
     try:
-        logits, labels = continuation_logits(
-            tiny_models.build(family, PECULIAR[family]), batch[:2], batch[2:]
-        )
+        logits, labels = answer_logits(tiny_models.build(family, PECULIAR[family]), batch[:2], batch[2:])
     except (NotImplementedError, RuntimeError) as error:
         assert family.split("_")[0] in str(error).lower()  # noqa: PT017
         return
@@ -88,7 +93,7 @@ def test_a_family_that_is_not_exact_says_so(family):
 def test_logits_equal_those_of_each_completion_alone(family):
     batch = tiny_models.ragged()
     expected, _ = tiny_models.alone(tiny_models.build(family), batch)
-    logits, labels = continuation_logits(tiny_models.build(family), batch[:2], batch[2:])
+    logits, labels = answer_logits(tiny_models.build(family), batch[:2], batch[2:])
     kept = labels != -100
     assert torch.equal(labels[kept], batch[2][batch[3].bool()])
     found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -107,7 +112,7 @@ def test_the_plain_rows_do_not_depend_on_the_attention_that_transformers_chose()
 def test_prompts_of_one_token_and_without_padding(lengths):
     batch = tiny_models.ragged(lengths)
     expected, _ = tiny_models.alone(tiny_models.build("llama"), batch)
-    logits, labels = continuation_logits(tiny_models.build("llama"), batch[:2], batch[2:])
+    logits, labels = answer_logits(tiny_models.build("llama"), batch[:2], batch[2:])
     kept = labels != -100
     assert torch.equal(kept, batch[3].bool()[..., : kept.shape[-1]])
     found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -266,7 +271,7 @@ def test_a_sliding_window_is_exact_up_to_its_length_and_not_shared_beyond(family
         log_probs, _ = scored(model, batch, copies)
         assert (log_probs - expected).abs().max() < 1e-5
         assert tiny_models.relative(gradients(model, log_probs), gradients(plain, expected)) < 1e-5
-        logits, labels = continuation_logits(model, batch[:2], batch[2:])
+        logits, labels = answer_logits(model, batch[:2], batch[2:])
         kept = labels != -100
         found = (logits / TEMPERATURE).log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         assert (found - expected)[kept].abs().max() < 1e-5
@@ -314,7 +319,7 @@ def test_models_that_carry_a_state_are_refused_by_name_and_go_through_full_rows(
     # No padding in front: a state would run through it.
     batch = tiny_models.ragged((13, 13))
     expected, _ = tiny_models.alone(model, batch)
-    logits, labels = continuation_logits(model, batch[:2], batch[2:])
+    logits, labels = answer_logits(model, batch[:2], batch[2:])
     kept = labels != -100
     found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     assert (found - expected)[kept].abs().max() < 1e-4
@@ -338,7 +343,7 @@ def test_a_model_with_another_attention_is_refused_with_the_fix():
     model = tiny_models.build("llama", attention="eager")
     assert "attn_implementation='eager'; load it with 'sdpa'" in unsupported(model)
     batch = tiny_models.ragged()
-    logits, labels = continuation_logits(model, batch[:2], batch[2:])
+    logits, labels = answer_logits(model, batch[:2], batch[2:])
     found = logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     apart = found - tiny_models.alone(model, batch)[0]
     assert apart[labels != -100].abs().max() < 1e-5

@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 
 from recrl.rl import policy
 from recrl.rl.groups import permute_groups
+from recrl.rl.sharing import can_share
 
 SPEC = importlib.util.spec_from_file_location("fixed_rollouts", Path(__file__).with_name("fixed_rollouts.py"))
 fixed_rollouts = importlib.util.module_from_spec(SPEC)
@@ -512,7 +513,7 @@ def test_a_model_with_a_state_trains_with_a_warning(tmp_path, caplog, family):
 
 def test_rollouts_read_each_prompt_once_and_are_valid_answers(tmp_path):
     trainer = fixed_rollouts.trainer_for(tmp_path, prefix_sharing="on", max_steps=1, temperature=1.3)
-    trainer._sharing_checked = True
+    trainer._sharing_checked = can_share(trainer.model, 1)
     read, drawn = passes(trainer, trainer.model), []
     original = trainer._generate_single_turn
     trainer._generate_single_turn = lambda *a: drawn.append(original(*a)[0]) or (drawn[-1], None)
