@@ -11,9 +11,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from recrl.envs.catalog import Catalog, normalise
 from recrl.rl import policy
+from recrl.rl.branches import Sampling
 from recrl.rl.decoding import deploy
 from recrl.rl.evaluate import EvaluationConfig
-from recrl.rl.branches import Sampling
 from recrl.rl.generation import generate
 from recrl.rl.grammar import GrammarConstraint, answer_grammar
 from recrl.rl.policy import PolicyConfig, TinyConfig
