@@ -29,8 +29,8 @@ from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
 from ..rewards import RewardEngine, encode_tags, parameters, resolve
 from ..rl import policy
-from ..rl.decoding import line_tokens
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
+from ..rl.lists import line_tokens
 from ..rl.preconditions import check_segments
 from ..rl.reference import describe, reference_multipliers
 from ..rl.trainer import ConstrainedGRPOTrainer

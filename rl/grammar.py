@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..envs.catalog import Catalog
 from .branches import Constraint
-from .decoding import line_tokens
+from .lists import line_tokens
 
 _NOT_PLAIN = re.compile(r"[^ !#-\[\]-~]")  # all but printable ASCII without quote and backslash
 
@@ -70,7 +70,7 @@ class GrammarConstraint(Constraint):
         max_tokens: Of the longest answer, its end included: no answer within it is cut short.
 
     Raises:
-        ValueError: see :func:`answer_grammar` and :func:`~recrl.rl.decoding.line_tokens`.
+        ValueError: see :func:`answer_grammar` and :func:`~recrl.rl.lists.line_tokens`.
         ModuleNotFoundError: xgrammar is not installed.
     """
 

@@ -170,7 +170,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         asked = max(self._tokenize_prompts([row["prompt"] for row in inputs])[0], key=len)
         with self._for_generation() as policy, self.accelerator.autocast():
             base = policy.get_base_model() if is_peft_model(policy) else policy
-            found, why = attempt(base, asked)
+            found, why = attempt(base, asked, self.sharing.kernel)
             dtype = precision(base)
         # Every rank hears of the worst.
         figures = torch.stack([found.mean(), found.max()])[None].to(self.accelerator.device)

@@ -84,6 +84,7 @@ def continuation_logits(
     prompts: tuple[Tensor, Tensor],
     completions: tuple[Tensor, Tensor],
     shared: bool,
+    kernel: Kernel = "split",
 ) -> tuple[Tensor, Tensor]:
     """Logits that predict each completion token, and what they predict.
 
@@ -91,6 +92,7 @@ def continuation_logits(
         model: Causal language model, not wrapped.
         prompts, completions: As in :func:`pack`.
         shared: Read each prompt once, see :func:`recrl.rl.sharing.can_share`; otherwise in full rows.
+        kernel: See :class:`recrl.rl.attention.Packed`.
 
     Returns:
         ``[R, G, C, vocabulary]``, and the labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
@@ -98,7 +100,7 @@ def continuation_logits(
     """
     (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
     if shared:
-        batch = pack(prompt_ids, prompt_mask, ids, mask)
+        batch = pack(prompt_ids, prompt_mask, ids, mask, kernel)
         inputs, labels = batch.inputs, batch.labels
     else:
         groups = ids.shape[1]

@@ -37,12 +37,13 @@ _TRIED = "_recrl_tried_shared_prefix"
 
 
 @torch.no_grad()
-def differences(model: PreTrainedModel, prompt: Sequence[int]) -> Tensor:
+def differences(model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = "split") -> Tensor:
     """How far packed rows and a rollout are from full rows on some tokens behind a prompt, in nats.
 
     Args:
         model: Causal language model without wrappers, whose attention can be shared; its mode is kept.
         prompt: Token ids; cut from the left if a sliding window is shorter.
+        kernel: Of the packed rows.
     """
     window = attention.window(model)
     tokens = _ANSWER if window is None else max(1, min(_ANSWER, window // 2))
@@ -57,7 +58,7 @@ def differences(model: PreTrainedModel, prompt: Sequence[int]) -> Tensor:
         answers = asked[0, torch.linspace(0, len(prompt) - 1, 2 * tokens).long()].view(1, 2, tokens)
         prompts, completions = (asked, torch.ones_like(asked)), (answers, torch.ones_like(answers))
         full, packed = (
-            continuation_logits(model, prompts, completions, shared)[0].float().log_softmax(-1)
+            continuation_logits(model, prompts, completions, shared, kernel)[0].float().log_softmax(-1)
             for shared in (False, True)
         )
         apart = (packed - full).gather(-1, answers[..., None]).abs()
@@ -88,11 +89,13 @@ def disagreement(mean: float | Tensor, dtype: torch.dtype) -> str | None:
     )
 
 
-def attempt(model: PreTrainedModel, prompt: Sequence[int]) -> tuple[Tensor, str | None]:
+def attempt(
+    model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = "split"
+) -> tuple[Tensor, str | None]:
     """:func:`differences`, and why they rule sharing out; an error does too."""
     setattr(model, _TRIED, True)
     try:
-        found = differences(model, prompt)
+        found = differences(model, prompt, kernel)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         return torch.tensor([torch.inf]), f"a shared prompt failed: {error}"
     return found, disagreement(found.mean(), precision(model))

@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 import torch
 
 from .. import BenchmarkError
-from . import summary, worker
+from . import messages, summary, worker
 from .cells import Cell, Settings
-from .worker import Job
+from .messages import Job
 
 Record: TypeAlias = dict[str, Any]
 OnStep: TypeAlias = Callable[[Cell, str, int], None]
@@ -195,7 +195,7 @@ class _Worker:
 
     def step(self) -> Any:
         """Take a step: a :class:`Step`."""
-        self._connection.send(worker.GO)
+        self._connection.send(messages.GO)
         return self.answer()
 
     def answer(self) -> Any:
@@ -209,13 +209,13 @@ class _Worker:
             what, content = self._connection.recv()
         except EOFError:
             self._process.join()
-            log = (self._job.output / worker.LOG).read_text(errors="replace").splitlines()
+            log = (self._job.output / messages.LOG).read_text(errors="replace").splitlines()
             code = self._process.exitcode
             why = " (killed; perhaps memory ran out)" if code == -signal.SIGKILL else ""
             raise self._fault(f"ended with code {code}{why}", log) from None
-        if what == worker.OUT_OF_MEMORY:
+        if what == messages.OUT_OF_MEMORY:
             raise _OutOfMemoryError(content.splitlines()[-1])
-        if what == worker.FAULT:
+        if what == messages.FAULT:
             raise self._fault("failed", content.splitlines())
         return content
 

@@ -23,7 +23,7 @@ from recrl.rl.training import TrainConfig, make_trainer
 
 from . import workload
 from .cells import KINDS, Cell
-from .worker import READY, STEP, Job, Start, Step
+from .messages import READY, STEP, Job, Start, Step
 
 _PARTS = "time/"
 # Our trainer counts what lies between two steps as this part, and there a worker waits for its turn.

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from recrl.benchmarks import BenchmarkError
 from recrl.benchmarks.speed import cli, measure, report, steps, summary, workload
 from recrl.benchmarks.speed.cells import OURS, QUICK, ROWS, STOCK, Cell, Settings, Sweep, plan
-from recrl.benchmarks.speed.worker import Job
+from recrl.benchmarks.speed.messages import Job
 from recrl.rl import policy
 
 
@@ -300,7 +300,7 @@ import sys, time
 from pathlib import Path
 from recrl.benchmarks.speed.cells import Cell
 from recrl.benchmarks.speed.measure import _Worker
-from recrl.benchmarks.speed.worker import Job
+from recrl.benchmarks.speed.messages import Job
 
 if __name__ == "__main__":
     cell = Cell("quick", 120, 4, 16, 2, ("trl",))

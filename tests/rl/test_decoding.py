@@ -8,7 +8,8 @@ import torch
 from recrl.envs.catalog import Catalog
 from recrl.rl import policy
 from recrl.rl.branches import Sampling
-from recrl.rl.decoding import CatalogDecoder, TagTrie, answer_texts, deploy, line_tokens
+from recrl.rl.decoding import answer_texts, deploy
+from recrl.rl.lists import CatalogDecoder, TagTrie, line_tokens
 from recrl.rl.policy import PolicyConfig, TinyConfig
 
 # Tags that are prefixes of one another, which a careless decoder cannot tell apart.
