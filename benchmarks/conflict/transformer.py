@@ -24,6 +24,7 @@ from recrl.rl import policy
 from recrl.rl.constraints import Problem, constraint_values
 from recrl.rl.duals import DualConfig, Duals
 from recrl.rl.prefix import continuation_logits
+from recrl.rl.sharing import can_share
 from recrl.rl.trainer import ConstrainedGRPOTrainer
 from recrl.rl.training import TrainConfig, make_trainer
 
@@ -304,5 +305,6 @@ def _answer_logits(
     )
     ids, kept = torch.stack([table[rows] for rows in answers]), torch.stack([mask[rows] for rows in answers])
     prompts = asked["input_ids"], asked["attention_mask"]
-    logits, labels = continuation_logits(model, prompts, (ids, kept), shared=True)
+    shared = can_share(model, prompts[0].shape[1] + ids.shape[2])
+    logits, labels = continuation_logits(model, prompts, (ids, kept), shared)
     return logits, labels.clamp(min=0), labels != -100

