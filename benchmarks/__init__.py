@@ -1,6 +1,6 @@
 """What recrl is measured with: each folder is one benchmark, ``recrl bench NAME``.
 
-``markdown`` and ``figures`` are what their reports share.
+``markdown`` and ``figures`` are what their reports share, ``options`` what their command lines share.
 """
 
 

@@ -226,7 +226,7 @@ class Packed:
         return self._cached["prompt"]
 
     def _field_mask(self) -> Tensor:
-        """``[R G or 1, 1, C, P + C]``."""
+        """Which of the prompt and of its own field a field sees, ``[R G, 1, C, P + C]``."""
         if "fields" not in self._cached:
             device = self.lengths.device
             shared = torch.arange(self.prompt, device=device) < self.lengths[:, None]

@@ -112,8 +112,8 @@ def decode(
         ).logits[:, -1]
         logits = logits.float()
         live = open_.flatten().nonzero().flatten()
+        which = numbers.flatten()[live.cpu()].tolist()
         if constraint is not None:
-            which = numbers.flatten()[live.cpu()].tolist()
             allowed = constraint.allowed(which, tokens[live, 0].tolist() if step else None)
             logits[live] = logits[live].masked_fill(~allowed.to(device), -torch.inf)
         logits = warpers(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
@@ -121,9 +121,7 @@ def decode(
             tokens = _draw(logits.softmax(dim=-1))
         else:
             tokens = logits.argmax(dim=-1, keepdim=True)
-        for number, token in zip(
-            numbers.flatten()[live.cpu()].tolist(), tokens[live, 0].tolist(), strict=True
-        ):
+        for number, token in zip(which, tokens[live, 0].tolist(), strict=True):
             answers[number].append(token)
         open_ &= ~torch.isin(tokens, ends).view(open_.shape)
         left = open_.sum(dim=1)

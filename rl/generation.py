@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from .branches import Constraint, Sampling, decode
+from .prefix import without_adapters
 from .sharing import can_share
 
 
@@ -39,8 +40,7 @@ def generate(
     check_window(model, max(map(len, prompts)), sampling.max_tokens)
     if not all(map(len, prompts)):
         raise ValueError("an empty prompt cannot be answered; every prompt needs at least one token")
-    base: Any = model
-    base = base.get_base_model() if hasattr(base, "get_base_model") else base
+    base = without_adapters(model)
     if not can_share(base, max(map(len, prompts)) + sampling.max_tokens):
         repeated = [list(prompt) for prompt in prompts for _ in range(copies)]
         return _with_transformers(model, repeated, sampling, constraint)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import gather, is_peft_model
+from accelerate.utils import gather
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -35,7 +35,7 @@ from .branches import Sampling
 from .generation import generate
 from .groups import permute_groups
 from .preconditions import check_groups, check_lengths
-from .prefix import backbone, score
+from .prefix import backbone, score, without_adapters
 from .sharing import PrefixSharing, Sharing, attempt, disagreement, precision
 from .timing import Part, StepClock
 
@@ -78,8 +78,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     ) -> None:
         check_groups(args)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **options)
-        policy = self.accelerator.unwrap_model(self.model)
-        policy = policy.get_base_model() if is_peft_model(policy) else policy
+        policy = without_adapters(self.accelerator.unwrap_model(self.model))
         check_lengths(self.args, train_dataset, policy, self._tokenizer)
         self.sharing = Sharing(policy, prefix_sharing, prefix_attention)
         if self.ref_model is not None and self.sharing.reason is None:
@@ -169,7 +168,7 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
             return
         asked = max(self._tokenize_prompts([row["prompt"] for row in inputs])[0], key=len)
         with self._for_generation() as policy, self.accelerator.autocast():
-            base = policy.get_base_model() if is_peft_model(policy) else policy
+            base = without_adapters(policy)
             found, why = attempt(base, asked, self.sharing.kernel)
             dtype = precision(base)
         # Every rank hears of the worst.

@@ -175,10 +175,14 @@ def _full_rows(
     return inputs, ids.masked_fill(mask == 0, -100)
 
 
+def without_adapters(model: Any) -> Any:
+    """The model itself, where adapters (PEFT) are around it; they stay in effect."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def backbone(model: nn.Module) -> nn.Module:
     """The part of an unwrapped causal language model below its head; adapters may be around it."""
-    base: Any = model
-    return (base.get_base_model() if hasattr(base, "get_base_model") else base).base_model
+    return without_adapters(model).base_model
 
 
 @contextmanager

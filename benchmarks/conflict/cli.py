@@ -11,6 +11,8 @@ from rich.console import Console
 
 from recrl.launch.cli import INTERRUPTED, fail
 
+from ..options import MANY, List, split
+
 if TYPE_CHECKING:
     from recrl.launch.progress import Display
 
@@ -22,9 +24,6 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 QUICK_SHARE, QUICK_SEEDS = 0.2, 3
 _OWN = "Your own rewards"
-_MANY = "comma or repeat"
-
-List = list[str] | None
 
 
 @app.command()
@@ -33,8 +32,8 @@ def conflict(
         Path | None, typer.Option(help="Folder of results and report; runs/conflict by default.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each rule on each problem; 10.")] = None,
-    rules: Annotated[List, typer.Option(help=f"Only these rules ({_MANY}).")] = None,
-    problems: Annotated[List, typer.Option(help=f"Only these problems or families, as T1 ({_MANY}).")] = None,
+    rules: Annotated[List, typer.Option(help=f"Only these rules ({MANY}).")] = None,
+    problems: Annotated[List, typer.Option(help=f"Only these problems or families, as T1 ({MANY}).")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a CPU core by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A fifth of the steps, 3 seeds, no T6.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
@@ -43,7 +42,7 @@ def conflict(
         typer.Option(rich_help_panel=_OWN, help="Module or path/to/file.py with @reward functions."),
     ] = None,
     reward: Annotated[
-        List, typer.Option(rich_help_panel=_OWN, help=f"Registered reward, as recall ({_MANY}).")
+        List, typer.Option(rich_help_panel=_OWN, help=f"Registered reward, as recall ({MANY}).")
     ] = None,
     prompts: Annotated[
         Path | None,
@@ -89,7 +88,7 @@ def conflict(
     own = bool(rewards or reward)
     folder = output or Path("runs") / ("conflict-own" if own else "conflict-quick" if quick else "conflict")
     chosen = Runs(
-        _split(rules), seeds or (QUICK_SEEDS if quick else 10), workers or os.cpu_count() or 1, quick
+        split(rules), seeds or (QUICK_SEEDS if quick else 10), workers or os.cpu_count() or 1, quick
     )
     try:
         if report_only:
@@ -97,9 +96,9 @@ def conflict(
         elif own:
             source = Source(prompts, answers, policy, samples, max_tokens, temperature, batch_size, limit)
             asked = (objective, tuple(constraint or ()))
-            path = _own(folder, rewards, _split(reward), source, asked, (catalog, slots), chosen)
+            path = _own(folder, rewards, split(reward), source, asked, (catalog, slots), chosen)
         else:
-            path = _known(folder, _split(problems), chosen)
+            path = _known(folder, split(problems), chosen)
     except (BenchmarkError, RewardError, RewardSpecError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
@@ -257,10 +256,6 @@ def _resources(catalog: Path | None, slots: int, uses: list[str]) -> dict[str, A
     if any("encoder" in parameters(resolve(use)) for use in uses):  # seconds, and a package of its own
         found["encoder"] = encode_tags(tags.tags)
     return found
-
-
-def _split(values: list[str] | None) -> list[str]:
-    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ from rich.console import Console
 from recrl.launch.cli import INTERRUPTED, fail
 
 from .. import BenchmarkError
+from ..options import MANY, List, split
 from .cells import KINDS, MODELS, ON_GPU, QUICK, Cell, Settings, Sweep, plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 QUICK_ROUNDS, QUICK_WARMUP = 2, 1
-_MANY = "comma or repeat"
 _WHICH = "Which cells"
-
-List = list[str] | None
 
 
 @app.command()
@@ -39,19 +37,19 @@ def speed(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the finished cells of the folder.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
     kinds: Annotated[
-        List, typer.Option(rich_help_panel=_WHICH, help=f"Of {', '.join(KINDS)} ({_MANY}).")
+        List, typer.Option(rich_help_panel=_WHICH, help=f"Of {', '.join(KINDS)} ({MANY}).")
     ] = None,
     model: Annotated[
         str | None, typer.Option(rich_help_panel=_WHICH, help=f"Of the sweep: {', '.join(MODELS)}.")
     ] = None,
     sizes: Annotated[
-        List, typer.Option(rich_help_panel=_WHICH, help=f"Further models, in the middle cell ({_MANY}).")
+        List, typer.Option(rich_help_panel=_WHICH, help=f"Further models, in the middle cell ({MANY}).")
     ] = None,
     prompt_tokens: Annotated[
-        List, typer.Option(rich_help_panel=_WHICH, help=f"Prompt lengths P; 200,600,1500 ({_MANY}).")
+        List, typer.Option(rich_help_panel=_WHICH, help=f"Prompt lengths P; 200,600,1500 ({MANY}).")
     ] = None,
     group_sizes: Annotated[
-        List, typer.Option(rich_help_panel=_WHICH, help=f"Answers a prompt, G; 4,8,16 ({_MANY}).")
+        List, typer.Option(rich_help_panel=_WHICH, help=f"Answers a prompt, G; 4,8,16 ({MANY}).")
     ] = None,
     answer_tokens: Annotated[
         int | None, typer.Option(rich_help_panel=_WHICH, help="Longest answer, C; 64.")
@@ -75,8 +73,8 @@ def speed(
                 "group_sizes": _numbers("--group-sizes", group_sizes),
                 "answer": answer_tokens,
                 "groups": groups,
-                "sizes": _split(sizes) if sizes is not None else None,
-                "kinds": _split(kinds) if kinds is not None else None,
+                "sizes": tuple(split(sizes)) if sizes is not None else None,
+                "kinds": tuple(split(kinds)) if kinds is not None else None,
                 "headline_kinds": () if kinds is not None else None,
             }
             chosen = replace(sweep, **{name: value for name, value in changes.items() if value is not None})
@@ -111,15 +109,11 @@ def _execute(cells: list[Cell], settings: Settings, folder: Path) -> None:
         measure.execute(cells, settings, folder, show)
 
 
-def _split(values: list[str]) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
 def _numbers(option: str, values: list[str] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
     try:
-        return tuple(int(part) for part in _split(values))
+        return tuple(int(part) for part in split(values))
     except ValueError:
         raise BenchmarkError(f"{option}: {', '.join(values)}; give whole numbers") from None
 

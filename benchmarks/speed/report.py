@@ -70,7 +70,7 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         "limit G(P+C)/(P+GC)",
         *(f"{_NAMES[time]}, {kind}" for time in _ORDER for kind in _PRIMARY),
         *(f"peak memory, {kind}" for kind in _PRIMARY),
-        *(f"... without libraries, {kind}" for kind in _PRIMARY),
+        *(f"... beyond the start, {kind}" for kind in _PRIMARY),
     ]
     rows = []
     for record in records:
@@ -100,8 +100,8 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         "",
         "The seconds, or bytes, of the named kind over those of recrl. The limit counts tokens that are "
         "read; a ratio to `trl` can exceed it, since gradient checkpointing and logits of prompt tokens are "
-        "in it too. Main memory includes the libraries; without them it is that beyond what a process "
-        "held before it loaded the policy.",
+        "in it too. Main memory includes the libraries; beyond the start it is what a process took "
+        "on top of what it held before its first step, libraries and policy.",
         "",
         table(head, rows),
         "",
@@ -133,7 +133,7 @@ def _checkpointing(records: Sequence[Record], memory: str) -> list[str]:
             str(_cell(record)),
             *(_NAMES[time] for time in _ORDER),
             "peak memory",
-            "... without libraries",
+            "... beyond the start",
         ]
         lines += [table(head, rows), ""]
     return lines

@@ -25,9 +25,9 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
     Returns:
         ``token_ratio``, ``G(P+C) / (P+GC)``; ``medians``, for each kind its seconds, ``answer_tokens``,
         ``full_rows`` and peak memory; ``ratios``, for each pair ``kind/one of ours``, the `spread` of
-        per-round ratios of each of :data:`TIMES`, and the ratios of peak memory, whole and without the
-        libraries; ``parts``, for each of our kinds the median seconds of the parts of a step. A kind without
-        steps, for which memory did not suffice, is in none of them.
+        per-round ratios of each of :data:`TIMES`, and the ratios of peak memory, whole and beyond what was
+        held before the first step; ``parts``, for each of our kinds the median seconds of the parts of a
+        step. A kind without steps, for which memory did not suffice, is in none of them.
     """
     steps = {kind: found["steps"][warmup:] for kind, found in record["kinds"].items() if found["steps"]}
     return {
@@ -50,7 +50,7 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
 
 
 def _net_peak(record: Mapping[str, Any], kind: str) -> float:
-    """Main memory beyond what the worker held before it made its trainer: the libraries."""
+    """Main memory beyond what the worker held before its first step: libraries and policy."""
     found = record["kinds"][kind]
     return found["steps"][-1]["peak"] - found["start"]["memory"]
 
