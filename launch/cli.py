@@ -1,4 +1,5 @@
-"""The command line: ``recrl train``, ``recrl eval``, ``recrl data describe``, ``recrl bench``.
+"""The command line: ``recrl train``, ``recrl eval``, ``recrl serve``, ``recrl doctor``, ``recrl data describe``,
+``recrl bench``.
 
 On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
 """
@@ -65,6 +66,36 @@ def evaluate(
     Console().print(f"report: {folder / 'report.md'}")
 
 
+@app.command()
+def serve(
+    config: Annotated[str, typer.Argument(help="Folder of a run, or its configuration.")],
+    overrides: Overrides = None,
+    host: Annotated[
+        str, typer.Option(help="Where the server listens; loopback unless --expose.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; one server for each.")] = 8000,
+    expose: Annotated[bool, typer.Option(help="Let other machines reach it; needs a key.")] = False,
+) -> None:
+    """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
+    from . import serve
+    from .config import load
+
+    path = Path(config) / "config.yaml"
+    chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
+    settings = load(str(path) if path.is_file() else config, chosen)
+    raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))
+
+
+@app.command()
+def doctor(
+    quick: Annotated[bool, typer.Option(help="Only look at what is installed.")] = False,
+) -> None:
+    """What is installed, what is missing, and which rollout engines work here, proven by a round trip."""
+    from .doctor import examine
+
+    raise SystemExit(examine(Console(), round_trips=not quick))
+
+
 @data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
     """What was read, dropped and split, the baselines on the test split, and one prompt."""
@@ -129,13 +160,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line and exit code 2."""
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
+    from ..rl.rollouts.base import RolloutError
     from .config import ConfigError
 
     # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments if arguments is not None else sys.argv[1:])
-    except (ConfigError, DataError, RewardError, RewardSpecError, ModuleNotFoundError) as error:
+    except (ConfigError, DataError, RewardError, RewardSpecError, RolloutError, ModuleNotFoundError) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("stopped before anything could be saved", INTERRUPTED)

@@ -23,11 +23,12 @@ from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
 from ..rl.preconditions import check_credit, check_rule
 from ..rl.reference import ReferenceConfig
+from ..rl.rollouts.settings import RolloutConfig
 from ..rl.training import TrainConfig
 from ..rl.warmstart import WarmStartConfig
 
-# `data=logs.parquet` and `policy=smollm2` are what people write.
-SHORTHANDS = {"data": "data.source", "policy": "policy.model"}
+# `data=logs.parquet`, `policy=smollm2` and `rollout=vllm-server` are what people write.
+SHORTHANDS = {"data": "data.source", "policy": "policy.model", "rollout": "rollout.engine"}
 
 
 class ConfigError(ValueError):
@@ -109,6 +110,8 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """What is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
     """Constrained GRPO."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Where answers are sampled during training: an engine's name, or a section."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The tables at the end."""
 
@@ -118,6 +121,11 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         if isinstance(value, Sequence) and not isinstance(value, str):
             return [{"name": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _engine_alone(cls, value: Any) -> Any:
+        return {"engine": value} if isinstance(value, str) else value
 
     @property
     def folder(self) -> Path:
@@ -219,6 +227,8 @@ def _override(tree: dict[str, Any], text: str) -> None:
     node = tree
     *parents, last = SHORTHANDS.get(key, key).split(".")
     for parent in parents:
+        if parent in SHORTHANDS and isinstance(node.get(parent), str):  # `rollout: vllm-colocate`
+            node[parent] = {SHORTHANDS[parent].rpartition(".")[2]: node[parent]}
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
             raise ConfigError(f"{text!r}: {parent!r} is a value in the configuration, not a section")

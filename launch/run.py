@@ -115,9 +115,13 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
         display.say(f"resuming from {last}")
     elif config.optimizer.reference.prompts:
         trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
-    with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
-        trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
-        trainer.train(resume_from_checkpoint=last)
+    try:
+        with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
+            trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
+            trainer.train(resume_from_checkpoint=last)
+    finally:
+        if trainer.rollouts is not None:
+            trainer.rollouts.close()
     if interrupt.requested:
         raise InterruptedRunError(
             f"stopped after step {trainer.state.global_step}; "
@@ -273,6 +277,7 @@ def _trainer(
         duals=config.optimizer.duals,
         credit=config.optimizer.credit,
         gradient_conflict_every=config.optimizer.gradient_conflict_every,
+        rollout=config.rollout,
         answer_tokens=setup.answer_tokens(tokenizer),
         output=setup.folder / "checkpoints",
         seed=config.seed,

@@ -4,7 +4,8 @@ Of TRL 1.16's private steps these are replaced:
 
 ``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
                                         (:mod:`recrl.rl.prefix`)
-``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`)
+``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`), or asks a rollout
+                                        engine (:mod:`recrl.rl.rollouts`)
 ``_prepare_inputs``                     shuffles groups, not samples
 ``_tokenize_prompts``                   tokenises each prompt once
 ``_get_dataloader``                     leaves the rows where they are
@@ -15,13 +16,15 @@ Of TRL 1.16's private steps these are replaced:
 
 import logging
 import math
+import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -36,7 +39,10 @@ from .generation import generate
 from .groups import permute_groups
 from .preconditions import check_groups, check_lengths
 from .prefix import backbone, score, without_adapters
-from .sharing import PrefixSharing, Sharing, attempt, disagreement, precision
+from .rollouts import guard
+from .rollouts.base import Answer, Request, RolloutEngine, RolloutError
+from .rollouts.weights import named_weights
+from .sharing import TOLERANCE, PrefixSharing, Sharing, attempt, disagreement, precision
 from .timing import Part, StepClock
 
 logger = logging.getLogger(__name__)
@@ -49,6 +55,9 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         prefix_sharing: Read each prompt once per group, in rollouts and in forward passes: ``auto`` where it
             pays, ``on`` wherever it is exact, ``off`` never.
         prefix_attention: Attention of a packed row, see :class:`recrl.rl.attention.Packed`.
+        rollouts: Samples the answers instead of the trainer; it is handed the weights whenever they have changed.
+        correct_rollouts: Weigh tokens by how much likelier the policy finds them than the engine did (TRL's
+            ``vllm_importance_sampling_*`` settings).
         args, train_dataset, options: TRL's.
 
     Attributes:
@@ -74,6 +83,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         train_dataset: Dataset,
         prefix_sharing: PrefixSharing = "auto",
         prefix_attention: Kernel = "split",
+        rollouts: RolloutEngine | None = None,
+        correct_rollouts: bool = False,
         **options: Any,
     ) -> None:
         check_groups(args)
@@ -84,6 +95,13 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         if self.ref_model is not None and self.sharing.reason is None:
             attention.install(self.accelerator.unwrap_model(self.ref_model))
         self._sharing_checked = False
+        self.rollouts = rollouts
+        # Servers may outlive a run: its name tells its weights from those of another.
+        self._run = broadcast_object_list([secrets.token_hex(4)])[0]
+        self._version: str | None = None
+        if rollouts is not None and correct_rollouts:
+            # TRL corrects, and logs, what it takes for its own vLLM.
+            self.use_vllm, self.vllm_mode = True, "server"
         self.clock = StepClock(self._metrics)
         self.add_callback(self.clock)
 
@@ -217,20 +235,90 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         return [by_key[key] for key in keys], images, more
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any) -> Any:
+        if self.rollouts is not None:
+            if images or multimodal_fields:
+                raise ValueError("a rollout engine answers texts only; leave rollouts of images to TRL")
+            return self._roll_out(self.rollouts, prompt_ids)
         if images or multimodal_fields or not self._generates_itself:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest)
-        args = self.args
-        sampling = Sampling(
-            max_tokens=args.max_completion_length or 0,
+        with self._for_generation() as policy:
+            answers = generate(policy, prompt_ids, self._sampling)
+        return answers, None
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            max_tokens=self.args.max_completion_length or 0,
             ends=tuple(self.eos_token_ids),
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k or 0,
             min_p=self.min_p or 0.0,
         )
-        with self._for_generation() as policy:
-            answers = generate(policy, prompt_ids, sampling)
-        return answers, None
+
+    def _roll_out(
+        self, engine: RolloutEngine, prompt_ids: list[list[int]]
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and log-probabilities of an engine that holds the current weights, in the prompts' order."""
+        version = f"{self._run}-{self.state.global_step}"
+        if version != self._version:
+            with self.timed("weight_sync"):
+                engine.update(version, partial(named_weights, self.model, self.accelerator))
+            self._version = version
+        rows: dict[tuple[int, ...], list[int]] = {}
+        for i, prompt in enumerate(prompt_ids):
+            rows.setdefault(tuple(prompt), []).append(i)
+        # Seeds come from the trainer's generator, so a checkpoint determines what is sampled after it.
+        seeds = torch.randint(2**31, (len(rows),)).tolist()
+        requests = [Request(p, len(rows[p]), seed) for p, seed in zip(rows, seeds, strict=True)]
+        found: dict[int, Answer] = {}
+        for members, answers in zip(rows.values(), engine.generate(requests, self._sampling), strict=True):
+            found.update(zip(members, answers, strict=True))
+        answers = [found[i] for i in range(len(prompt_ids))]
+        guard.check_versions(answers, version)
+        self._compare(engine, requests[0], [found[i] for i in rows[requests[0].prompt]], version)
+        return [list(answer.tokens) for answer in answers], [list(answer.logprobs) for answer in answers]
+
+    @torch.no_grad()
+    def _compare(self, engine: RolloutEngine, request: Request, answers: list[Answer], version: str) -> None:
+        """Hold a few of an engine's log-probabilities against the policy's; every rank hears of the worst."""
+        answers = answers[: guard.SAMPLES]
+        device, width = self.accelerator.device, max(len(answer.tokens) for answer in answers)
+        tokens, theirs = torch.zeros(len(answers), width, dtype=torch.long), torch.zeros(len(answers), width)
+        taken = torch.zeros(len(answers), width, dtype=torch.bool)
+        for row, answer in enumerate(answers):
+            tokens[row, : len(answer.tokens)] = torch.tensor(answer.tokens)
+            theirs[row, : len(answer.tokens)] = torch.tensor(answer.logprobs)
+            taken[row, : len(answer.tokens)] = True
+        prompts = torch.tensor([request.prompt] * len(answers))
+        ids = torch.cat([prompts, tokens], dim=1).to(device)
+        mask = torch.cat([torch.ones_like(prompts), taken.long()], dim=1).to(device)
+        training = self.model.training
+        self.model.eval()  # an engine knows no dropout
+        own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, width)
+        self.model.train(training)
+        truncated_freely = bool(self.top_k or self.min_p)
+        apart, ratio = guard.compare(
+            theirs[taken], own.float().cpu()[taken], 0.0 if truncated_freely else self.top_p
+        )
+        figures = torch.stack([apart.mean(), apart.max(), ratio.min(), ratio.mean(), ratio.max()])[None].to(
+            device
+        )
+        of_ranks = gather(figures).cpu()
+        worst = of_ranks.amax(0)
+        worst[2], worst[3] = of_ranks[:, 2].min(), of_ranks[:, 3].mean()
+        mode = "train" if training else "eval"
+        for name, value in zip(guard.METRICS, worst.tolist(), strict=True):
+            self._metrics[mode][f"rollout/{name}"].append(value)
+        dtype = max(
+            precision(without_adapters(self.accelerator.unwrap_model(self.model))),
+            getattr(torch, engine.dtype),
+            key=TOLERANCE.__getitem__,
+        )
+        # A rank's NaN must not get lost in a maximum.
+        mean = math.nan if of_ranks.isnan().any() else worst[0].item()
+        if why := guard.verdict(mean, dtype, version):
+            raise RolloutError(why)
 
     @contextmanager
     def _for_generation(self) -> Iterator[Any]:

@@ -50,20 +50,25 @@ def check_prompts(args: GRPOConfig, data: Dataset) -> None:
 
 
 def check_lengths(args: GRPOConfig, data: Dataset, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The longest prompts fit the model's window together with an answer.
-
-    Found by their characters, so that not every prompt has to be tokenised twice; a rollout checks again.
-    """
+    """The longest prompts fit the model's window together with an answer; a rollout checks again."""
     if "prompt" not in data.column_names:
         return  # an environment writes the prompts
-    texts = {repr(prompt): prompt for prompt in data["prompt"]}
+    check_window(model, longest_prompt(data["prompt"], tokenizer), args.max_completion_length or 0)
+
+
+def longest_prompt(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest of some prompts, texts or conversations.
+
+    Found by their characters, so that not every prompt has to be tokenised twice.
+    """
+    texts = {repr(prompt): prompt for prompt in prompts}
     longest = [texts[key] for key in sorted(texts, key=len)[-_LONGEST:]]
     asked: Any
     if is_conversational({"prompt": longest[0]}):
         asked = tokenizer.apply_chat_template(longest, add_generation_prompt=True, return_dict=True)
     else:
         asked = tokenizer(text=longest)
-    check_window(model, max(map(len, asked["input_ids"])), args.max_completion_length or 0)
+    return max(map(len, asked["input_ids"]))
 
 
 def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str], Iterable[object]]) -> None:

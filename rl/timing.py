@@ -12,7 +12,14 @@ from typing import Any, Literal, get_args
 from transformers import TrainerCallback
 
 Part = Literal[
-    "rollout", "rewards", "constraints", "old_and_reference", "forward_backward", "optimizer_step", "other"
+    "rollout",
+    "weight_sync",
+    "rewards",
+    "constraints",
+    "old_and_reference",
+    "forward_backward",
+    "optimizer_step",
+    "other",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 

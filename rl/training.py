@@ -21,6 +21,8 @@ from .attention import Kernel
 from .branches import Sampling
 from .constraints import Problem
 from .duals import DualConfig
+from .preconditions import longest_prompt
+from .rollouts.settings import RolloutConfig, make_engine
 from .sharing import PrefixSharing
 from .trainer import ConstrainedGRPOTrainer
 
@@ -75,6 +77,18 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
         )
 
 
+def serving_length(
+    config: TrainConfig,
+    rows: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    answer_tokens: int,
+) -> int:
+    """Tokens of a prompt and an answer together, at most."""
+    return longest_prompt([row["prompt"] for row in rows], tokenizer) + (
+        config.max_answer_tokens or answer_tokens
+    )
+
+
 def distributed_state() -> PartialState:
     """The processes of this run; without a GPU they talk over gloo."""
     return PartialState(cpu=not torch.cuda.is_available())
@@ -92,6 +106,7 @@ def make_trainer(
     duals: DualConfig,
     credit: Literal["sequence", "tag"] = "sequence",
     gradient_conflict_every: int = 0,
+    rollout: RolloutConfig | None = None,
     answer_tokens: int,
     output: Path,
     seed: int,
@@ -100,12 +115,15 @@ def make_trainer(
     """The trainer of a run.
 
     Args:
+        model: Loaded from a folder, which a rollout engine starts with.
         rows: ``prompt`` and the columns that the rewards read.
+        rollout: Where answers are sampled; by default in the trainer. Its engine is the caller's to close.
         answer_tokens: Default of ``config.max_answer_tokens``.
         output: Folder of checkpoints and TensorBoard events.
 
     Raises:
         ValueError: the batch does not divide over processes and micro-batches.
+        RolloutError: the rollout engine cannot be had.
     """
     processes = distributed_state().num_processes
     samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
@@ -148,6 +166,11 @@ def make_trainer(
         disable_tqdm=True,
         seed=seed,
     )
+    rollout = rollout or RolloutConfig()
+    dtype = str(model.dtype).removeprefix("torch.")
+    longest = serving_length(config, rows, tokenizer, answer_tokens)
+    # Before the trainer, whose constructor seeds what is random.
+    rollouts = make_engine(rollout, model.name_or_path, dtype, longest, output.parent)
     trainer = ConstrainedGRPOTrainer(
         model,
         engine,
@@ -158,6 +181,8 @@ def make_trainer(
         gradient_conflict_every=gradient_conflict_every,
         prefix_sharing=config.prefix_sharing,
         prefix_attention=config.prefix_attention,
+        rollouts=rollouts,
+        correct_rollouts=rollout.corrects(dtype),
         args=arguments,
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,

@@ -68,8 +68,8 @@ def uneven(prompts: list, trainer: Any) -> dict:
     return answers(prompts, trainer, lambda user, place: 1 + place * (user % 4) // 3)
 
 
-def policy_and_tokenizer() -> tuple[Any, Any]:
-    config = policy.PolicyConfig(tiny=policy.TinyConfig(hidden=32, vocabulary=300))
+def policy_and_tokenizer(hidden: int = 32) -> tuple[Any, Any]:
+    config = policy.PolicyConfig(tiny=policy.TinyConfig(hidden=hidden, vocabulary=300))
     texts = [row["prompt"][0]["content"] for row in rows()]
     return policy.load(config, tags=CATALOG.tags, texts=texts)
 
@@ -130,6 +130,8 @@ def trainer_for(
         "duals",
         "peft_config",
         "eval_dataset",
+        "rollouts",
+        "correct_rollouts",
     )
     trainer_options = {name: options.pop(name) for name in ours if name in options}
     return ConstrainedGRPOTrainer(

@@ -47,8 +47,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(output: Path, kind: str) -> Path:
-    """Runs of fixed_rollouts.py with these processes; returns the folder that holds them."""
+def launch(output: Path, kind: str, *arguments: str, script: Path = SCRIPT, timeout: float = 300) -> Path:
+    """Runs of a script with these processes; returns the folder that holds them."""
     command = [sys.executable]
     if kind in ACCELERATE:
         config = output.with_suffix(".yaml")
@@ -63,11 +63,11 @@ def launch(output: Path, kind: str) -> Path:
         ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(SCRIPT), str(output), kind],
+        [*command, str(script), str(output), kind, *arguments],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return output

@@ -1,0 +1,144 @@
+"""``recrl serve``: the rollout server of a run, started with what its configuration says."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+
+import requests
+
+from ..rl import policy
+from ..rl.rollouts.base import RolloutError
+from ..rl.rollouts.settings import RolloutConfig, server_command
+from ..rl.training import serving_length
+from .config import RunConfig
+from .progress import Display
+from .run import Setup, prepare_setup
+
+_LOOK_EVERY = 2.0  # seconds
+
+
+def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
+    """Serve until the process is stopped; return the server's exit code.
+
+    A run that has no policy yet is waited for: ``recrl train`` makes it before it asks the server.
+
+    Raises:
+        RolloutError: no vLLM, or a server that others could reach without leave.
+    """
+    if find_spec("vllm") is None:
+        raise RolloutError("recrl serve needs vLLM; install recrl[vllm] on CUDA, see README for a CPU")
+    display = Display()
+    warm = config.folder / "warm"
+    # Refuses before it waits.
+    dtype = config.policy.dtype
+    server_command(config.rollout, warm, dtype, 1, host, port, exposed)
+    if not (warm / "config.json").exists():
+        display.say(f"waiting for {warm}; start the training now: recrl train ... rollout=vllm-server")
+    while not (warm / "config.json").exists():
+        time.sleep(_LOOK_EVERY)
+    setup = prepare_setup(config, display)
+    command, environment = server_command(
+        config.rollout, warm, dtype, _longest(setup, warm), host, port, exposed
+    )
+    display.say(f"serving {warm} at http://{host}:{port}")
+    return _run(command, {**os.environ, **environment})
+
+
+@contextmanager
+def running(
+    config: RolloutConfig,
+    folder: Path,
+    dtype: str,
+    longest: int,
+    port: int,
+    *,
+    patience: float,
+    log: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server on loopback, ready to answer, for as long as the context lasts.
+
+    Args:
+        config, folder, dtype, longest: See :func:`recrl.rl.rollouts.settings.server_command`.
+        patience: Seconds until it must be ready.
+        log: Where its output goes; by default to stderr.
+
+    Raises:
+        RolloutError: it ended, or was not ready in time.
+    """
+    command, environment = server_command(config, folder, dtype, longest, "127.0.0.1", port, exposed=False)
+    with log.open("ab") if log else os.fdopen(os.dup(sys.stderr.fileno()), "wb") as stream:
+        server = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        until = time.monotonic() + patience
+        while not _healthy(f"http://127.0.0.1:{port}"):
+            if server.poll() is not None:
+                raise RolloutError(
+                    f"the rollout server ended with code {server.returncode}; see {log or 'above'}"
+                )
+            if time.monotonic() > until:
+                raise RolloutError(
+                    f"the rollout server was not ready after {patience:g} s; see {log or 'above'}"
+                )
+            time.sleep(0.2)
+        yield server
+    finally:
+        _end(server)
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _healthy(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/health", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """Stop a server and the processes it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _longest(setup: Setup, warm: Path) -> int:
+    config = setup.config
+    _, tokenizer = policy.load(config.policy.model_copy(update={"model": str(warm)}))
+    return serving_length(config.train, setup.training_rows, tokenizer, setup.answer_tokens(tokenizer))
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """A server that ends with this process."""
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        os.killpg(server.pid, signal.SIGTERM)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return server.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _end(server)

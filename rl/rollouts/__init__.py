@@ -1,0 +1,11 @@
+"""Rollouts on vLLM, provably sampled from the current policy.
+
+``base``      what an engine is, and what it answers
+``settings``  the section ``rollout`` of a configuration, and the engine it makes
+``colocate``  an engine in the trainer's process
+``served``    engines behind HTTP
+``weights``   the policy's parameters, whole and merged
+``transfer``  the receiving end, inside vLLM
+``access``    a server's key, inside vLLM
+``guard``     answers against the trainer's own log-probabilities
+"""

@@ -1,0 +1,115 @@
+"""What a rollout engine is: it holds some version of the policy's weights and answers prompts with it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..branches import Sampling
+
+Weights = Callable[[], Iterator[tuple[str, Tensor]]]
+"""Every call walks over the policy's parameters once; collective where they are sharded."""
+
+
+class RolloutError(RuntimeError):
+    """The engine cannot answer, or its answers cannot be trained on; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt.
+
+    Attributes:
+        prompt: Token ids.
+        answers: How many to sample.
+        seed: Of these answers.
+    """
+
+    prompt: tuple[int, ...]
+    answers: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer.
+
+    Attributes:
+        tokens: Token ids, the end token included.
+        logprobs: Natural logarithm of each token's probability under the distribution it was drawn from, after
+            temperature and truncation.
+        versions: The weights that its tokens were drawn from, in order; one unless they were exchanged midway.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[str, ...]
+
+
+class RolloutEngine(Protocol):
+    """Answers prompts with weights that are handed to it."""
+
+    dtype: str
+    """Of its arithmetic: ``float32``, ``bfloat16`` or ``float16``."""
+
+    def update(self, version: str, weights: Weights) -> None:
+        """Take over weights; every rank calls it, and comes back when every engine holds them.
+
+        Args:
+            version: Their name from now on.
+            weights: Parameters under the names of a checkpoint.
+
+        Raises:
+            RolloutError: an engine does not hold them in the end.
+        """
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
+        """The answers to each request, of this rank alone.
+
+        Raises:
+            RolloutError: an answer is missing, or not one that these weights gave.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory and connections back."""
+        ...
+
+
+def sampling_options(sampling: Sampling, request: Request) -> dict[str, Any]:
+    """vLLM's ``SamplingParams`` for a request; nothing is left to a model's ``generation_config``."""
+    return {
+        "n": request.answers,
+        "seed": request.seed,
+        "max_tokens": sampling.max_tokens,
+        # The ends are ours alone: a model's configuration may name others.
+        "ignore_eos": True,
+        "stop_token_ids": list(sampling.ends),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "logprobs": 0,
+        "detokenize": False,
+    }
+
+
+def fault(answer: Answer, sampling: Sampling) -> str | None:
+    """Why an answer cannot be trained on, or None."""
+    if not 1 <= len(answer.tokens) <= sampling.max_tokens:
+        return f"an answer has {len(answer.tokens)} tokens, not 1 to {sampling.max_tokens}"
+    if len(answer.logprobs) != len(answer.tokens):
+        return f"{len(answer.tokens)} tokens came with {len(answer.logprobs)} log-probabilities"
+    if not all(-float("inf") < value <= 1e-3 for value in answer.logprobs):  # NaN is not either
+        return "a log-probability is no finite number up to 0"
+    ended = answer.tokens[-1] in sampling.ends
+    if len(answer.tokens) < sampling.max_tokens and not ended:
+        return (
+            f"an answer broke off after {len(answer.tokens)} of {sampling.max_tokens} tokens without an end"
+        )
+    return None

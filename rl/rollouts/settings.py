@@ -1,0 +1,188 @@
+"""The section ``rollout`` of a configuration, and the engine that it makes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import torch
+from pydantic import BaseModel, Field, field_validator
+
+from .access import KEY, RequireKey
+from .base import RolloutEngine, RolloutError
+from .colocate import ColocatedEngine
+from .served import ServedEngine
+
+Engine = Literal["transformers", "vllm-colocate", "vllm-server"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+_GIB = 2**30
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Where answers are sampled during training."""
+
+    engine: Engine = "transformers"
+    """``transformers`` (in the trainer, no further installation), ``vllm-colocate`` (vLLM in each process) or
+    ``vllm-server`` (vLLM in processes of its own, started by ``recrl serve``)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the engine; ``auto`` is the policy's."""
+    correction: Literal["auto", "on", "off"] = "auto"
+    """Weigh tokens by how much likelier the trainer finds them than the engine did (truncated importance sampling, one
+    more forward pass); ``auto``: where the engine computes in 16 bits."""
+    prefix_caching: bool = True
+    """Read a prompt once for all its answers."""
+    kv_cache: float = Field(1.0, gt=0)
+    """GiB for keys and values, in each engine."""
+    gpu_memory: float = Field(0.3, gt=0, le=1)
+    """Share of a GPU's memory that an engine may count on; its keys and values take ``kv_cache`` of it."""
+    compiled: bool = False
+    """Compile the model, with graphs on CUDA: a start that takes minutes, faster answers."""
+    threads: str | None = None
+    """CPU only: cores of an engine (``0-3``); by default the trainer's where it is colocated, all for a server."""
+    sequences: int = Field(256, ge=1)
+    """Answers that an engine works on at once."""
+    tensor_parallel: int = Field(1, ge=1)
+    """GPUs of a server; a colocated engine has the one of its process."""
+    servers: tuple[str, ...] = ("http://127.0.0.1:8000",)
+    """Addresses of the servers; all answer, and all hold the same weights."""
+    transfer: Literal["auto", "files", "nccl"] = "auto"
+    """How weights reach servers: ``files`` over a folder that both see (any device; survives a restarted server), ``nccl``
+    between GPUs; ``auto``: NCCL on CUDA."""
+    exchange: Path | None = None
+    """That folder; by default ``/dev/shm`` where all servers are on this machine, else the run's own."""
+    nccl_port: int = 51216
+    """First port of the weights' way over NCCL, one for each server."""
+    patience: float = Field(300.0, gt=0)
+    """Seconds that a server may be away or fail before the run stops."""
+    timeout: float = Field(600.0, gt=0)
+    """Seconds that the answers to one prompt may take."""
+
+    @field_validator("servers")
+    @classmethod
+    def _addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for server in servers:
+            parts = urlsplit(server)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"{server!r} is no address; write http://host:port")
+        if not servers:
+            raise ValueError("name at least one server, such as http://127.0.0.1:8000")
+        return servers
+
+    @property
+    def over_files(self) -> bool:
+        """Whether weights travel as files."""
+        return self.transfer == "files" or (self.transfer == "auto" and not torch.cuda.is_available())
+
+    def engine_dtype(self, policy: str) -> str:
+        """The engine's arithmetic for a policy's."""
+        return policy if self.dtype == "auto" else self.dtype
+
+    def corrects(self, policy: str) -> bool:
+        """Whether tokens are weighed, for a policy's dtype."""
+        return self.correction == "on" or (
+            self.correction == "auto" and self.engine_dtype(policy) != "float32"
+        )
+
+    def engine_options(self, policy: str, longest: int) -> dict[str, Any]:
+        """Engine arguments of vLLM.
+
+        Args:
+            policy: Its dtype.
+            longest: Tokens of a prompt and an answer together, at most.
+        """
+        return {
+            "dtype": self.engine_dtype(policy),
+            "max_model_len": longest,
+            "max_num_seqs": self.sequences,
+            "enable_prefix_caching": self.prefix_caching,
+            "kv_cache_memory_bytes": int(self.kv_cache * _GIB),
+            "gpu_memory_utilization": self.gpu_memory,
+            "enforce_eager": not self.compiled,
+            # A recommended temperature beside the weights must not reach the rollouts.
+            "generation_config": "vllm",
+            # Of the distribution that tokens are drawn from, not of the one before temperature and truncation.
+            "logprobs_mode": "processed_logprobs",
+        }
+
+
+def make_engine(
+    config: RolloutConfig, policy: Path | str, dtype: str, longest: int, run: Path
+) -> RolloutEngine | None:
+    """The engine of a run; None where the trainer answers by itself.
+
+    Args:
+        config: Which.
+        policy: Folder of the weights that it starts with.
+        dtype: Of the policy.
+        longest: Tokens of a prompt and an answer together, at most.
+        run: The run's folder.
+
+    Raises:
+        RolloutError: vLLM is missing, or a server is not there.
+    """
+    if config.engine == "transformers":
+        return None
+    if config.engine == "vllm-colocate":
+        if config.threads is not None:
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
+        return ColocatedEngine(policy, config.engine_options(dtype, longest))
+    return ServedEngine(
+        config.servers,
+        _exchange(config, run) if config.over_files else None,
+        patience=config.patience,
+        timeout=config.timeout,
+        dtype=config.engine_dtype(dtype),
+        nccl_port=None if config.over_files else config.nccl_port,
+    )
+
+
+def _exchange(config: RolloutConfig, run: Path) -> Path:
+    if config.exchange is not None:
+        return config.exchange.absolute()
+    here = all(urlsplit(server).hostname in _LOOPBACK for server in config.servers)
+    memory = Path("/dev/shm")
+    return memory / f"recrl-{os.getuid()}" if here and memory.is_dir() else run.absolute() / "exchange"
+
+
+def server_command(
+    config: RolloutConfig, policy: Path, dtype: str, longest: int, host: str, port: int, exposed: bool
+) -> tuple[list[str], dict[str, str]]:
+    """The command that serves a policy, and what its environment needs.
+
+    Args:
+        config, policy, dtype, longest: See :func:`make_engine`.
+        host, port: Where it listens.
+        exposed: Whether other machines may reach it.
+
+    Raises:
+        RolloutError: it would be reachable from elsewhere without leave, or without a key.
+    """
+    if host not in _LOOPBACK:
+        if not exposed:
+            raise RolloutError(
+                f"--host {host} lets other machines exchange the weights of this server; add --expose if they may, or "
+                "leave --host at 127.0.0.1"
+            )
+        if not os.environ.get(KEY):
+            raise RolloutError(f"--expose needs a key: set {KEY}, here and where the training runs")
+    options = config.engine_options(dtype, longest) | {"tensor_parallel_size": config.tensor_parallel}
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
+    command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            command += [f"--{flag}", str(value)]
+    backend = "recrl" if config.over_files else "nccl"
+    command += ["--weight-transfer-config", json.dumps({"backend": backend})]
+    environment = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes that exchange weights
+    if os.environ.get(KEY):
+        command += ["--middleware", f"{RequireKey.__module__}.{RequireKey.__qualname__}"]
+    if config.threads is not None:
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
+    return command, environment

@@ -1,0 +1,92 @@
+"""How a vLLM engine takes over weights of the policy: a weight transfer engine inside its workers.
+
+vLLM finds it by the entry point ``recrl`` of the group ``vllm.general_plugins`` (:func:`register`), in every
+process of its own. It serves an engine in the trainer's process, which hands tensors over, and a server, which
+reads a file.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+BACKEND = "recrl"
+"""Name of the transfer, for ``--weight-transfer-config``."""
+
+
+@dataclass
+class Start(WeightTransferInitInfo):
+    """Nothing has to be agreed upon."""
+
+
+@dataclass
+class Update(WeightTransferUpdateInfo):
+    """A part of the weights, or all of them.
+
+    Attributes:
+        tensors: Name and tensor, in the trainer's own process.
+        path: A safetensors file that every worker can read.
+    """
+
+    tensors: Any = None
+    path: str | None = None
+
+
+class WeightTransfer(WeightTransferEngine[Start, Update]):
+    """Loads weights under the names of a checkpoint, as vLLM loaded the first ones."""
+
+    init_info_cls = Start
+    update_info_cls = Update
+
+    def init_transfer_engine(self, init_info: Start) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: Update) -> None:
+        if update_info.path is None:
+            self.model.load_weights(update_info.tensors)
+        else:
+            self.model.load_weights(_of_file(update_info.path))
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type == "cpu":
+            # Linear layers multiply with packed copies of their weights. A head that is tied to the embeddings is
+            # not reloaded itself, and would keep its old copy.
+            for layer in self.model.modules():
+                if hasattr(layer, "cpu_linear") and layer.weight.numel():
+                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+    def shutdown(self) -> None:
+        pass
+
+
+def _of_file(path: str) -> Iterable[tuple[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a dict)
+            yield name, file.get_tensor(name)
+
+
+def register() -> None:
+    """Make the transfer known to vLLM; called by vLLM in every process."""
+    with suppress(ValueError):  # it is already
+        WeightTransferEngineFactory.register_engine(BACKEND, __name__, WeightTransfer.__name__)

@@ -1,0 +1,102 @@
+"""Short training runs whose answers vLLM samples: the script behind test_rollouts.py.
+
+Usage: vllm_rollouts.py OUTPUT [one | ddp | zero3] POLICY ADDRESS; POLICY is a folder, ADDRESS a server of it. Writes for
+each run what the trainer logged.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from fixed_rollouts import record_answers, trainer_for
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+
+from recrl.rl.rollouts.base import RolloutError
+from recrl.rl.rollouts.settings import RolloutConfig, make_engine
+
+LONGEST = 64  # tokens
+SEEDS, LONG = range(4), 20
+
+
+def engine(name: str, policy: Path, address: str, scratch: Path) -> Any:
+    config = RolloutConfig(
+        engine=name,
+        servers=(address,),
+        kv_cache=0.1,
+        transfer="files",
+        exchange=scratch / "exchange",
+        patience=60,
+    )
+    return make_engine(config, policy, "float32", LONGEST, scratch)
+
+
+class Forgetful:
+    """An engine that says it took the weights over, and did not."""
+
+    def __init__(self, real: Any) -> None:
+        self.real, self.dtype = real, real.dtype
+        self.taken = False
+
+    def update(self, version: str, weights: Any) -> None:
+        self.real.update(version, weights if not self.taken else lambda: iter(()))
+        self.taken = True
+
+    def generate(self, *arguments: Any) -> Any:
+        return self.real.generate(*arguments)
+
+
+def trainer_of(folder: Path, policy: Path, **options: Any) -> Any:
+    """A trainer of the policy in a folder; a head of vLLM has at least 32 dimensions on a CPU."""
+
+    def load(_: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(policy)
+
+    return trainer_for(folder, **{"learning_rate": 1e-2, "change": load, **options})
+
+
+def run(folder: Path, policy: Path, **options: Any) -> dict[str, Any]:
+    """Train and return what every step logged, and how many answers this rank sampled."""
+    trainer = trainer_of(folder, policy, **options)
+    answers = record_answers(trainer)
+    error = None
+    try:
+        trainer.train()
+    except RolloutError as caught:
+        error = str(caught)
+    return {"log": trainer.state.log_history, "answers": len(answers), "error": error}
+
+
+def main() -> None:
+    output, kind, policy, address = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+    if kind == "zero3":
+        import deepspeed
+
+        # Its shared-memory collectives would be compiled first; gloo does the same work.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    found: dict[str, Any] = {}
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    for name in ("vllm-colocate", "vllm-server"):
+        rollouts = engine(name, policy, address, output.parent)
+        found[name] = run(output / name, policy, rollouts=rollouts)
+        found[f"{name} lora"] = run(output / name, policy, rollouts=rollouts, peft_config=lora)
+        if kind == "one":
+            found[f"{name} corrected"] = run(
+                output / name, policy, rollouts=rollouts, correct_rollouts=True, top_p=0.9
+            )
+            found[f"{name} forgetful"] = run(output / name, policy, rollouts=Forgetful(rollouts))
+        if kind == "one" and name == "vllm-colocate":
+            for seed in SEEDS:
+                for backend, chosen in (("vllm", rollouts), ("transformers", None)):
+                    options: dict[str, Any] = {"seed": seed, "max_steps": LONG, "learning_rate": 3e-3}
+                    found[f"{backend} {seed}"] = run(output / backend, policy, rollouts=chosen, **options)
+        rollouts.close()
+    rank = os.environ.get("RANK", "0")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"rank{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
