@@ -1,5 +1,5 @@
-"""The command line: ``recrl train``, ``recrl eval``, ``recrl serve``, ``recrl doctor``, ``recrl data describe``,
-``recrl bench``.
+"""The command line: ``recrl train``, ``recrl eval``, ``recrl serve``, ``recrl doctor``, ``recrl data
+describe``, ``recrl bench``.
 
 On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
 """

@@ -1,8 +1,8 @@
 """``recrl doctor``: what is installed, what is missing, and which rollout engines work here.
 
-An engine counts as working after a round trip with a tiny policy: one optimiser step, the weights handed over, answers
-sampled, and their log-probabilities held against the policy's. Each engine has its own process, since vLLM sets up
-more than one can undo.
+An engine counts as working after a round trip with a tiny policy: one optimiser step, the weights handed
+over, answers sampled, and their log-probabilities held against the policy's. Each engine has its own process,
+since vLLM sets up more than one can undo.
 """
 
 import argparse

@@ -4,7 +4,8 @@ Of TRL 1.16's private steps these are replaced:
 
 ``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
                                         (:mod:`recrl.rl.prefix`)
-``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`), or asks a rollout
+``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`), or asks a
+rollout
                                         engine (:mod:`recrl.rl.rollouts`)
 ``_prepare_inputs``                     shuffles groups, not samples
 ``_tokenize_prompts``                   tokenises each prompt once
@@ -55,7 +56,8 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
         prefix_sharing: Read each prompt once per group, in rollouts and in forward passes: ``auto`` where it
             pays, ``on`` wherever it is exact, ``off`` never.
         prefix_attention: Attention of a packed row, see :class:`recrl.rl.attention.Packed`.
-        rollouts: Samples the answers instead of the trainer; it is handed the weights whenever they have changed.
+        rollouts: Samples the answers instead of the trainer; it is handed the weights whenever they have
+            changed.
         correct_rollouts: Weigh tokens by how much likelier the policy finds them than the engine did (TRL's
             ``vllm_importance_sampling_*`` settings).
         args, train_dataset, options: TRL's.

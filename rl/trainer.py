@@ -152,6 +152,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         columns = {
             key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")
         }
+        columns["completion_ids"] = completion_ids_list
         training = self.model.training
         group_size = self.num_generations if training else self.num_generations_eval
         per_tag = training and self.credit == "tag"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from pydantic import BaseModel
 from transformers import (
@@ -22,6 +21,7 @@ from .branches import Sampling
 from .constraints import Problem
 from .duals import DualConfig
 from .preconditions import longest_prompt
+from .processes import distributed_state
 from .rollouts.settings import RolloutConfig, make_engine
 from .sharing import PrefixSharing
 from .trainer import ConstrainedGRPOTrainer
@@ -87,11 +87,6 @@ def serving_length(
     return longest_prompt([row["prompt"] for row in rows], tokenizer) + (
         config.max_answer_tokens or answer_tokens
     )
-
-
-def distributed_state() -> PartialState:
-    """The processes of this run; without a GPU they talk over gloo."""
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def make_trainer(
@@ -170,7 +165,7 @@ def make_trainer(
     dtype = str(model.dtype).removeprefix("torch.")
     longest = serving_length(config, rows, tokenizer, answer_tokens)
     # Before the trainer, whose constructor seeds what is random.
-    rollouts = make_engine(rollout, model.name_or_path, dtype, longest, output.parent)
+    rollouts = make_engine(rollout, str(model.name_or_path), dtype, longest, output.parent)
     trainer = ConstrainedGRPOTrainer(
         model,
         engine,

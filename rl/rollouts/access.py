@@ -1,4 +1,5 @@
-"""The key of a rollout server. vLLM itself asks for one on its public routes only, not on those that exchange weights."""
+"""The key of a rollout server. vLLM itself asks for one on its public routes only, not on those that exchange
+weights."""
 
 import os
 import secrets

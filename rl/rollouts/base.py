@@ -37,9 +37,10 @@ class Answer:
 
     Attributes:
         tokens: Token ids, the end token included.
-        logprobs: Natural logarithm of each token's probability under the distribution it was drawn from, after
-            temperature and truncation.
-        versions: The weights that its tokens were drawn from, in order; one unless they were exchanged midway.
+        logprobs: Natural logarithm of each token's probability under the distribution it was drawn from,
+            after temperature and truncation.
+        versions: The weights that its tokens were drawn from, in order; one unless they were exchanged
+            midway.
     """
 
     tokens: tuple[int, ...]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from ..branches import Sampling
+from ..processes import distributed_state
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
 
 # Parameters are handed over in parts of about this size, so that a sharded policy is never whole in memory.
@@ -29,6 +29,7 @@ class ColocatedEngine:
 
     def __init__(self, policy: Path | str, options: dict[str, Any]) -> None:
         self.dtype = str(options["dtype"])
+        several = distributed_state().num_processes > 1  # before vLLM could set up processes of its own
         # In one process tensors can be handed over, and nothing has to be pickled.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # The threads are the trainer's, too.
@@ -40,12 +41,13 @@ class ColocatedEngine:
             from .transfer import BACKEND, register
         except ImportError as error:
             raise RolloutError(
-                f"rollout.engine=vllm-colocate needs vLLM ({error}); install recrl[vllm] on CUDA, see README for a CPU, "
+                f"rollout.engine=vllm-colocate needs vLLM ({error}); install recrl[vllm] on CUDA, see "
+                "README for a CPU, "
                 "or set rollout.engine=transformers"
             ) from error
         register()
         self._parameters = SamplingParams
-        if PartialState().num_processes > 1:
+        if several:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
         try:
@@ -53,7 +55,8 @@ class ColocatedEngine:
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RolloutError(
-                f"vLLM cannot run the policy {policy}: {error}. Set rollout.engine=transformers, or mend what it names"
+                f"vLLM cannot run the policy {policy}: {error}. Set rollout.engine=transformers, or mend "
+                "what it names"
             ) from error
 
     def update(self, version: str, weights: Weights) -> None:
@@ -108,7 +111,8 @@ def _answer(output: Any) -> Answer:
 
 @contextlib.contextmanager
 def _left_alone() -> Iterator[None]:
-    """Keep what vLLM changes for the whole process: random numbers, the number of threads and how it is set."""
+    """Keep what vLLM changes for the whole process: random numbers, the number of threads and how it is
+    set."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
     with torch.random.fork_rng():
         try:

@@ -1,7 +1,7 @@
 """Whether answers were sampled from the policy: an engine's log-probabilities against the trainer's own.
 
-Always on, for a few answers of every generation. A ratio near 1 alone proves nothing while weights stand still, so the
-version that each token was drawn from is looked at besides.
+Always on, for a few answers of every generation. A ratio near 1 alone proves nothing while weights stand
+still, so the version that each token was drawn from is looked at besides.
 """
 
 import math
@@ -35,7 +35,8 @@ def check_versions(answers: Sequence[Answer], version: str) -> None:
         if answer.versions != (version,):
             held = " then ".join(answer.versions) or "none"
             raise RolloutError(
-                f"an answer was sampled from weights {held!r}, but the policy is at {version!r}: the engine was "
+                f"an answer was sampled from weights {held!r}, but the policy is at {version!r}: the "
+                "engine was "
                 "restarted, or something else exchanges its weights; let one run use a server at a time"
             )
 
@@ -46,8 +47,8 @@ def compare(engine: Tensor, own: Tensor, kept_mass: float) -> tuple[Tensor, Tens
     Args:
         engine: ``[tokens]``, log-probabilities after truncation.
         own: ``[tokens]``, the trainer's, without it.
-        kept_mass: Least probability that truncation keeps (``top_p``); 0 where that is unknown. What is kept is scaled
-            up, so an engine may be above the trainer by up to ``-log`` of it.
+        kept_mass: Least probability that truncation keeps (``top_p``); 0 where that is unknown. What is kept
+            is scaled up, so an engine may be above the trainer by up to ``-log`` of it.
 
     Returns:
         ``[tokens]`` in nats beyond what truncation explains, and ``own / engine`` as a ratio.
@@ -62,7 +63,9 @@ def verdict(mean: float, dtype: torch.dtype, version: str) -> str | None:
     if mean <= TOLERANCE[dtype]:  # NaN is not
         return None
     return (
-        f"the rollout engine says it holds weights {version!r}, the policy's, but its log-probabilities are {mean:.2g} "
-        f"nats off on average, more than {TOLERANCE[dtype]:.2g} for {dtype}: the weights were not taken over, or it "
+        f"the rollout engine says it holds weights {version!r}, the policy's, but its log-probabilities "
+        f"are {mean:.2g} "
+        f"nats off on average, more than {TOLERANCE[dtype]:.2g} for {dtype}: the weights were not taken "
+        "over, or it "
         "computes otherwise. `recrl doctor` tries a round trip; rollout.engine=transformers needs none"
     )

@@ -1,7 +1,8 @@
 """Engines behind HTTP: one or several vLLM servers, which every rank asks for the answers to its own prompts.
 
-Weights travel as a file that the servers can read, or over NCCL. A server that was away is asked again, and one that
-lost its weights in between gets them anew from the file: no rank but the one that notices has a part in it.
+Weights travel as a file that the servers can read, or over NCCL. A server that was away is asked again, and
+one that lost its weights in between gets them anew from the file: no rank but the one that notices has a part
+in it.
 """
 
 import logging
@@ -10,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from accelerate import PartialState
 from requests import RequestException, Session
 from requests.adapters import HTTPAdapter
 from safetensors.torch import save_file
 
 from ..branches import Sampling
+from ..processes import distributed_state
 from .access import KEY
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
 
@@ -64,7 +67,7 @@ class ServedEngine:
         self.dtype = dtype
         self._servers = tuple(address.rstrip("/") for address in servers)
         self._exchange, self._patience, self._timeout = exchange, patience, timeout
-        self._state = PartialState()
+        self._state = distributed_state()
         self._version: str | None = None
         self._file: Path | None = None
         self._exchanging = {address: threading.Lock() for address in self._servers}
@@ -74,7 +77,7 @@ class ServedEngine:
             self._session.headers["Authorization"] = f"Bearer {key}"
         self._pool = ThreadPoolExecutor(_AT_ONCE * len(self._servers), thread_name_prefix="rollout")
         for address in self._servers:
-            self._patiently(lambda address=address: self._held(address), f"{address} is there")
+            self._patiently(partial(self._held, address), f"{address} is there")
         self._nccl: list[Any] = []
         if nccl_port is not None and self._state.is_main_process:
             self._nccl = [self._joined(address, nccl_port + i) for i, address in enumerate(self._servers)]
@@ -129,7 +132,8 @@ class ServedEngine:
     def _exchange_weights(self, address: str, version: str) -> None:
         if self._file is None:
             raise RolloutError(
-                f"rollout server {address} was restarted and holds other weights; over NCCL it cannot join again. "
+                f"rollout server {address} was restarted and holds other weights; over NCCL it cannot "
+                "join again. "
                 "Resume the run, or set rollout.transfer=files, which survives this"
             )
         # Answers that nobody waits for any more must not see the weights change.
@@ -169,16 +173,11 @@ class ServedEngine:
     # Answers
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
-        # Ranks start at different servers.
-        first = self._state.process_index
-        return list(
-            self._pool.map(
-                lambda numbered: self._answers(*numbered, sampling), enumerate(requests, start=first)
-            )
-        )
+        first = self._state.process_index  # ranks start at different servers
+        return list(self._pool.map(self._answers, count(first), requests, repeat(sampling)))
 
     def _answers(self, number: int, request: Request, sampling: Sampling) -> list[Answer]:
-        tries = iter(range(number, 1 << 62))
+        tries = count(number)
 
         def attempt() -> list[Answer]:
             address = self._servers[next(tries) % len(self._servers)]
@@ -222,7 +221,8 @@ class ServedEngine:
             except _AwayError as error:
                 if time.monotonic() + pause > until:
                     raise RolloutError(
-                        f"gave up waiting until {aim}, after {self._patience:g} s (rollout.patience): {error}. Start "
+                        f"gave up waiting until {aim}, after {self._patience:g} s (rollout.patience): "
+                        f"{error}. Start "
                         "the server with `recrl serve`, and go on with --resume"
                     ) from error
                 logger.warning("rollouts: %s; asking again in %.1f s", error, pause)
@@ -247,7 +247,8 @@ class ServedEngine:
             )
         if found.status_code == 404:
             raise RolloutError(
-                f"rollout server {address} knows no {path}: it was not started by `recrl serve`, or by another "
+                f"rollout server {address} knows no {path}: it was not started by `recrl serve`, or by "
+                "another "
                 "version of vLLM"
             )
         if found.status_code >= 500 or found.status_code in (408, 409, 429):

@@ -31,34 +31,35 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the engine; ``auto`` is the policy's."""
     correction: Literal["auto", "on", "off"] = "auto"
-    """Weigh tokens by how much likelier the trainer finds them than the engine did (truncated importance sampling, one
-    more forward pass); ``auto``: where the engine computes in 16 bits."""
+    """Weigh tokens by how much likelier the trainer finds them than the engine did (truncated importance
+    sampling, one more forward pass); ``auto``: where the engine computes in 16 bits."""
     prefix_caching: bool = True
     """Read a prompt once for all its answers."""
-    kv_cache: float = Field(1.0, gt=0)
+    kv_cache: float = Field(default=1.0, gt=0)
     """GiB for keys and values, in each engine."""
-    gpu_memory: float = Field(0.3, gt=0, le=1)
+    gpu_memory: float = Field(default=0.3, gt=0, le=1)
     """Share of a GPU's memory that an engine may count on; its keys and values take ``kv_cache`` of it."""
     compiled: bool = False
     """Compile the model, with graphs on CUDA: a start that takes minutes, faster answers."""
     threads: str | None = None
-    """CPU only: cores of an engine (``0-3``); by default the trainer's where it is colocated, all for a server."""
-    sequences: int = Field(256, ge=1)
+    """CPU only: cores of an engine (``0-3``); by default the trainer's where it is colocated, all for a
+    server."""
+    sequences: int = Field(default=256, ge=1)
     """Answers that an engine works on at once."""
-    tensor_parallel: int = Field(1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
     """GPUs of a server; a colocated engine has the one of its process."""
     servers: tuple[str, ...] = ("http://127.0.0.1:8000",)
     """Addresses of the servers; all answer, and all hold the same weights."""
     transfer: Literal["auto", "files", "nccl"] = "auto"
-    """How weights reach servers: ``files`` over a folder that both see (any device; survives a restarted server), ``nccl``
-    between GPUs; ``auto``: NCCL on CUDA."""
+    """How weights reach servers: ``files`` over a folder that both see (any device; survives a restarted
+    server), ``nccl`` between GPUs; ``auto``: NCCL on CUDA."""
     exchange: Path | None = None
     """That folder; by default ``/dev/shm`` where all servers are on this machine, else the run's own."""
     nccl_port: int = 51216
     """First port of the weights' way over NCCL, one for each server."""
-    patience: float = Field(300.0, gt=0)
+    patience: float = Field(default=300.0, gt=0)
     """Seconds that a server may be away or fail before the run stops."""
-    timeout: float = Field(600.0, gt=0)
+    timeout: float = Field(default=600.0, gt=0)
     """Seconds that the answers to one prompt may take."""
 
     @field_validator("servers")
@@ -104,7 +105,8 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
             "enforce_eager": not self.compiled,
             # A recommended temperature beside the weights must not reach the rollouts.
             "generation_config": "vllm",
-            # Of the distribution that tokens are drawn from, not of the one before temperature and truncation.
+            # Of the distribution that tokens are drawn from, not of the one before temperature and
+            # truncation.
             "logprobs_mode": "processed_logprobs",
         }
 
@@ -164,7 +166,8 @@ def server_command(
     if host not in _LOOPBACK:
         if not exposed:
             raise RolloutError(
-                f"--host {host} lets other machines exchange the weights of this server; add --expose if they may, or "
+                f"--host {host} lets other machines exchange the weights of this server; add --expose if "
+                "they may, or "
                 "leave --host at 127.0.0.1"
             )
         if not os.environ.get(KEY):
@@ -172,6 +175,7 @@ def server_command(
     options = config.engine_options(dtype, longest) | {"tensor_parallel_size": config.tensor_parallel}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
     command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
+    command.append("--enable-scale-out")  # the route that takes and gives token ids
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

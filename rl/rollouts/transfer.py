@@ -1,8 +1,8 @@
 """How a vLLM engine takes over weights of the policy: a weight transfer engine inside its workers.
 
 vLLM finds it by the entry point ``recrl`` of the group ``vllm.general_plugins`` (:func:`register`), in every
-process of its own. It serves an engine in the trainer's process, which hands tensors over, and a server, which
-reads a file.
+process of its own. It serves an engine in the trainer's process, which hands tensors over, and a server,
+which reads a file.
 """
 
 from collections.abc import Iterable
@@ -62,16 +62,16 @@ class WeightTransfer(WeightTransferEngine[Start, Update]):
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: Update) -> None:
-        if update_info.path is None:
-            self.model.load_weights(update_info.tensors)
-        else:
-            self.model.load_weights(_of_file(update_info.path))
+        model: Any = self.model
+        given = update_info.tensors if update_info.path is None else _of_file(update_info.path)
+        model.load_weights(given)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         if self.device.type == "cpu":
-            # Linear layers multiply with packed copies of their weights. A head that is tied to the embeddings is
-            # not reloaded itself, and would keep its old copy.
+            # Linear layers multiply with packed copies of their weights. A head that is tied to the
+            # embeddings is not reloaded itself, and would keep its old copy.
+            layer: Any
             for layer in self.model.modules():
                 if hasattr(layer, "cpu_linear") and layer.weight.numel():
                     dispatch_cpu_unquantized_gemm(layer, remove_weight=False)

@@ -16,8 +16,8 @@ _PEFT = "base_model.model."
 def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, Tensor]]:
     """Every parameter once, tied ones under their first name; with adapters, what they make of it.
 
-    A ZeRO-3 parameter is gathered while it is looked at, so every rank has to walk, and a tensor must be used or
-    copied before the next one is asked for. The policy itself is left as it was, to the bit.
+    A ZeRO-3 parameter is gathered while it is looked at, so every rank has to walk, and a tensor must be used
+    or copied before the next one is asked for. The policy itself is left as it was, to the bit.
 
     Args:
         model: The policy; wrappers may be around it.
@@ -28,7 +28,8 @@ def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, T
     """
     if getattr(accelerator.state, "fsdp_plugin", None) is not None:
         raise NotImplementedError(
-            "rollout.engine=vllm-* cannot read a policy that FSDP shards; train with DeepSpeed ZeRO or DDP, or set "
+            "rollout.engine=vllm-* cannot read a policy that FSDP shards; train with DeepSpeed ZeRO or "
+            "DDP, or set "
             "rollout.engine=transformers"
         )
     policy = accelerator.unwrap_model(model)

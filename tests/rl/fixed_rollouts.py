@@ -104,6 +104,7 @@ def trainer_for(
     data: Sequence[dict] | None = None,
     rewards: Sequence[RewardSpec | str] = ("recall", "novelty", "duplicates"),
     constraints: Sequence[str] = ("novelty >= 0.9 (mean)", "duplicates <= 0.05 (mean)"),
+    objective: str = "recall",
     change: Callable[[Any], Any] = lambda model: model,
     **options: Any,
 ) -> ConstrainedGRPOTrainer:
@@ -137,7 +138,7 @@ def trainer_for(
     return ConstrainedGRPOTrainer(
         model,
         engine,
-        Problem.build("recall", list(constraints), engine.ranges),
+        Problem.build(objective, list(constraints), engine.ranges),
         args=arguments(output, **options),
         train_dataset=Dataset.from_list(list(rows() if data is None else data)),
         processing_class=tokenizer,

@@ -1,7 +1,7 @@
 """Short training runs whose answers vLLM samples: the script behind test_rollouts.py.
 
-Usage: vllm_rollouts.py OUTPUT [one | ddp | zero3] POLICY ADDRESS; POLICY is a folder, ADDRESS a server of it. Writes for
-each run what the trainer logged.
+Usage: vllm_rollouts.py OUTPUT [one | ddp | zero3] POLICY ADDRESS; POLICY is a folder, ADDRESS a server of it.
+Writes for each run what the trainer logged.
 """
 
 import json
@@ -10,14 +10,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fixed_rollouts import record_answers, trainer_for
+from fixed_rollouts import distributed_state, record_answers, trainer_for
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
+from recrl.rewards import reward
 from recrl.rl.rollouts.base import RolloutError
 from recrl.rl.rollouts.settings import RolloutConfig, make_engine
 
 LONGEST = 64  # tokens
+
+
+@reward("vowels", range=(0, 1))
+def vowels(completions: Any) -> list[float]:
+    """Share of an answer's characters: a policy that knows nothing yet gets a gradient from it at once."""
+    texts = [completion[0]["content"] for completion in completions]
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in texts]
+
+
+# Every step of these moves the weights.
+MOVING: dict[str, Any] = {"rewards": ("vowels",), "objective": "vowels", "constraints": ()}
 SEEDS, LONG = range(4), 20
 
 
@@ -76,17 +88,21 @@ def main() -> None:
 
         # Its shared-memory collectives would be compiled first; gloo does the same work.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    distributed_state()
     found: dict[str, Any] = {}
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     for name in ("vllm-colocate", "vllm-server"):
         rollouts = engine(name, policy, address, output.parent)
-        found[name] = run(output / name, policy, rollouts=rollouts)
-        found[f"{name} lora"] = run(output / name, policy, rollouts=rollouts, peft_config=lora)
+        moving = {"rollouts": rollouts, **MOVING}
+        found[name] = run(output / name, policy, **moving)
+        found[f"{name} lora"] = run(output / name, policy, **moving, peft_config=lora)
         if kind == "one":
             found[f"{name} corrected"] = run(
-                output / name, policy, rollouts=rollouts, correct_rollouts=True, top_p=0.9
+                output / name, policy, **moving, correct_rollouts=True, top_p=0.9
             )
-            found[f"{name} forgetful"] = run(output / name, policy, rollouts=Forgetful(rollouts))
+            found[f"{name} forgetful"] = run(
+                output / name, policy, **{**moving, "rollouts": Forgetful(rollouts)}
+            )
         if kind == "one" and name == "vllm-colocate":
             for seed in SEEDS:
                 for backend, chosen in (("vllm", rollouts), ("transformers", None)):
