@@ -77,6 +77,6 @@ def _whole(parameters: Sequence[Tensor], accelerator: Accelerator) -> AbstractCo
     plugin = accelerator.state.deepspeed_plugin if hasattr(accelerator.state, "deepspeed_plugin") else None
     if plugin is None or plugin.zero_stage != 3:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero
 
-    return GatheredParameters(list(parameters))
+    return zero.GatheredParameters(list(parameters))
