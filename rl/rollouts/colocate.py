@@ -1,6 +1,7 @@
 """An engine in the trainer's process: one for each rank, which answers that rank's prompts."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ class ColocatedEngine:
 
     def __init__(self, policy: Path | str, options: dict[str, Any]) -> None:
         self.dtype = str(options["dtype"])
-        several = distributed_state().num_processes > 1  # before vLLM could set up processes of its own
+        self._several = distributed_state().num_processes > 1  # before vLLM could set up processes of its own
         # In one process tensors can be handed over, and nothing has to be pickled.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # The threads are the trainer's, too.
@@ -47,7 +48,7 @@ class ColocatedEngine:
             ) from error
         register()
         self._parameters = SamplingParams
-        if several:
+        if self._several:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
         try:
@@ -99,8 +100,11 @@ class ColocatedEngine:
         return groups
 
     def close(self) -> None:
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        # vLLM ends the trainer's process groups with its own, and whoever waits for another rank would hang:
+        # with several processes the engine lives on until they end.
+        if not self._several:
+            self._llm = None
+            gc.collect()
 
 
 def _answer(output: Any) -> Answer:

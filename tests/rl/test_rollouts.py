@@ -15,7 +15,7 @@ import pytest
 import torch
 from fixed_rollouts import STEPS, policy_and_tokenizer, record_answers
 from test_distributed import free_port, launch
-from vllm_rollouts import LONG, LONGEST, MOVING, SEEDS, engine, trainer_of
+from vllm_rollouts import HIDDEN, LONG, LONGEST, MOVING, SEEDS, engine, trainer_of
 
 from recrl.launch.serve import running
 from recrl.rl.rollouts.base import RolloutError
@@ -32,7 +32,7 @@ ENGINES = ("vllm-colocate", "vllm-server")
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
-    model, tokenizer = policy_and_tokenizer(hidden=128)
+    model, tokenizer = policy_and_tokenizer(HIDDEN)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -139,7 +139,7 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(policy, tmp_pat
         servers = [stack.enter_context(serving(policy, port, log))]
         rollouts = engine("vllm-server", policy, f"http://127.0.0.1:{port}", tmp_path)
         rollouts._patience = PATIENCE
-        trainer = trainer_of(tmp_path / "run", policy, rollouts=rollouts, **MOVING)
+        trainer = trainer_of(tmp_path / "run", rollouts=rollouts, **MOVING)
         answers, asked = record_answers(trainer), []
         restarting = []
         request = rollouts._session.request

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fixed_rollouts import distributed_state, record_answers, trainer_for
+from fixed_rollouts import distributed_state, policy_and_tokenizer, record_answers, trainer_for
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
 
 from recrl.rewards import reward
 from recrl.rl.rollouts.base import RolloutError
 from recrl.rl.rollouts.settings import RolloutConfig, make_engine
 
 LONGEST = 64  # tokens
+HIDDEN = 128
 
 
 @reward("vowels", range=(0, 1))
@@ -60,18 +60,15 @@ class Forgetful:
         return self.real.generate(*arguments)
 
 
-def trainer_of(folder: Path, policy: Path, **options: Any) -> Any:
-    """A trainer of the policy in a folder; a head of vLLM has at least 32 dimensions on a CPU."""
-
-    def load(_: Any) -> Any:
-        return AutoModelForCausalLM.from_pretrained(policy)
-
-    return trainer_for(folder, **{"learning_rate": 1e-2, "change": load, **options})
+def trainer_of(folder: Path, **options: Any) -> Any:
+    """A trainer of the served policy; a head of vLLM has at least 32 dimensions on a CPU."""
+    served = {"change": lambda _: policy_and_tokenizer(HIDDEN)[0], "learning_rate": 1e-2}
+    return trainer_for(folder, **{**served, **options})
 
 
-def run(folder: Path, policy: Path, **options: Any) -> dict[str, Any]:
+def run(folder: Path, **options: Any) -> dict[str, Any]:
     """Train and return what every step logged, and how many answers this rank sampled."""
-    trainer = trainer_of(folder, policy, **options)
+    trainer = trainer_of(folder, **options)
     answers = record_answers(trainer)
     error = None
     try:
@@ -94,20 +91,16 @@ def main() -> None:
     for name in ("vllm-colocate", "vllm-server"):
         rollouts = engine(name, policy, address, output.parent)
         moving = {"rollouts": rollouts, **MOVING}
-        found[name] = run(output / name, policy, **moving)
-        found[f"{name} lora"] = run(output / name, policy, **moving, peft_config=lora)
+        found[name] = run(output / name, **moving)
+        found[f"{name} lora"] = run(output / name, **moving, peft_config=lora)
         if kind == "one":
-            found[f"{name} corrected"] = run(
-                output / name, policy, **moving, correct_rollouts=True, top_p=0.9
-            )
-            found[f"{name} forgetful"] = run(
-                output / name, policy, **{**moving, "rollouts": Forgetful(rollouts)}
-            )
+            found[f"{name} corrected"] = run(output / name, **moving, correct_rollouts=True, top_p=0.9)
+            found[f"{name} forgetful"] = run(output / name, **{**moving, "rollouts": Forgetful(rollouts)})
         if kind == "one" and name == "vllm-colocate":
             for seed in SEEDS:
                 for backend, chosen in (("vllm", rollouts), ("transformers", None)):
                     options: dict[str, Any] = {"seed": seed, "max_steps": LONG, "learning_rate": 3e-3}
-                    found[f"{backend} {seed}"] = run(output / backend, policy, rollouts=chosen, **options)
+                    found[f"{backend} {seed}"] = run(output / backend, rollouts=chosen, **options)
         rollouts.close()
     rank = os.environ.get("RANK", "0")
     output.mkdir(parents=True, exist_ok=True)
