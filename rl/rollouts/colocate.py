@@ -15,6 +15,9 @@ from .base import Answer, Request, RolloutError, Weights, fault, sampling_option
 
 # Parameters are handed over in parts of about this size, so that a sharded policy is never whole in memory.
 _PART = 256 * 2**20
+# With its own process groups vLLM ends the trainer's, and whoever waits for another rank would hang: engines that
+# share them live until the process ends.
+_lasting: list[Any] = []
 
 
 class ColocatedEngine:
@@ -30,7 +33,8 @@ class ColocatedEngine:
 
     def __init__(self, policy: Path | str, options: dict[str, Any]) -> None:
         self.dtype = str(options["dtype"])
-        self._several = distributed_state().num_processes > 1  # before vLLM could set up processes of its own
+        several = distributed_state().num_processes > 1  # before vLLM could set up process groups of its own
+        shared_groups = torch.distributed.is_initialized()
         # In one process tensors can be handed over, and nothing has to be pickled.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # The threads are the trainer's, too.
@@ -48,7 +52,7 @@ class ColocatedEngine:
             ) from error
         register()
         self._parameters = SamplingParams
-        if self._several:
+        if several:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
         try:
@@ -59,6 +63,8 @@ class ColocatedEngine:
                 f"vLLM cannot run the policy {policy}: {error}. Set rollout.engine=transformers, or mend "
                 "what it names"
             ) from error
+        if shared_groups:
+            _lasting.append(self._llm)
 
     def update(self, version: str, weights: Weights) -> None:
         llm = self._llm
@@ -100,11 +106,8 @@ class ColocatedEngine:
         return groups
 
     def close(self) -> None:
-        # vLLM ends the trainer's process groups with its own, and whoever waits for another rank would hang:
-        # with several processes the engine lives on until they end.
-        if not self._several:
-            self._llm = None
-            gc.collect()
+        self._llm = None
+        gc.collect()
 
 
 def _answer(output: Any) -> Answer:
