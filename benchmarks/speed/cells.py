@@ -1,8 +1,10 @@
 """What is compared on what.
 
 ``Kind``      one way to make a step: stock TRL, or ours
+``Sampler``   one way to sample answers alone
 ``Model``     the size of a policy
-``Cell``      one workload: a model, the length of prompts and answers, the group's size, and the kinds
+``Cell``      one workload: a model, the length of prompts and answers, the group's size, and the kinds, all
+              of training steps or all samplers
 ``Settings``  how every cell is run
 ``plan``      the cells of a ``Sweep``
 
@@ -11,7 +13,7 @@ Lengths are tokens.
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .. import BenchmarkError
@@ -46,6 +48,36 @@ KINDS = {
     OURS: Kind("recrl as it comes: each prompt is read once", False),
     CHECKPOINT: Kind("`shared` with gradient checkpointing", False, {"gradient_checkpointing": True}),
     FLEX: Kind("`shared` with FlexAttention", False, {"prefix_attention": "flex"}),
+}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to sample answers.
+
+    Attributes:
+        text: What it is, for the report.
+        engine: As ``rollout.engine`` names it.
+        options: Of ``RolloutConfig``; all else is its default.
+    """
+
+    text: str
+    engine: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+EXPANSION, PREFILL = "expansion", "prefill"
+SAMPLERS = {
+    EXPANSION: Sampler(
+        "`generate` of transformers on G copies of each prompt, as TRL calls it", "transformers"
+    ),
+    PREFILL: Sampler("`rollout: transformers`: recrl's own sampler, each prompt read once", "transformers"),
+    "colocate": Sampler("`rollout: vllm-colocate`", "vllm-colocate"),
+    "colocate-uncached": Sampler(
+        "`colocate` without prefix caching", "vllm-colocate", {"prefix_caching": False}
+    ),
+    "server": Sampler("`rollout: vllm-server`, one server on this machine", "vllm-server"),
+    "server-uncached": Sampler("`server` without prefix caching", "vllm-server", {"prefix_caching": False}),
 }
 
 
@@ -96,7 +128,12 @@ class Cell:
     @property
     def workload(self) -> tuple[Any, ...]:
         """The cell without its kinds."""
-        return self.model, self.prompt, self.group_size, self.answer, self.groups
+        return self.model, self.prompt, self.group_size, self.answer, self.groups, self.samples
+
+    @property
+    def samples(self) -> bool:
+        """Whether answers are sampled and nothing is trained."""
+        return self.kinds[0] in SAMPLERS
 
     @property
     def token_ratio(self) -> float:
@@ -144,6 +181,8 @@ class Sweep:
     kinds: tuple[str, ...] = (STOCK, ROWS, OURS)
     headline_kinds: tuple[str, ...] = (NO_CHECKPOINT, CHECKPOINT)
     """Run in the headline cell besides, and in that of the longest prompts with the same group size."""
+    samples: bool = False
+    """Kinds are samplers, and nothing is trained."""
 
     @property
     def headline(self) -> tuple[int, int]:
@@ -152,8 +191,10 @@ class Sweep:
         return prompts[len(prompts) // 2], sizes[len(sizes) // 2]
 
 
+ROLLOUTS = Sweep(group_sizes=(8,), sizes=("smollm2",), kinds=tuple(SAMPLERS), headline_kinds=(), samples=True)
 ON_GPU = Sweep("qwen3-0.6b", sizes=("smollm2",), kinds=(STOCK, ROWS, OURS, FLEX))
 QUICK = Sweep("quick", (120,), (4,), 16, 2, (), headline_kinds=())
+QUICK_ROLLOUTS = replace(QUICK, kinds=tuple(SAMPLERS), samples=True)
 
 
 def plan(sweep: Sweep) -> list[Cell]:
@@ -163,7 +204,7 @@ def plan(sweep: Sweep) -> list[Cell]:
         BenchmarkError: an unknown model or kind, or a number that cannot be.
     """
     _known("--model, --sizes", (sweep.model, *sweep.sizes), MODELS)
-    _known("--kinds", sweep.kinds, KINDS)
+    _known("--kinds", sweep.kinds, SAMPLERS if sweep.samples else KINDS)
     _at_least("--prompt-tokens", sweep.prompts, 1)
     _at_least("--group-sizes", sweep.group_sizes, 2)
     _at_least("--answer-tokens", [sweep.answer], 1)

@@ -11,7 +11,19 @@ from recrl.launch.cli import INTERRUPTED, fail
 
 from .. import BenchmarkError
 from ..options import MANY, List, split
-from .cells import KINDS, MODELS, ON_GPU, QUICK, Cell, Settings, Sweep, plan
+from .cells import (
+    KINDS,
+    MODELS,
+    ON_GPU,
+    QUICK,
+    QUICK_ROLLOUTS,
+    ROLLOUTS,
+    SAMPLERS,
+    Cell,
+    Settings,
+    Sweep,
+    plan,
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,6 +40,9 @@ def speed(
     quick: Annotated[
         bool, typer.Option("--quick", help="One tiny cell, 2 rounds: a look and no result.")
     ] = False,
+    rollouts: Annotated[
+        bool, typer.Option("--rollouts", help="Engines that sample answers, instead of training steps.")
+    ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measured steps of each kind; 5.")] = None,
     warmup: Annotated[int | None, typer.Option(min=1, help="Steps before them; 2.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, prompts and sampling.")] = 0,
@@ -37,7 +52,11 @@ def speed(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the finished cells of the folder.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
     kinds: Annotated[
-        List, typer.Option(rich_help_panel=_WHICH, help=f"Of {', '.join(KINDS)} ({MANY}).")
+        List,
+        typer.Option(
+            rich_help_panel=_WHICH,
+            help=f"Of {', '.join(KINDS)}; with --rollouts of {', '.join(SAMPLERS)} ({MANY}).",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(rich_help_panel=_WHICH, help=f"Of the sweep: {', '.join(MODELS)}.")
@@ -56,8 +75,8 @@ def speed(
     ] = None,
     groups: Annotated[int | None, typer.Option(rich_help_panel=_WHICH, help="Prompts a step; 2.")] = None,
 ) -> None:
-    """What reading each prompt once saves, against stock TRL."""
-    folder = output or Path("runs") / ("speed-quick" if quick else "speed")
+    """What reading each prompt once saves, against stock TRL; with --rollouts, how fast each engine is."""
+    folder = output or Path("runs") / f"{'rollouts' if rollouts else 'speed'}{'-quick' if quick else ''}"
     try:
         from .measure import RESULT
 
@@ -66,7 +85,7 @@ def speed(
                 raise BenchmarkError(
                     f"{folder} holds a result already; go on with --resume, or choose another --output"
                 )
-            sweep = QUICK if quick else ON_GPU if device == "cuda" else Sweep()
+            sweep = _usual(quick, rollouts, device)
             changes: dict[str, Any] = {
                 "model": model,
                 "prompts": _numbers("--prompt-tokens", prompt_tokens),
@@ -89,6 +108,12 @@ def speed(
     except KeyboardInterrupt:
         fail("stopped; --resume goes on from the finished cells", INTERRUPTED)
     Console(soft_wrap=True).print(f"report: {path}", highlight=False)
+
+
+def _usual(quick: bool, rollouts: bool, device: str) -> Sweep:
+    if rollouts:
+        return QUICK_ROLLOUTS if quick else ROLLOUTS
+    return QUICK if quick else ON_GPU if device == "cuda" else Sweep()
 
 
 def _execute(cells: list[Cell], settings: Settings, folder: Path) -> None:

@@ -54,3 +54,13 @@ class Step:
     """Why the forward passes read a prompt once for each answer; None when they read it once."""
     parts: dict[str, float]
     """What recrl's trainer says about the step, by the names of its metrics ``time/*``; empty for TRL's."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The answers of one step without training, in seconds."""
+
+    hand_over: float
+    """The policy's weights to the engine; 0 where it is the policy itself."""
+    sampling: float
+    """From the prompts' token ids to the answers'."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..figures import grid, save
-from .cells import CHECKPOINT, FLEX, NO_CHECKPOINT, OURS, ROWS, STOCK
+from .cells import CHECKPOINT, FLEX, NO_CHECKPOINT, OURS, ROWS, SAMPLERS, STOCK
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -88,3 +88,20 @@ def limit(records: Sequence[Record], path: Path) -> None:
         axis.set_ylabel("forward + backward, ratio of seconds")
         axis.set_ylim(bottom=0)
     save(figure, path, axes)
+
+
+def rollouts(records: Sequence[Record], path: Path) -> None:
+    """Tokens a second of each sampler, a panel for each cell."""
+    figure, axes = grid(len(records), 2, 4.6, 2.6)
+    for axis, record in zip(axes, records, strict=False):
+        found = record["summary"]["tokens_per_second"]
+        kinds = [kind for kind in SAMPLERS if kind in found]
+        middle = [found[kind]["median"] for kind in kinds]
+        below = [found[kind]["median"] - found[kind]["low"] for kind in kinds]
+        above = [found[kind]["high"] - found[kind]["median"] for kind in kinds]
+        axis.barh(kinds, middle, xerr=[below, above], color="C0", error_kw={"elinewidth": 0.8})
+        axis.invert_yaxis()
+        cell = record["cell"]
+        axis.set_title(f"{cell['model']}, P = {cell['prompt']}, G = {cell['group_size']}", fontsize=9)
+        axis.set_xlabel("tokens a second")
+    save(figure, path, ())

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from ..markdown import table
 from . import measure, plots
-from .cells import KINDS, NO_CHECKPOINT, OURS, ROWS, STOCK, Cell
+from .cells import KINDS, NO_CHECKPOINT, OURS, ROWS, SAMPLERS, STOCK, Cell
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -31,18 +31,57 @@ def write(folder: Path) -> Path:
     """
     found = measure.read(folder)
     records, warmup = sorted(found["cells"], key=_place), found["settings"]["warmup"]
-    memory = "device_peak" if found["machine"]["gpu"] else "peak"
-    lines = ["# Reading each prompt once: speed against stock TRL", "", *_setting(found)]
-    lines += [
+    path = folder / "report.md"
+    trained = [record for record in records if not _cell(record).samples]
+    sampled = [record for record in records if _cell(record).samples]
+    lines = ["# Speed", "", *_setting(found)]
+    if trained:
+        lines += _training(trained, warmup, folder, "device_peak" if found["machine"]["gpu"] else "peak")
+    if sampled:
+        lines += _sampling(sampled, folder)
+    path.write_text("\n".join(lines).rstrip() + "\n")
+    return path
+
+
+def _training(records: Sequence[Record], warmup: int, folder: Path, memory: str) -> list[str]:
+    return [
         *_ratios(records, memory),
         *_checkpointing(records, memory),
         *_growth(records),
         *_sizes(records),
+        *_figures(_swept(records), warmup, folder),
+        *_parts(records),
+        *_seconds(records, memory),
     ]
-    lines += [*_figures(_swept(records), warmup, folder), *_parts(records), *_seconds(records, memory)]
-    path = folder / "report.md"
-    path.write_text("\n".join(lines).rstrip() + "\n")
-    return path
+
+
+def _sampling(records: Sequence[Record], folder: Path) -> list[str]:
+    """Engines that sample answers."""
+    head = ["cell and kind", "tokens/s", "times expansion", "weights handed over, s"]
+    head += ["tokens/s, hand-over included", "times expansion"]
+    rows = []
+    for record in records:
+        found = record["summary"]
+        for kind, medians in found["medians"].items():
+            rows.append(
+                [
+                    f"{_cell(record)}, {record['cell']['groups']} prompts, `{kind}`",
+                    _spread(found["tokens_per_second"][kind], 0),
+                    _spread(found["faster"]["sampling"].get(kind)),
+                    f"{medians['hand_over']:.2f}",
+                    _spread(found["with_hand_over"][kind], 0),
+                    _spread(found["faster"]["whole"].get(kind)),
+                ]
+            )
+    picture = folder / "plots" / "rollouts.png"
+    plots.rollouts(records, picture)
+    text = (
+        "Tokens that an engine samples in a second, and how many times those of batch expansion in the same "
+        "round: medians over rounds with [smallest, largest]. All answers have C tokens, whatever they say; "
+        "every round has new prompts and, as after an optimiser's step, weights to take over."
+    )
+    plot = [f"![Tokens a second](plots/{picture.name})", ""]
+    return ["## Rollout engines", "", text, "", table(head, rows), "", *plot, *_faults(records)]
 
 
 def _setting(found: Mapping[str, Any]) -> list[str]:
@@ -59,9 +98,12 @@ def _setting(found: Mapping[str, Any]) -> list[str]:
         f"prompts, rewards, sampling settings, seed ({settings['seed']}) and AdamW. Kinds take turns step by "
         f"step, each in a process of its own; rounds that warm up: {settings['warmup']}, rounds that count: "
         f"{settings['rounds']}. A ratio is the median over rounds of the ratio within a round, with its "
-        "[smallest, largest]; above 1, recrl takes less."
+        "[smallest, largest]."
     )
-    return [text, "", *(f"- `{kind}`: {KINDS[kind].text}" for kind in kinds), ""]
+    texts = {name: kind.text for name, kind in KINDS.items()} | {
+        name: sampler.text for name, sampler in SAMPLERS.items()
+    }
+    return [text, "", *(f"- `{kind}`: {texts[kind]}" for kind in kinds), ""]
 
 
 def _ratios(records: Sequence[Record], memory: str) -> list[str]:
@@ -98,10 +140,10 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
     return [
         "## How many times less",
         "",
-        "The seconds, or bytes, of the named kind over those of recrl. The limit counts tokens that are "
-        "read; a ratio to `trl` can exceed it, since gradient checkpointing and logits of prompt tokens are "
-        "in it too. Main memory includes the libraries; beyond the start it is what a process took "
-        "on top of what it held before its first step, libraries and policy.",
+        "The seconds, or bytes, of the named kind over those of recrl: above 1, recrl takes less. The limit "
+        "counts tokens that are read; a ratio to `trl` can exceed it, since gradient checkpointing and "
+        "logits of prompt tokens are in it too. Main memory includes the libraries; beyond the start it is what "
+        "a process took on top of what it held before its first step, libraries and policy.",
         "",
         table(head, rows),
         "",
@@ -233,16 +275,19 @@ def _seconds(records: Sequence[Record], memory: str) -> list[str]:
                     f"{found[memory] / 2**20:.0f}",
                 ]
             )
-    faults = [
+    head = ["cell and kind", *(f"{_NAMES[time]}, s" for time in _ORDER), "mean answer, tokens"]
+    head += ["main memory before, MiB", f"peak {'GPU' if memory == 'device_peak' else 'main'} memory, MiB"]
+    return ["## All medians", "", table(head, rows), "", *_faults(records)]
+
+
+def _faults(records: Sequence[Record]) -> list[str]:
+    lines = [
         f"- {_cell(record)}, `{kind}`: {found['fault']}"
         for record in records
         for kind, found in record["kinds"].items()
         if "fault" in found
     ]
-    head = ["cell and kind", *(f"{_NAMES[time]}, s" for time in _ORDER), "mean answer, tokens"]
-    head += ["main memory before, MiB", f"peak {'GPU' if memory == 'device_peak' else 'main'} memory, MiB"]
-    missing = _bullets("Where memory did not suffice:", faults) if faults else []
-    return ["## All medians", "", table(head, rows), "", *missing]
+    return _bullets("Where memory did not suffice:", lines) if lines else []
 
 
 def _swept(records: Sequence[Record]) -> list[Record]:
@@ -271,8 +316,11 @@ def _bullets(heading: str, lines: Sequence[str]) -> list[str]:
     return [heading, "", *(lines or ["- nowhere"]), ""]
 
 
-def _spread(found: Mapping[str, float] | None) -> str:
-    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else _MISSING
+def _spread(found: Mapping[str, float] | None, digits: int = 2) -> str:
+    if not found:
+        return _MISSING
+    middle, low, high = (f"{found[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{middle} [{low}, {high}]"
 
 
 def _number(found: float | None) -> str:

@@ -38,7 +38,7 @@ def take(job: Job, connection: Connection) -> None:
     for name in ("training_step", "_prepare_inputs", "_generate"):
         setattr(trainer, name, turns.timed(name, getattr(trainer, name)))
     trainer.add_callback(turns)
-    connection.send((READY, Start(_memory("VmRSS"))))
+    connection.send((READY, Start(memory("VmRSS"))))
     trainer.train()
     turns.report()
 
@@ -75,7 +75,7 @@ class _Turns(TrainerCallback):
             inputs=inputs,
             forward_backward=self._seconds["training_step"] - inputs,
             answer_tokens=self._logs["completions/mean_length"],
-            peak=_memory("VmHWM"),
+            peak=memory("VmHWM"),
             device_peak=torch.cuda.max_memory_allocated() if self._job.device == "cuda" else None,
             full_rows=_full_rows(self._job.cell, self._trainer),
             parts={k: v for k, v in self._logs.items() if k.startswith(_PARTS) and k != _REST},
@@ -174,7 +174,7 @@ def _full_rows(cell: Cell, trainer: GRPOTrainer) -> str | None:
     return trainer.sharing.reason or "sharing would not pay"
 
 
-def _memory(field: str) -> int:
+def memory(field: str) -> int:
     """Bytes of this process by the operating system: ``VmRSS`` now, ``VmHWM`` at most so far."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))

@@ -2,13 +2,15 @@
 
 ``summarise``  everything that the report says about a cell
 ``spread``     a median with its smallest and largest value
+
+A cell of training steps and one of samplers have figures of their own.
 """
 
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from .cells import OURS, Cell
+from .cells import EXPANSION, OURS, Cell
 
 TIMES = ("whole", "rollout", "forward_backward")
 """Fields of a step that kinds are compared in."""
@@ -28,10 +30,17 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
         per-round ratios of each of :data:`TIMES`, and the ratios of peak memory, whole and beyond what was
         held before the first step; ``parts``, for each of our kinds the median seconds of the parts of a
         step. A kind without steps, for which memory did not suffice, is in none of them.
+
+        Of samplers, ``token_ratio``; ``medians`` with seconds of ``hand_over`` and ``sampling``;
+        ``tokens_per_second`` and ``with_hand_over``, the `spread` over rounds; and ``faster``, that of how
+        many times the tokens of a second are those of batch expansion.
     """
+    cell = Cell.from_json(record["cell"])
     steps = {kind: found["steps"][warmup:] for kind, found in record["kinds"].items() if found["steps"]}
+    if cell.samples:
+        return {"token_ratio": cell.token_ratio, **_samplers(steps, cell)}
     return {
-        "token_ratio": Cell.from_json(record["cell"]).token_ratio,
+        "token_ratio": cell.token_ratio,
         "medians": {kind: _medians(found) for kind, found in steps.items()},
         "ratios": {
             f"{kind}/{ours}": {
@@ -46,6 +55,34 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
             if kind != ours
         },
         "parts": {kind: _parts(found) for kind, found in steps.items() if found[0]["parts"]},
+    }
+
+
+def _samplers(steps: Mapping[str, Sequence[Mapping[str, Any]]], cell: Cell) -> dict[str, Any]:
+    tokens = cell.groups * cell.group_size * cell.answer
+    whole = {
+        kind: [{**step, "whole": step["hand_over"] + step["sampling"]} for step in found]
+        for kind, found in steps.items()
+    }
+    return {
+        "medians": {
+            kind: {field: median(step[field] for step in found) for field in ("hand_over", "sampling")}
+            for kind, found in steps.items()
+        },
+        "tokens_per_second": {
+            kind: spread([tokens / step["sampling"] for step in found]) for kind, found in steps.items()
+        },
+        "with_hand_over": {
+            kind: spread([tokens / step["whole"] for step in found]) for kind, found in whole.items()
+        },
+        "faster": {
+            field: {
+                kind: spread(_quotients(whole[EXPANSION], found, field))
+                for kind, found in whole.items()
+                if EXPANSION in whole
+            }
+            for field in ("sampling", "whole")
+        },
     }
 
 

@@ -1,8 +1,8 @@
 """One kind of one cell in a process of its own: makes its trainer and takes a step whenever it is told to.
 
 Memory of one kind cannot hide in another's, and a step starts only when no other worker runs. Messages to
-the parent are pairs: ``(READY, Start)`` once, ``(STEP, Step)`` for each step, and instead of either ``(FAULT,
-text)`` or, for a GPU whose memory does not suffice, ``(OUT_OF_MEMORY, text)``.
+the parent are pairs: ``(READY, Start)`` once, ``(STEP, Step)`` or ``(STEP, Sampled)`` for each step, and
+instead of either ``(FAULT, text)`` or, for a GPU whose memory does not suffice, ``(OUT_OF_MEMORY, text)``.
 """
 
 import os
@@ -28,9 +28,14 @@ def serve(job: Job, connection: Connection) -> None:
     if job.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
-        from . import steps
+        if job.cell.samples:
+            from . import answers
 
-        steps.take(job, connection)
+            answers.take(job, connection)
+        else:
+            from . import steps
+
+            steps.take(job, connection)
     except Exception as error:
         # By name: only a worker that came that far has imported torch.
         what = OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else FAULT

@@ -100,6 +100,8 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
             "max_model_len": longest,
             "max_num_seqs": self.sequences,
             "enable_prefix_caching": self.prefix_caching,
+            # A prompt read in parts discards draws, and vLLM 0.32 cannot take a seed's draws back on a CPU.
+            "enable_chunked_prefill": torch.cuda.is_available(),
             "kv_cache_memory_bytes": int(self.kv_cache * _GIB),
             "gpu_memory_utilization": self.gpu_memory,
             "enforce_eager": not self.compiled,

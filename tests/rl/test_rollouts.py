@@ -18,7 +18,8 @@ from test_distributed import free_port, launch
 from vllm_rollouts import HIDDEN, LONG, LONGEST, MOVING, SEEDS, engine, trainer_of
 
 from recrl.launch.serve import running
-from recrl.rl.rollouts.base import RolloutError
+from recrl.rl.branches import Sampling
+from recrl.rl.rollouts.base import Request, RolloutError
 from recrl.rl.rollouts.settings import RolloutConfig
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
@@ -180,6 +181,17 @@ def test_a_server_that_stays_away_stops_the_run_with_a_way_on(tmp_path):
 
     with pytest.raises(RolloutError, match=r"rollout\.patience.*recrl serve"):
         make_engine(config, tmp_path, "float32", LONGEST, tmp_path)
+
+
+def test_more_prompts_than_are_read_at_once(policy, tmp_path):
+    """Their tokens exceed what vLLM reads in a step, 4,096 by default, and answers are seeded all the same."""
+    colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1", tmp_path)
+    requests = [Request((*range(50), i), 2, seed=i) for i in range(100)]
+    first, again = (colocated.generate(requests, Sampling(max_tokens=8, ends=(1,))) for _ in range(2))
+    colocated.close()
+    tokens = [[answer.tokens for answer in group] for group in first]
+    assert tokens == [[answer.tokens for answer in group] for group in again]
+    assert len({group[0] for group in tokens}) > 50
 
 
 def test_the_engine_in_the_process_leaves_the_trainer_alone(policy, tmp_path):

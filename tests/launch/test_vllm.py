@@ -1,0 +1,77 @@
+"""Rollouts on vLLM from the command line: whole runs, a run's own server, and what works here."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from test_distributed import ACCELERATE, free_port
+from test_run import SMALL, finished, lines, recrl
+
+pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+
+KEY = "RECRL_API_KEY"
+
+
+@pytest.fixture
+def config(tmp_path, cache) -> Path:
+    """A head of vLLM has at least 32 dimensions on a CPU."""
+    path = tmp_path / "small.yaml"
+    changes = {
+        "policy": {"tiny": {"hidden": 128, "vocabulary": 400}},
+        "rollout": {"kv_cache": 0.1, "patience": 240},
+        "data": {"cache": str(cache)},
+        "output": str(tmp_path / "run"),
+    }
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def check(run: Path) -> None:
+    """Every step was sampled from the weights before it, and the run came to its end."""
+    log = lines(run)
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    assert max(row["rollout/logp_difference/max"] for row in log) <= 1e-4
+    assert all(row["time/weight_sync"] > 0 for row in log)
+    assert "weight sync" in (run / "report.md").read_text()
+    assert (run / "policy" / "model.safetensors").exists()
+
+
+def test_a_run_and_its_server_with_a_key(config, tmp_path, panel_task, monkeypatch):
+    monkeypatch.setenv(KEY, "sesame")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    # It waits for the policy that the training makes.
+    server = recrl("serve", str(config), "--port", str(port))
+    try:
+        finished("train", str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
+        refused = requests.post(f"{address}/update_weights", json={}, timeout=10)
+        assert refused.status_code == 401
+        assert server.poll() is None
+    finally:
+        server.send_signal(signal.SIGTERM)
+        output, _ = server.communicate(timeout=60)
+    assert "waiting for" in output
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/health", timeout=10)
+    check(tmp_path / "run")
+
+
+def test_two_processes_with_an_engine_each(config, tmp_path, panel_task):
+    accelerate = tmp_path / "accelerate.yaml"
+    accelerate.write_text(yaml.safe_dump(ACCELERATE["ddp"]))
+    finished(
+        *("launch", "--config_file", str(accelerate), "--main_process_port", str(free_port())),
+        *("-m", "recrl.launch.cli", "train", str(config), "rollout=vllm-colocate"),
+        module="accelerate.commands.accelerate_cli",
+    )
+    check(tmp_path / "run")
+
+
+def test_the_doctor_tries_every_engine(tmp_path):
+    output = finished("doctor")
+    for name in ("transformers", "vllm-colocate", "vllm-server"):
+        (row,) = [line for line in output.splitlines() if f" {name} " in line and "works" in line]
+    assert "weights taken over" in output
