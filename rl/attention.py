@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
@@ -49,11 +49,49 @@ class Layout(Protocol):
         """``[B, heads, L, d]`` each (``key`` and ``value`` with fewer heads) -> ``[B, L, heads, d]``."""
         ...
 
+    def unread(self, length: int) -> int:
+        """How many positions, from the row's beginning, nobody reads the last layer's output at."""
+        ...
+
 
 def install(model: PreTrainedModel) -> None:
     """Let ``model`` take ``shared_prefix=layout``; without it nothing changes."""
     if model.config.get_text_config()._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
+        _LastFeedForward().watch(model)
+
+
+class _LastFeedForward:
+    """Lets the last layer's feed-forward part leave out the positions whose output nobody reads.
+
+    Hooks of the layer and of its part, so that gradient checkpointing leaves out the same ones again.
+    """
+
+    def __init__(self) -> None:
+        self._layout: Layout | None = None
+        self._left_out = 0
+
+    def watch(self, model: PreTrainedModel) -> None:
+        """A model whose layers are built in another way reads every position."""
+        layers: Any = getattr(model.base_model, "layers", None)
+        part = getattr(layers[-1], "mlp", None) if layers else None
+        # Experts may have room for a number of tokens, and their balance is that of the whole row.
+        if not isinstance(part, nn.Module) or hasattr(part, "experts"):
+            return
+        layers[-1].register_forward_pre_hook(self._begin, with_kwargs=True)
+        part.register_forward_pre_hook(self._cut)
+        part.register_forward_hook(self._pad)
+
+    def _begin(self, _: nn.Module, arguments: Any, options: Any) -> None:
+        self._layout = options.get(NAME)
+
+    def _cut(self, _: nn.Module, arguments: Any) -> Any:
+        hidden = arguments[0]
+        self._left_out = self._layout.unread(hidden.shape[1]) if self._layout is not None else 0
+        return (hidden[:, self._left_out :], *arguments[1:]) if self._left_out else None
+
+    def _pad(self, _: nn.Module, arguments: Any, output: Any) -> Any:
+        return nn.functional.pad(output, (0, 0, self._left_out, 0)) if self._left_out else None
 
 
 def unsupported(model: PreTrainedModel) -> str | None:
@@ -190,6 +228,9 @@ class Packed:
             parts.append(sdpa_attention_forward(module, q, k, v, None, is_causal=True, **options)[0])
         parts.append(self._attend_fields(module, query, key, value, options))
         return torch.cat(parts, dim=1)
+
+    def unread(self, length: int) -> int:
+        return self.prompt
 
     def _attend_fields(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: Any) -> Tensor:
         """The fields' queries over the prompt and their own field, ``[R, G C, heads, d]``."""
@@ -347,6 +388,9 @@ class Prefill:
             module, query, key, value, None, dropout=dropout, scaling=scaling, is_causal=True
         )[0]
 
+    def unread(self, length: int) -> int:
+        return length - 1  # an empty product is not worth its exceptions
+
 
 class Branches:
     """One new token of each answer: it sees its prompt, kept once, and its own past.
@@ -369,6 +413,9 @@ class Branches:
         self._own_keys: list[Tensor] = []
         self._own_values: list[Tensor] = []
         self.begin(0)
+
+    def unread(self, length: int) -> int:
+        return 0
 
     def begin(self, step: int) -> None:
         """The next forward call is that of token ``step``."""
