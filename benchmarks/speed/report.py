@@ -142,8 +142,8 @@ def _ratios(records: Sequence[Record], memory: str) -> list[str]:
         "",
         "The seconds, or bytes, of the named kind over those of recrl: above 1, recrl takes less. The limit "
         "counts tokens that are read; a ratio to `trl` can exceed it, since gradient checkpointing and "
-        "logits of prompt tokens are in it too. Main memory includes the libraries; beyond the start it is what "
-        "a process took on top of what it held before its first step, libraries and policy.",
+        "logits of prompt tokens are in it too. Main memory includes the libraries; beyond the start it is "
+        "what a process took on top of what it held before its first step, libraries and policy.",
         "",
         table(head, rows),
         "",

@@ -15,8 +15,8 @@ from .base import Answer, Request, RolloutError, Weights, fault, sampling_option
 
 # Parameters are handed over in parts of about this size, so that a sharded policy is never whole in memory.
 _PART = 256 * 2**20
-# With its own process groups vLLM ends the trainer's, and whoever waits for another rank would hang: engines that
-# share them live until the process ends.
+# With its own process groups vLLM ends the trainer's, and whoever waits for another rank would hang: engines
+# that share them live until the process ends.
 _lasting: list[Any] = []
 
 

@@ -62,6 +62,7 @@ def test_the_limit_counts_the_tokens_that_are_read():
         (("--kinds", "trl,vllm"), "--kinds: 'vllm' is unknown; known: trl"),
         (("--group-sizes", "4,1"), r"--group-sizes: \[4, 1\]; give numbers of at least 2"),
         (("--prompt-tokens", "long"), "--prompt-tokens: long; give whole numbers"),
+        (("--rollouts", "--kinds", "trl"), "--kinds: 'trl' is unknown; known: expansion"),
         (("--report-only",), "no results in .*speed.json; run the benchmark without --report-only"),
     ],
 )
@@ -243,7 +244,49 @@ def test_a_kind_that_the_gpu_cannot_hold_is_named_and_the_rest_compared(tmp_path
     assert "| quick, P = 120, G = 4, `trl` | 1.000 | 1.000 | 8.000 | 16.0 | 0 | 5 |" in text
 
 
+def test_tokens_a_second_are_compared_within_a_round(tmp_path):
+    steps = {"expansion": [9.0, 4.0, 8.0, 2.0], "server": [9.0, 1.0, 1.0, 1.0]}
+    record = {
+        "cell": cell(kinds=tuple(steps), answer=10).as_json(),  # 2 prompts, 4 answers each
+        "parameters": 1_000_000,
+        "kinds": {
+            kind: {
+                "start": {"memory": 50},
+                "steps": [{"hand_over": float(kind == "server"), "sampling": s} for s in seconds],
+            }
+            for kind, seconds in steps.items()
+        },
+    }
+    record["summary"] = found = summary.summarise(record, warmup=1)
+    assert found["tokens_per_second"]["expansion"] == {"median": 20.0, "low": 10.0, "high": 40.0}
+    assert found["with_hand_over"]["server"]["median"] == 40.0
+    assert found["faster"]["sampling"]["server"] == {"median": 4.0, "low": 2.0, "high": 8.0}
+    assert found["faster"]["whole"]["server"] == {"median": 2.0, "low": 1.0, "high": 4.0}
+    head = {"machine": measure.machine("cpu"), "settings": {**vars(Settings(warmup=1))}}
+    (tmp_path / measure.RESULT).write_text(json.dumps({**head, "cells": [record]}))
+    text = report.write(tmp_path).read_text()
+    row = "P = 120, G = 4, 2 prompts, `server` | 80 [80, 80] | 4.00 [2.00, 8.00] | 1.00 | 40 [40, 40] | 2.00 "
+    assert row in text
+    assert (tmp_path / "plots" / "rollouts.png").exists()
+
+
 # --- a real run ---
+
+
+def test_engines_take_turns_and_every_answer_has_its_tokens(tmp_path):
+    """A shorter answer would have stopped the worker."""
+    pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+    kinds = ("expansion", "prefill", "colocate")
+    arguments = ("--quick", "--rollouts", "--kinds", ",".join(kinds), "--output", tmp_path, "--threads", 1)
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    (found,) = measure.read(tmp_path)["cells"]
+    assert tuple(found["kinds"]) == kinds
+    for kind, run_ in found["kinds"].items():
+        assert len(run_["steps"]) == cli.QUICK_WARMUP + cli.QUICK_ROUNDS
+        assert all(taken["sampling"] > 0 for taken in run_["steps"])
+        assert all((taken["hand_over"] > 1e-3) == (kind == "colocate") for taken in run_["steps"])
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from recrl.rl import attention
 from recrl.rl.attention import Packed, Prefill, unsupported, window
+from recrl.rl.branches import prefill
 from recrl.rl.prefix import backbone, continuation_logits, pack, score
 from recrl.rl.sharing import CostModel, Sharing, can_share
 
@@ -496,3 +497,29 @@ def test_the_cost_is_that_of_counted_arithmetic():
 
 def test_the_prefill_of_no_prompt_keeps_nothing():
     assert (Prefill().keys, Prefill().values) == ([], [])
+
+
+def test_the_last_feed_forward_part_reads_the_fields_only():
+    """And so does its recomputation under gradient checkpointing; a prefill needs keys and values alone."""
+    model = fused(tiny_models.build("qwen3"))
+    attention.install(model)
+    read = [[], []]  # of the first and of the last layer
+    for layer, positions in zip((model.model.layers[0], model.model.layers[-1]), read, strict=True):
+        # The weights of the part see what is left.
+        layer.mlp.up_proj.register_forward_pre_hook(
+            lambda _, given, positions=positions: positions.append(given[0].shape[1])
+        )
+    batch = tiny_models.ragged()
+    prompt, fields = batch[0].shape[1] - 1, batch[2].shape[1] * batch[2].shape[2]
+    scored(model, batch, copies=batch[2].shape[1])
+    assert read == [[prompt + fields], [fields]]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    log_probs, _ = scored(model, batch, copies=batch[2].shape[1])
+    log_probs.sum().backward()
+    assert read == [[prompt + fields] * 3, [fields] * 3]
+    model.eval()
+    prefill(model, [list(range(1, 12))], 10)
+    assert (read[0][-1], read[1][-1]) == (10, 1)
+    model(input_ids=batch[0])
+    assert read[0][-1] == read[1][-1] == batch[0].shape[1]

@@ -184,7 +184,7 @@ def test_a_server_that_stays_away_stops_the_run_with_a_way_on(tmp_path):
 
 
 def test_more_prompts_than_are_read_at_once(policy, tmp_path):
-    """Their tokens exceed what vLLM reads in a step, 4,096 by default, and answers are seeded all the same."""
+    """Their tokens exceed the 4,096 that vLLM reads in a step; answers are seeded all the same."""
     colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1", tmp_path)
     requests = [Request((*range(50), i), 2, seed=i) for i in range(100)]
     first, again = (colocated.generate(requests, Sampling(max_tokens=8, ends=(1,))) for _ in range(2))
