@@ -1,7 +1,5 @@
-"""The command line: ``recrl train``, ``recrl eval``, ``recrl serve``, ``recrl doctor``, ``recrl data
-describe``, ``recrl bench``.
-
-On several processes: ``accelerate launch -m recrl.launch.cli train CONFIG``.
+"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl serve``, ``recrl doctor``,
+``recrl data describe``, ``recrl bench``.
 """
 
 import os
@@ -43,6 +41,48 @@ def train(
         run.train(load(config, overrides or []), resume=resume, fresh=fresh)
     except run.InterruptedRunError as stop:
         fail(str(stop), INTERRUPTED)
+
+
+@app.command()
+def launch(
+    config: Config,
+    overrides: Overrides = None,
+    strategy: Annotated[
+        str,
+        typer.Option(help="cpu, ddp, zero1, zero2, zero3, zero3-offload, fsdp2, or a file of accelerate."),
+    ] = "ddp",
+    nodes: Annotated[int, typer.Option(help="Machines that train; start this on each.")] = 1,
+    gpus: Annotated[
+        int | None, typer.Option(help="Processes of each, one for each GPU; all GPUs by default.")
+    ] = None,
+    node_rank: Annotated[
+        int,
+        typer.Option(envvar=["SLURM_NODEID", "JOB_COMPLETION_INDEX"], help="Which machine this is, from 0."),
+    ] = 0,
+    address: Annotated[str | None, typer.Option(help="Name or number of machine 0.")] = None,
+    port: Annotated[int, typer.Option(help="That machine 0 listens on.")] = 29500,
+    interface: Annotated[
+        str | None, typer.Option(help="Network interface; by default the one that leads to --address.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run folder.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Replace an existing run folder.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+) -> None:
+    """Train on several processes or machines, with the rollout servers that the configuration names."""
+    import torch
+
+    from . import launcher
+    from .config import load
+    from .progress import Display
+
+    settings = load(config, overrides or [])
+    processes = gpus if gpus is not None else max(1, torch.cuda.device_count())
+    cluster = launcher.Cluster(nodes, processes, node_rank, address, port, interface)
+    flags = [flag for flag, wanted in (("--resume", resume), ("--fresh", fresh)) if wanted]
+    chosen = launcher.plan(settings, strategy, cluster, [config, *(overrides or []), *flags], overrides or [])
+    Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
+    if not dry_run:
+        raise SystemExit(launcher.start(chosen, settings.folder, Display(), fresh=fresh))
 
 
 @app.command(name="eval")
@@ -160,6 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line and exit code 2."""
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
+    from ..rl.processes import LaunchError
     from ..rl.rollouts.base import RolloutError
     from .config import ConfigError
 
@@ -167,7 +208,10 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments if arguments is not None else sys.argv[1:])
-    except (ConfigError, DataError, RewardError, RewardSpecError, RolloutError, ModuleNotFoundError) as error:
+    except (
+        *(ConfigError, DataError, LaunchError, RewardError, RewardSpecError, RolloutError),
+        ModuleNotFoundError,
+    ) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("stopped before anything could be saved", INTERRUPTED)

@@ -80,7 +80,7 @@ def running(
         )
     try:
         until = time.monotonic() + patience
-        while not _healthy(f"http://127.0.0.1:{port}"):
+        while not healthy(f"http://127.0.0.1:{port}"):
             if server.poll() is not None:
                 raise RolloutError(
                     f"the rollout server ended with code {server.returncode}; see {log or 'above'}"
@@ -102,7 +102,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _healthy(address: str) -> bool:
+def healthy(address: str) -> bool:
+    """Whether a server answers there."""
     try:
         return requests.get(f"{address}/health", timeout=5).ok
     except requests.RequestException:

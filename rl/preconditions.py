@@ -37,6 +37,23 @@ def check_groups(args: GRPOConfig) -> None:
         )
 
 
+def check_split(prompts: int, group: int, processes: int, micro_batches: int) -> None:
+    """A step's answers split into whole groups over processes, and into equal parts there.
+
+    Args:
+        prompts: Of a step, over all processes.
+        group: Answers to each.
+    """
+    samples, parts = prompts * group, processes * micro_batches
+    if samples % parts or (samples // processes) % group:
+        raise ValueError(
+            f"train.prompts_per_step={prompts} * train.group_size={group} = {samples} answers do not split "
+            f"into whole groups over {processes} processes and train.micro_batches={micro_batches} equal "
+            f"parts; set train.prompts_per_step to a multiple of {parts}, such as "
+            f"{-(-prompts // parts) * parts}"
+        )
+
+
 def check_prompts(args: GRPOConfig, data: Dataset) -> None:
     """There are enough prompts for one generation batch."""
     assert args.generation_batch_size is not None, "GRPOConfig fills it in"

@@ -1,9 +1,62 @@
-"""The processes of a run."""
+"""The processes of a run, and launches that would quietly be something else."""
+
+import os
+import shutil
 
 import torch
 from accelerate import PartialState
 
+# Set by whatever starts several processes: torch, Open MPI, MPICH, MVAPICH.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+class LaunchError(RuntimeError):
+    """The processes are not what the launch asked for, or cannot work; the message names the fix."""
+
 
 def distributed_state() -> PartialState:
-    """Who takes part; without a GPU they talk over gloo."""
-    return PartialState(cpu=not torch.cuda.is_available())
+    """Who takes part; without a GPU they talk over gloo.
+
+    Raises:
+        LaunchError: accelerate was asked for something that it would silently replace.
+    """
+    on_cpu = not torch.cuda.is_available()
+    check_launch(on_cpu)
+    if on_cpu and _asked("ACCELERATE_USE_DEEPSPEED"):
+        _without_compiler()
+    return PartialState(cpu=on_cpu)
+
+
+def check_launch(on_cpu: bool) -> None:
+    """Refuse what accelerate starts as something else.
+
+    Raises:
+        LaunchError: several processes of which one was started, or FSDP without a GPU, which is DDP.
+    """
+    started = any(name in os.environ for name in _SIZES)
+    # Of its launchers only the one that starts a single process sets this, and the address if it was asked
+    # for more.
+    if _asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not started:
+        raise LaunchError(
+            "accelerate was asked for several processes and started one: distributed_type MULTI_CPU and "
+            "--cpu do that. Use distributed_type: MULTI_GPU, which works without a GPU too, as in "
+            "configs/accelerate/ddp.yaml"
+        )
+    if on_cpu and _asked("ACCELERATE_USE_FSDP"):
+        raise LaunchError(
+            "distributed_type FSDP without a GPU is silently DDP; use configs/accelerate/ddp.yaml or one of "
+            "zero1, zero2 and zero3"
+        )
+
+
+def _asked(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
+def _without_compiler() -> None:
+    """DeepSpeed compiles collectives over shared memory at its first start; without a compiler gloo does the
+    same work."""
+    if not all(shutil.which(tool) for tool in (os.environ.get("CXX", "g++"), "ninja")):
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -20,7 +20,7 @@ from .attention import Kernel
 from .branches import Sampling
 from .constraints import Problem
 from .duals import DualConfig
-from .preconditions import longest_prompt
+from .preconditions import check_split, longest_prompt
 from .processes import distributed_state
 from .rollouts.settings import RolloutConfig, make_engine
 from .sharing import PrefixSharing
@@ -121,14 +121,8 @@ def make_trainer(
         RolloutError: the rollout engine cannot be had.
     """
     processes = distributed_state().num_processes
+    check_split(config.prompts_per_step, config.group_size, processes, config.micro_batches)
     samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
-    if samples % parts or (samples // processes) % config.group_size:
-        raise ValueError(
-            f"train.prompts_per_step={config.prompts_per_step} * train.group_size={config.group_size} = "
-            f"{samples} answers do not split into whole groups over {processes} processes and "
-            f"train.micro_batches={config.micro_batches} equal parts; "
-            f"set train.prompts_per_step to a multiple of {parts}"
-        )
     on_cpu = not torch.cuda.is_available()
     arguments = GRPOConfig(
         output_dir=str(output),

@@ -27,10 +27,10 @@ SMALL = {
 }
 
 
-def recrl(*arguments: str, module: str = "recrl.launch.cli", **options) -> subprocess.Popen:
+def recrl(*arguments: str, **options) -> subprocess.Popen:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "recrl.launch.cli", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -39,8 +39,8 @@ def recrl(*arguments: str, module: str = "recrl.launch.cli", **options) -> subpr
     )
 
 
-def finished(*arguments: str, code: int = 0, module: str = "recrl.launch.cli") -> str:
-    process = recrl(*arguments, module=module)
+def finished(*arguments: str, code: int = 0) -> str:
+    process = recrl(*arguments)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-4000:]
     return output

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 import yaml
-from test_distributed import ACCELERATE, free_port
+from test_distributed import free_port
 from test_run import SMALL, finished, lines, recrl
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
@@ -59,12 +59,9 @@ def test_a_run_and_its_server_with_a_key(config, tmp_path, panel_task, monkeypat
 
 
 def test_two_processes_with_an_engine_each(config, tmp_path, panel_task):
-    accelerate = tmp_path / "accelerate.yaml"
-    accelerate.write_text(yaml.safe_dump(ACCELERATE["ddp"]))
     finished(
-        *("launch", "--config_file", str(accelerate), "--main_process_port", str(free_port())),
-        *("-m", "recrl.launch.cli", "train", str(config), "rollout=vllm-colocate"),
-        module="accelerate.commands.accelerate_cli",
+        *("launch", str(config), "rollout=vllm-colocate"),
+        *("--strategy", "ddp", "--gpus", "2", "--port", str(free_port())),
     )
     check(tmp_path / "run")
 

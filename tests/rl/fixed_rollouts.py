@@ -1,7 +1,7 @@
 """Short training runs on fixed rollouts, for one process or several: the script behind test_distributed.py.
 
-Usage: fixed_rollouts.py OUTPUT [ddp | zero2 | zero3]; writes for each run the final weights and what every
-rank ended with. Several processes read each prompt once, one process reads it for every answer.
+Usage: fixed_rollouts.py OUTPUT [ddp | zero1 | zero2 | zero3]; writes for each run the final weights and what
+every rank ended with. Several processes read each prompt once, one process reads it for every answer.
 """
 
 import hashlib

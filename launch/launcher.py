@@ -1,0 +1,260 @@
+"""``recrl launch``: the processes of a run, on one machine or on this one of several.
+
+``plan``   what would be started, checked before anything starts
+``start``  starts it: rollout servers first, then the training
+"""
+
+import ipaddress
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import psutil
+import torch
+import yaml
+
+from ..rl.preconditions import check_split
+from .config import ConfigError, RunConfig
+from .progress import Display
+from .serve import healthy
+
+STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where a run's processes are.
+
+    Attributes:
+        nodes: Machines that train.
+        processes: Of each; one for each of its GPUs.
+        rank: Which of them this is.
+        address: Of the first one; needed for several.
+        port: That it listens on.
+        interface: Network interface of this machine; by default the one that leads to ``address``.
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    rank: int = 0
+    address: str | None = None
+    port: int = 29500
+    interface: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is started on this machine.
+
+    Attributes:
+        training: The command.
+        servers: Commands of rollout servers by their addresses; empty on every machine but the first.
+        environment: What both need besides what is set here.
+    """
+
+    training: tuple[str, ...]
+    servers: dict[str, tuple[str, ...]]
+    environment: dict[str, str]
+
+    def __str__(self) -> str:
+        prefix = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        commands = [*self.servers.values(), self.training]
+        return "\n".join(" ".join([*prefix, shlex.join(command)]) for command in commands)
+
+
+def plan(
+    config: RunConfig, strategy: str, cluster: Cluster, arguments: Sequence[str], overrides: Sequence[str]
+) -> Plan:
+    """What to start here.
+
+    Args:
+        config: The run, overrides included.
+        strategy: One of :data:`STRATEGIES`, or an accelerate file.
+        cluster: Where its processes are.
+        arguments: Of ``recrl train``.
+        overrides: ``key=value`` among them, which a server needs as well.
+
+    Raises:
+        ConfigError: an unknown strategy, machines that do not fit together, or answers that do not split into
+            whole groups over the processes.
+    """
+    file = _file(strategy)
+    total = cluster.nodes * cluster.processes
+    _check(cluster, file, strategy, total)
+    try:
+        check_split(config.train.prompts_per_step, config.train.group_size, total, config.train.micro_batches)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command += [
+        "--config_file",
+        str(file),
+        "--num_processes",
+        str(total),
+        "--num_machines",
+        str(cluster.nodes),
+    ]
+    environment = {}
+    if cluster.nodes > 1:
+        assert cluster.address is not None, "checked"
+        command += ["--machine_rank", str(cluster.rank), "--main_process_ip", cluster.address]
+        # Left to itself, gloo may choose loopback, and wait there for the others until it times out.
+        interface = cluster.interface or interface_to(cluster.address, cluster.port)
+        environment = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+    if total > 1:
+        command += ["--main_process_port", str(cluster.port)]
+    command += ["-m", "recrl.launch.train", *arguments]
+    return Plan(tuple(command), _servers(config, cluster, arguments[0], overrides), environment)
+
+
+def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
+    """Start it and wait for the end of the training; returns its exit code.
+
+    Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint. Servers end with the training.
+
+    Args:
+        folder: Of the run.
+        fresh: The training replaces an earlier run.
+    """
+    environment = {**os.environ, **chosen.environment}
+    if fresh and chosen.servers and (folder / "config.yaml").exists():
+        shutil.rmtree(folder)  # now, or a server would take the earlier run's policy
+    with ExitStack() as stack:
+        for address, command in chosen.servers.items():
+            if healthy(address):
+                display.say(f"{address} answers already")
+                continue
+            display.say(f"starting a rollout server at {address}")
+            stack.enter_context(_child(command, environment))
+        training = stack.enter_context(_child(chosen.training, environment))
+
+        def hand_on(number: int, _: FrameType | None) -> None:
+            training.send_signal(number)
+
+        previous = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            return training.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _child(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with a group of its own: the terminal's Ctrl-C reaches it once, through its parent."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _file(strategy: str) -> Path:
+    given = Path(strategy)
+    if given.suffix in (".yaml", ".yml"):
+        if not given.is_file():
+            raise ConfigError(f"--strategy {strategy}: no such file")
+        return given
+    if strategy not in STRATEGIES:
+        raise ConfigError(
+            f"--strategy {strategy!r} is unknown; use {', '.join(STRATEGIES)}, or a file of accelerate"
+        )
+    return Path(str(resources.files("recrl.configs"))) / "accelerate" / f"{strategy}.yaml"
+
+
+def _check(cluster: Cluster, file: Path, strategy: str, total: int) -> None:
+    kind = str(yaml.safe_load(file.read_text()).get("distributed_type", "NO"))
+    if cluster.nodes < 1 or cluster.processes < 1 or not 0 <= cluster.rank < cluster.nodes:
+        raise ConfigError(
+            f"--nodes {cluster.nodes} --gpus {cluster.processes} --node-rank {cluster.rank}: ranks go from 0 "
+            "to the number of nodes less one, and each node has a process"
+        )
+    if cluster.nodes > 1 and cluster.address is None:
+        raise ConfigError(f"--nodes {cluster.nodes} needs --address, the first node's name or number")
+    if total > 1 and kind in ("NO", "MULTI_CPU"):
+        raise ConfigError(
+            f"--strategy {strategy} starts one process whatever is asked for, and {total} are wanted; use "
+            "ddp or zero3, with or without GPUs"
+        )
+    if total == 1 and kind == "MULTI_GPU":
+        raise ConfigError(
+            f"--strategy {strategy} needs two processes or more; for one use --strategy cpu without a GPU, "
+            "zero2 with one, or plain recrl train"
+        )
+    if kind == "FSDP" and not torch.cuda.is_available():
+        raise ConfigError(f"--strategy {strategy} needs GPUs: without one it would silently be ddp; use that")
+    if torch.cuda.is_available() and cluster.processes > torch.cuda.device_count():
+        raise ConfigError(
+            f"--gpus {cluster.processes}: this machine has {torch.cuda.device_count()}; two processes cannot "
+            "share one"
+        )
+
+
+def interface_to(address: str, port: int) -> str:
+    """Name of the network interface that packets to ``address`` leave by; of this machine's own address, the
+    one that has it.
+
+    Raises:
+        ConfigError: the name is unknown, or no interface leads there.
+    """
+    try:
+        family, _, _, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)  # of datagrams: nothing is sent
+            mine = ipaddress.ip_address(probe.getsockname()[0])
+    except OSError as error:
+        raise ConfigError(
+            f"--address {address}: {error}; give the first node's name or number, as this node knows it"
+        ) from error
+    for name, addresses in psutil.net_if_addrs().items():
+        for found in addresses:
+            if found.family == family and ipaddress.ip_address(found.address.partition("%")[0]) == mine:
+                return name
+    raise ConfigError(f"--address {address}: no interface has {mine}; name one with --interface")
+
+
+def _servers(
+    config: RunConfig, cluster: Cluster, source: str, overrides: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Commands of the servers on this machine; those elsewhere are somebody else's to start."""
+    if config.rollout.engine != "vllm-server" or cluster.rank:
+        return {}
+    found: dict[str, tuple[str, ...]] = {}
+    for address in config.rollout.servers:
+        parts = urlsplit(address)
+        if parts.hostname in _LOOPBACK:
+            command = [sys.executable, "-m", "recrl.launch.cli", "serve", source, *overrides]
+            found[address] = (*command, "--port", str(parts.port or 80))
+    gpus, each = torch.cuda.device_count(), config.rollout.tensor_parallel
+    if gpus and cluster.processes + len(found) * each > gpus:
+        raise ConfigError(
+            f"--gpus {cluster.processes} and {len(found)} servers with rollout.tensor_parallel={each} need "
+            f"{cluster.processes + len(found) * each} GPUs, this machine has {gpus}; train on fewer, or name "
+            "servers of other machines"
+        )
+    if not gpus:
+        return found
+    firsts = (cluster.processes + i * each for i in range(len(found)))  # behind those of the training
+    visible = (",".join(map(str, range(first, first + each))) for first in firsts)
+    return {
+        address: ("env", f"CUDA_VISIBLE_DEVICES={numbers}", *command)
+        for numbers, (address, command) in zip(visible, found.items(), strict=True)
+    }
