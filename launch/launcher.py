@@ -8,7 +8,6 @@ import ipaddress
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import yaml
 
 from ..rl.preconditions import check_split
 from .config import ConfigError, RunConfig
+from .processes import end, stopping
 from .progress import Display
 from .serve import healthy
 
@@ -143,12 +143,8 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         def hand_on(number: int, _: FrameType | None) -> None:
             training.send_signal(number)
 
-        previous = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with stopping(hand_on):
             return training.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 @contextmanager
@@ -158,13 +154,7 @@ def _child(command: Sequence[str], environment: dict[str, str]) -> Iterator[subp
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        end(process, grace=30)  # a server ends its own processes first
 
 
 def _file(strategy: str) -> Path:

@@ -8,7 +8,6 @@ and ``plots/``.
 
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from ..rl.warmstart import warm_start
 from . import config as configuration
 from . import report
 from .config import ConfigError, RunConfig
+from .processes import stopping
 from .progress import Display
 
 # What TRL's rewards may name besides dataset columns.
@@ -368,12 +368,8 @@ class _Interrupt(TrainerCallback):
                 raise KeyboardInterrupt
             self.requested = True
 
-        previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with stopping(request):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.requested:

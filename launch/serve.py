@@ -19,6 +19,7 @@ from ..rl.rollouts.base import RolloutError
 from ..rl.rollouts.settings import RolloutConfig, server_command
 from ..rl.training import serving_length
 from .config import RunConfig
+from .processes import end, stopping
 from .progress import Display
 from .run import Setup, prepare_setup
 
@@ -92,7 +93,7 @@ def running(
             time.sleep(0.2)
         yield server
     finally:
-        _end(server)
+        end(server)
 
 
 def free_port() -> int:
@@ -110,19 +111,6 @@ def healthy(address: str) -> bool:
         return False
 
 
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """Stop a server and the processes it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(server.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            continue
-
-
 def _longest(setup: Setup, warm: Path) -> int:
     config = setup.config
     _, tokenizer = policy.load(config.policy.model_copy(update={"model": str(warm)}))
@@ -136,10 +124,8 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         os.killpg(server.pid, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return server.wait()
+        with stopping(stop):
+            return server.wait()
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-        _end(server)
+        end(server)

@@ -4,7 +4,6 @@ Every answer has as many tokens as the cell says, whatever it says: nothing ends
 same work.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -22,7 +21,7 @@ from recrl.rl.rollouts.settings import RolloutConfig, make_engine
 from . import workload
 from .cells import EXPANSION, SAMPLERS
 from .messages import GO, LOG, READY, STEP, Job, Sampled, Start
-from .steps import memory
+from .steps import memory, now
 
 _PATIENCE = 600.0  # seconds until a server answers
 _KV_CACHE = 2.0  # GiB
@@ -49,11 +48,6 @@ def take(job: Job, connection: Any) -> None:
         for row in rows
     ]
 
-    def now() -> float:
-        if job.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     with _engine(job, model) as (hand_over, sample):
         connection.send((READY, Start(memory("VmRSS"))))
         for step in range(job.steps):
@@ -61,11 +55,11 @@ def take(job: Job, connection: Any) -> None:
                 assert connection.recv() == GO
             except EOFError:  # the parent wants no more
                 return
-            started = now()
+            started = now(job.device)
             hand_over(f"step-{step}")
-            handed_over = now()
+            handed_over = now(job.device)
             found = sample(asked[step * cell.groups : (step + 1) * cell.groups], job.seed + step)
-            ended = now()
+            ended = now(job.device)
             lengths = [len(answer) for answer in found]
             if lengths != [cell.answer] * (cell.groups * cell.group_size):
                 raise RuntimeError(f"answers have {lengths} tokens")

@@ -100,10 +100,7 @@ class _Turns(TrainerCallback):
             self._logs = dict(logs)
 
     def _now(self) -> float:
-        """Seconds, once a GPU has done what it was asked to."""
-        if self._job.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        return now(self._job.device)
 
 
 def _trainer(job: Job) -> GRPOTrainer:
@@ -172,6 +169,13 @@ def _full_rows(cell: Cell, trainer: GRPOTrainer) -> str | None:
     if trainer.sharing.copies(cell.prompt, cell.answer, cell.group_size) > 1:
         return None
     return trainer.sharing.reason or "sharing would not pay"
+
+
+def now(device: str) -> float:
+    """Seconds, once a GPU has done what it was asked to."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def memory(field: str) -> int:
