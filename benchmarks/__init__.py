@@ -1,6 +1,7 @@
 """What recrl is measured with: each folder is one benchmark, ``recrl bench NAME``.
 
-``markdown`` and ``figures`` are what their reports share, ``options`` what their command lines share.
+``markdown`` and ``figures`` are what their reports share, ``options`` what their command lines share,
+``memory`` what they measure alike.
 """
 
 

@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from .panel import IntArray, rows, top
+from .panel import POPULARITY_WEEKS, IntArray, rows, top
 from .task import TagTask
 
 Scores = npt.NDArray[np.float32]
 
 EASE_REGULARISATION = 500.0
 RECENCY_DECAY = 0.97
-POPULARITY_WEEKS = 8
 
 
 def _by_origin(

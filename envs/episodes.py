@@ -1,19 +1,21 @@
 """Episodes of next-purchase tag prediction: a user at an origin week, the history before, the tags after.
 
-The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns a panel into an
-Arrow table with one row an episode. Nothing in a row but ``target`` looks at or past its origin week.
+The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns the purchases of
+some users into a table with one row an episode. Nothing in a row but ``target`` looks at or past its origin
+week.
 """
 
+import datetime as dt
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, model_validator
 
 from . import calendar
-from .data.events import Events
 from .data.logs import DataError
-from .panel import Panel
 
 SPLITS = ("train", "validation", "test")
 
@@ -110,98 +112,66 @@ def is_unseen(user: str, share: float) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
-def vocabulary(events: Events, protocol: Protocol) -> list[str]:
-    """Tags bought by enough training users before ``statistics_end``, in alphabetical order."""
-    assert protocol.statistics_end is not None, "resolve the protocol first"
-    purchases = events.purchases.filter(pl.col("week") < protocol.statistics_end)
-    users = purchases["user"].unique().to_list()
-    training = [user for user in users if not is_unseen(user, protocol.unseen_share)]
-    counted = (
-        purchases.filter(pl.col("user").is_in(training))
-        .group_by("tag")
-        .agg(pl.col("user").n_unique().alias("users"))
-        .filter(pl.col("users") >= protocol.min_tag_users)
-    )
-    tags = sorted(counted["tag"].to_list())
-    if len(tags) < 2:
-        raise DataError(
-            f"only {len(tags)} tags were bought by protocol.min_tag_users={protocol.min_tag_users} of the "
-            f"{len(training)} training users before week {protocol.statistics_end}; "
-            "lower protocol.min_tag_users"
-        )
-    return tags
+def check_origins(counts: Mapping[str, int], protocol: Protocol) -> None:
+    """Every split has episodes.
 
-
-def make_panel(events: Events, tags: list[str], protocol: Protocol) -> Panel:
-    """Purchases of the vocabulary's tags as integer triples."""
-    users = events.purchases["user"].unique().sort().to_list()
-    user_ids = {user: i for i, user in enumerate(users)}
-    tag_ids = {tag: i for i, tag in enumerate(tags)}
-    triples = (
-        events.purchases.filter(pl.col("tag").is_in(tags))
-        .select(
-            pl.col("user").replace_strict(user_ids, return_dtype=pl.Int32),
-            pl.col("week").cast(pl.Int32),
-            pl.col("tag").replace_strict(tag_ids, return_dtype=pl.Int32),
-        )
-        .sort("user", "week", "tag")
-    )
-    return Panel(
-        users=tuple(users),
-        unseen=np.array([is_unseen(user, protocol.unseen_share) for user in users]),
-        n_tags=len(tags),
-        week_zero=events.week_zero,
-        user=triples["user"].to_numpy(),
-        week=triples["week"].to_numpy(),
-        tag=triples["tag"].to_numpy(),
-    )
-
-
-def build(panel: Panel, protocol: Protocol, profiles: dict[str, str]) -> pl.DataFrame:
-    """All episodes of all splits.
-
-    Training and validation episodes are of training users only; test episodes are of all users.
-
-    Returns:
-        One row an episode: ``split``, ``origin`` (week), ``user`` (index into ``panel.users``),
-        ``unseen``, ``profile``, ``segment`` (``cold`` or ``warm``), ``calendar``, ``target`` (tag ids bought
-        in the window), ``lookback`` (tag ids of the last ``protocol.lookback`` weeks), ``history`` (all
-        earlier tag ids, most weeks first, ties by popularity), ``history_weight`` (number of weeks, same
-        order) and ``history_last`` (weeks since the last purchase, same order).
+    Args:
+        counts: Split -> number of episodes.
 
     Raises:
-        DataError: a split has no episode.
+        DataError: one has none.
     """
-    triples = pl.DataFrame({"user": panel.user, "week": panel.week, "tag": panel.tag}).lazy()
-    parts = [
-        _at_origin(triples, panel, protocol, split, origin)
-        for split in SPLITS
-        for origin in protocol.origins(split)
-    ]
-    table = pl.concat(parts)
     for split in SPLITS:
-        if not (table["split"] == split).any():
+        if not counts[split]:
             raise DataError(
                 f"the {split} split (origins {list(protocol.origins(split))}) has no episode: no user has "
                 f"{protocol.min_active_weeks} active weeks before an origin, one within "
                 f"{protocol.active_within} weeks, and a purchase in the window. Check the dates, or relax "
                 "protocol.min_active_weeks and protocol.active_within"
             )
-    profile = pl.Series([profiles.get(user, "") for user in panel.users], dtype=pl.String)
-    table = table.with_columns(
-        pl.Series("unseen", panel.unseen[table["user"].to_numpy()]),
-        profile[table["user"].cast(pl.UInt32)].alias("profile"),
-    )
-    if not table.filter(pl.col("split") == "test")["unseen"].any():
-        raise DataError(
-            f"the test split has no unseen user: protocol.unseen_share={protocol.unseen_share} of "
-            f"{len(panel.users)} users is too few; raise it"
-        )
-    return table
+
+
+def build(
+    triples: pl.DataFrame,
+    users: pl.DataFrame,
+    popularity: Mapping[int, npt.NDArray[np.float32]],
+    protocol: Protocol,
+    week_zero: dt.date,
+) -> pl.DataFrame:
+    """All episodes of all splits of some users.
+
+    Training and validation episodes are of training users only; test episodes are of all users.
+
+    Args:
+        triples: ``user``, ``week``, ``tag`` (int32): who bought what when; sorted, without repetitions.
+        users: ``user``, ``unseen``, ``profile`` of these users, in the order of their index.
+        popularity: Origin week -> ``[tags]``, see :meth:`recrl.envs.panel.Panel.popularity`; of all users.
+        week_zero: The Monday on which week 0 begins.
+
+    Returns:
+        One row an episode: ``split``, ``origin`` (week), ``user`` (index), ``unseen``, ``profile``,
+        ``segment`` (``cold`` or ``warm``), ``calendar``, ``target`` (tag ids bought in the window),
+        ``lookback`` (tag ids of the last ``protocol.lookback`` weeks), ``history`` (all earlier tag ids, most
+        weeks first, ties by popularity), ``history_weight`` (number of weeks, same order) and
+        ``history_last`` (weeks since the last purchase, same order).
+    """
+    training = users.filter(~pl.col("unseen")).select("user").lazy()
+    parts = [
+        _at_origin(triples.lazy(), training, popularity[origin], protocol, split, origin, week_zero)
+        for split in SPLITS
+        for origin in protocol.origins(split)
+    ]
+    return pl.concat(parts).join(users, on="user", how="left", maintain_order="left")
 
 
 def _at_origin(
-    triples: pl.LazyFrame, panel: Panel, protocol: Protocol, split: str, origin: int
+    triples: pl.LazyFrame,
+    training: pl.LazyFrame,
+    popularity: npt.NDArray[np.float32],
+    protocol: Protocol,
+    split: str,
+    origin: int,
+    week_zero: dt.date,
 ) -> pl.DataFrame:
     before = triples.filter(pl.col("week") < origin)
     eligible = (
@@ -228,25 +198,25 @@ def _at_origin(
         .group_by("user")
         .agg(lookback=pl.col("tag").unique().sort())
     )
-    popularity = pl.DataFrame({"popularity": panel.popularity(origin)}).with_row_index("tag")
+    popular = pl.DataFrame({"popularity": popularity}).with_row_index("tag").lazy()
     history = (
         before.group_by("user", "tag")
         .agg(weight=pl.len().cast(pl.Float32), last=(origin - pl.col("week").max()).cast(pl.Int32))
-        .join(popularity.lazy().with_columns(pl.col("tag").cast(pl.Int32)), on="tag")
+        .join(popular.with_columns(pl.col("tag").cast(pl.Int32)), on="tag")
         .sort(["user", "weight", "popularity", "tag"], descending=[False, True, True, False])
         .group_by("user", maintain_order=True)
         .agg(history=pl.col("tag"), history_weight=pl.col("weight"), history_last=pl.col("last"))
     )
     found = eligible.join(target, on="user").join(history, on="user").join(lookback, on="user", how="left")
+    ahead = calendar.describe(week_zero + dt.timedelta(weeks=origin), protocol.window)
     if split != "test":
-        training = pl.DataFrame({"user": np.flatnonzero(~panel.unseen).astype(np.int32)})
-        found = found.join(training.lazy(), on="user", how="semi")
+        found = found.join(training, on="user", how="semi")
     return (
         found.sort("user")
         .with_columns(
             pl.lit(split).alias("split"),
             pl.lit(origin, dtype=pl.Int32).alias("origin"),
-            pl.lit(calendar.describe(panel.monday(origin), protocol.window)).alias("calendar"),
+            pl.lit(ahead).alias("calendar"),
             pl.col("lookback").fill_null([]),
         )
         .collect()

@@ -10,6 +10,9 @@ from scipy import sparse
 
 IntArray = npt.NDArray[np.int32]
 
+# Popularity counts the buyers of so many weeks.
+POPULARITY_WEEKS = 8
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -53,7 +56,7 @@ class Panel:
         counts = self.counts(first, end, training_users=True)
         return np.asarray((counts > 0).sum(axis=0), dtype=np.float32).ravel()
 
-    def popularity(self, origin: int, weeks: int = 8) -> npt.NDArray[np.float32]:
+    def popularity(self, origin: int, weeks: int = POPULARITY_WEEKS) -> npt.NDArray[np.float32]:
         """``[tags]``: :meth:`buyers` over the ``weeks`` weeks before ``origin``."""
         return self.buyers(origin - weeks, origin)
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from . import episodes
+from . import shards
 from .catalog import Catalog
 from .data import completejourney, logs
 from .data.events import Events
@@ -22,7 +22,7 @@ from .episodes import Protocol
 from .panel import Panel
 
 # Raise when the meaning of the cached tables changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -38,8 +38,10 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """What to do with unreadable rows of a log."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
+    at_once: int = Field(default=2_000_000, ge=1)
+    """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
     cache: Path = Path(".cache/recrl")
-    """Folder of the cached episodes, one subfolder a content hash."""
+    """Folder of the cached tables, one subfolder a content hash."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ class TagTask:
         return np.asarray(counts.sum(axis=0)).ravel() / (end - first)
 
 
-def prepare(config: DataConfig) -> TagTask:
+def prepare(config: DataConfig, engine: shards.Engine = "polars") -> TagTask:
     """The task of a data source, from the cache when source, protocol and format are unchanged.
+
+    Args:
+        engine: What builds the tables otherwise; they are the same.
 
     Raises:
         DataError: the source cannot be used; the message names the column, the row or the setting.
@@ -99,6 +104,7 @@ def prepare(config: DataConfig) -> TagTask:
         "columns": None if is_panel else config.columns.model_dump(),
         "bad_rows": None if is_panel else config.bad_rows,
         "protocol": config.protocol.model_dump(),
+        "at_once": config.at_once,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = config.cache / "tasks" / fingerprint
@@ -108,67 +114,63 @@ def prepare(config: DataConfig) -> TagTask:
             if is_panel
             else logs.load(Path(config.source), config.columns, config.bad_rows)
         )
-        _store(build(events, config.protocol, fingerprint), folder)
-    return _restore(folder)
+        build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
+    return restore(folder)
 
 
-def build(events: Events, protocol: Protocol, fingerprint: str) -> TagTask:
-    """Vocabulary, panel and episodes of an event table."""
+def build(
+    events: Events,
+    protocol: Protocol,
+    fingerprint: str,
+    folder: Path,
+    *,
+    size: int = 2_000_000,
+    engine: shards.Engine = "polars",
+) -> None:
+    """Write the tables of an event table's task, see :mod:`recrl.envs.shards`.
+
+    Args:
+        size: Purchases in memory at once, about.
+
+    Raises:
+        DataError: the data do not fit the protocol.
+    """
     protocol = protocol.resolved(events.first_week, events.last_week)
-    tags = episodes.vocabulary(events, protocol)
-    known = set(tags)
-    panel = episodes.make_panel(events, tags, protocol)
-    table = episodes.build(panel, protocol, dict(events.profiles))
-    catalog = Catalog(
-        tags,
-        {alias: tag for alias, tag in events.aliases.items() if tag in known},
-        [group for group in events.equivalents if all(tag in known for tag in group)],
-    )
-    report = {
-        **events.report,
-        "users": len(panel.users),
-        "unseen users": int(panel.unseen.sum()),
-        "tags below protocol.min_tag_users (dropped)": events.purchases["tag"].n_unique() - len(tags),
-        "tags": len(tags),
-        **{f"{split} episodes": int((table["split"] == split).sum()) for split in episodes.SPLITS},
-        "test episodes of unseen users": table.filter((pl.col("split") == "test") & pl.col("unseen")).height,
-    }
-    return TagTask(catalog, panel, protocol, table, report, fingerprint)
-
-
-def _store(task: TagTask, folder: Path) -> None:
     # Written aside and renamed: a killed build leaves no half-written cache, and two builders do not collide.
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
-    panel = task.panel
-    task.catalog.save(partial / "catalog.json")
-    task.table.write_ipc(partial / "episodes.arrow", compression="zstd")
-    pl.DataFrame({"user": panel.user, "week": panel.week, "tag": panel.tag}).write_ipc(
-        partial / "purchases.arrow", compression="zstd"
-    )
-    pl.DataFrame({"user": panel.users, "unseen": panel.unseen}).write_ipc(partial / "users.arrow")
-    meta = {
-        "protocol": task.protocol.model_dump(),
-        "report": task.report,
-        "week_zero": panel.week_zero.isoformat(),
-        "fingerprint": task.fingerprint,
-    }
-    (partial / "meta.json").write_text(json.dumps(meta, indent=1))
     try:
-        partial.rename(folder)
-    except OSError:
-        if not (folder / "meta.json").exists():
-            raise
-        shutil.rmtree(partial)
+        tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
+        known = set(tags)
+        Catalog(
+            tags,
+            {alias: tag for alias, tag in events.aliases.items() if tag in known},
+            [group for group in events.equivalents if all(tag in known for tag in group)],
+        ).save(partial / "catalog.json")
+        meta = {
+            "protocol": protocol.model_dump(),
+            "report": {**events.report, **counted},
+            "week_zero": events.week_zero.isoformat(),
+            "fingerprint": fingerprint,
+        }
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not (folder / "meta.json").exists():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _restore(folder: Path) -> TagTask:
+def restore(folder: Path) -> TagTask:
+    """The task whose tables are in a folder; pages of them are read when they are needed."""
     meta = json.loads((folder / "meta.json").read_text())
-    users = pl.read_ipc(folder / "users.arrow")
-    purchases = pl.read_ipc(folder / "purchases.arrow")
+    users = shards.mapped(folder / "users.arrow")
+    purchases = _table(folder / "purchases")
     catalog = Catalog.load(folder / "catalog.json")
     panel = Panel(
-        users=tuple(users["user"].to_list()),
+        users=tuple(users["name"].to_list()),
         unseen=users["unseen"].to_numpy(),
         n_tags=len(catalog),
         week_zero=dt.date.fromisoformat(meta["week_zero"]),
@@ -180,7 +182,11 @@ def _restore(folder: Path) -> TagTask:
         catalog=catalog,
         panel=panel,
         protocol=Protocol(**meta["protocol"]),
-        table=pl.read_ipc(folder / "episodes.arrow"),
+        table=_table(folder / "episodes"),
         report=meta["report"],
         fingerprint=meta["fingerprint"],
     )
+
+
+def _table(folder: Path) -> pl.DataFrame:
+    return pl.concat([shards.mapped(path) for path in sorted(folder.iterdir())], rechunk=False)

@@ -4,14 +4,20 @@
 
 import os
 import sys
+import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from .processes import INTERRUPTED
+
+if TYPE_CHECKING:
+    from ..envs.task import TagTask
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
@@ -22,16 +28,22 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")
 ]
 
-# As a shell reports a program that ended on SIGINT.
-INTERRUPTED = 130
+Resume = Annotated[
+    str | None,
+    typer.Option(help="auto: from the newest whole checkpoint, if there is one; or a checkpoint's folder."),
+]
+Fresh = Annotated[bool, typer.Option(help="Replace an existing run folder.")]
+
+# Seconds until a cluster must know its first machine's name.
+_PATIENCE = 300.0
 
 
 @app.command()
 def train(
     config: Config,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run folder.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Replace an existing run folder.")] = False,
+    resume: Resume = None,
+    fresh: Fresh = False,
 ) -> None:
     """Train a policy under constraints and write its report."""
     from . import run
@@ -40,7 +52,9 @@ def train(
     try:
         run.train(load(config, overrides or []), resume=resume, fresh=fresh)
     except run.InterruptedRunError as stop:
-        fail(str(stop), INTERRUPTED)
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(stop.code) from stop
+        fail(str(stop), stop.code)
 
 
 @app.command()
@@ -57,29 +71,54 @@ def launch(
     ] = None,
     node_rank: Annotated[
         int,
-        typer.Option(envvar=["SLURM_NODEID", "JOB_COMPLETION_INDEX"], help="Which machine this is, from 0."),
+        typer.Option(envvar=["SLURM_PROCID", "JOB_COMPLETION_INDEX"], help="Which machine this is, from 0."),
     ] = 0,
     address: Annotated[str | None, typer.Option(help="Name or number of machine 0.")] = None,
     port: Annotated[int, typer.Option(help="That machine 0 listens on.")] = 29500,
     interface: Annotated[
         str | None, typer.Option(help="Network interface; by default the one that leads to --address.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run folder.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Replace an existing run folder.")] = False,
+    grace: Annotated[
+        int, typer.Option(help="Seconds between SIGTERM and SIGKILL: for a step and a checkpoint.")
+    ] = 120,
+    resume: Resume = None,
+    fresh: Fresh = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Print a batch script for Slurm.")] = False,
+    kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Print a JobSet for Kubernetes.")] = False,
+    rollout_nodes: Annotated[
+        int, typer.Option(help="Of a scheduler's job: further machines, for vLLM servers.")
+    ] = 0,
+    image: Annotated[str, typer.Option(help="Of Kubernetes: holds recrl.")] = "recrl:latest",
+    claim: Annotated[str, typer.Option(help="Of Kubernetes: volume claim of the run folder.")] = "recrl",
 ) -> None:
     """Train on several processes or machines, with the rollout servers that the configuration names."""
     import torch
 
+    from . import cluster as clusters
     from . import launcher
-    from .config import load
+    from .config import ConfigError, load
     from .progress import Display
 
     settings = load(config, overrides or [])
+    if slurm or kubernetes:
+        if gpus is None:
+            raise ConfigError("--slurm and --kubernetes need --gpus, the GPUs of each machine")
+        job = clusters.Job(config, overrides or [], settings, strategy, nodes, gpus, rollout_nodes, grace)
+        typer.echo(clusters.slurm(job) if slurm else clusters.kubernetes(job, image, claim), nl=False)
+        return
     processes = gpus if gpus is not None else max(1, torch.cuda.device_count())
     cluster = launcher.Cluster(nodes, processes, node_rank, address, port, interface)
-    flags = [flag for flag, wanted in (("--resume", resume), ("--fresh", fresh)) if wanted]
-    chosen = launcher.plan(settings, strategy, cluster, [config, *(overrides or []), *flags], overrides or [])
+    flags = [*(["--resume", resume] if resume else []), *(["--fresh"] if fresh else [])]
+    chosen = launcher.plan(
+        settings,
+        strategy,
+        cluster,
+        [config, *(overrides or []), *flags],
+        overrides or [],
+        grace=grace,
+        patience=0.0 if dry_run else _PATIENCE,
+    )
     Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
     if not dry_run:
         raise SystemExit(launcher.start(chosen, settings.folder, Display(), fresh=fresh))
@@ -137,6 +176,25 @@ def doctor(
 
 
 @data_app.command()
+def build(
+    config: Config,
+    overrides: Overrides = None,
+    engine: Annotated[
+        str, typer.Option(help="polars: range of users by range of users, here; ray: on a Ray cluster.")
+    ] = "polars",
+) -> None:
+    """Build the tables that training and evaluation read, where they are not built yet."""
+    from ..envs import shards
+    from ..envs.task import prepare
+    from .config import ConfigError, load
+
+    if engine not in shards.ENGINES:
+        raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
+    task = prepare(load(config, overrides or []).data, engine=engine)
+    Console().print(counts(task))
+
+
+@data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
     """What was read, dropped and split, the baselines on the test split, and one prompt."""
     import numpy as np
@@ -149,10 +207,7 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     settings = load(config, overrides or [])
     task = prepare(settings.data)
     console = Console()
-    counts = Table("what", "count", title=f"{settings.data.source} ({task.fingerprint})")
-    for name, count in task.report.items():
-        counts.add_row(name, f"{count:,}")
-    console.print(counts)
+    console.print(counts(task))
     slots, episodes = settings.task.slots, task.split("test")
     unseen = episodes["unseen"].to_numpy()
     table = Table(
@@ -174,6 +229,14 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
     console.print(f"[bold]its target[/]: {', '.join(task.catalog.tags[tag] for tag in first['target'])}")
+
+
+def counts(task: "TagTask") -> Table:
+    """What was read, dropped and split."""
+    table = Table("what", "count", title=task.fingerprint)
+    for name, count in task.report.items():
+        table.add_row(name, f"{count:,}")
+    return table
 
 
 @app.command(
@@ -200,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line and exit code 2."""
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
+    from ..rl.checkpoints import CheckpointError
     from ..rl.processes import LaunchError
     from ..rl.rollouts.base import RolloutError
     from .config import ConfigError
@@ -208,13 +272,28 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments if arguments is not None else sys.argv[1:])
+    except RewardError as error:
+        if error.__cause__ is not None:  # on the process where it happened
+            Console(stderr=True).print(blamed(error.__cause__), markup=False, highlight=False, soft_wrap=True)
+        fail(str(error), 2)
     except (
-        *(ConfigError, DataError, LaunchError, RewardError, RewardSpecError, RolloutError),
+        *(CheckpointError, ConfigError, DataError, LaunchError, RewardSpecError, RolloutError),
         ModuleNotFoundError,
     ) as error:
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("stopped before anything could be saved", INTERRUPTED)
+
+
+def blamed(error: BaseException) -> str:
+    """A traceback that begins in the code of the user, not in ours which called it."""
+    trace = error.__traceback__
+    ours = str(Path(__file__).parents[1])
+    while (
+        trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(ours)
+    ):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
 
 
 def fail(message: str, code: int) -> NoReturn:

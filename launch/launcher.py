@@ -8,9 +8,11 @@ import ipaddress
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,11 +27,13 @@ import yaml
 
 from ..rl.preconditions import check_split
 from .config import ConfigError, RunConfig
-from .processes import end, stopping
+from .processes import EXIT_CODES, end, stopping
 from .progress import Display
+from .run import STOPPED
 from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -75,7 +79,14 @@ class Plan:
 
 
 def plan(
-    config: RunConfig, strategy: str, cluster: Cluster, arguments: Sequence[str], overrides: Sequence[str]
+    config: RunConfig,
+    strategy: str,
+    cluster: Cluster,
+    arguments: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    grace: int = 120,
+    patience: float = 0.0,
 ) -> Plan:
     """What to start here.
 
@@ -85,18 +96,16 @@ def plan(
         cluster: Where its processes are.
         arguments: Of ``recrl train``.
         overrides: ``key=value`` among them, which a server needs as well.
+        grace: Seconds that processes have, once asked to stop, for the step and its checkpoint.
+        patience: Seconds until the first machine's name must be known here.
 
     Raises:
         ConfigError: an unknown strategy, machines that do not fit together, or answers that do not split into
             whole groups over the processes.
     """
-    file = _file(strategy)
+    file = check_shape(config, strategy, cluster.nodes, cluster.processes)
+    _check_machine(cluster, strategy, file)
     total = cluster.nodes * cluster.processes
-    _check(cluster, file, strategy, total)
-    try:
-        check_split(config.train.prompts_per_step, config.train.group_size, total, config.train.micro_batches)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     command += [
         "--config_file",
@@ -106,13 +115,13 @@ def plan(
         "--num_machines",
         str(cluster.nodes),
     ]
-    environment = {}
+    environment = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(grace)}
     if cluster.nodes > 1:
         assert cluster.address is not None, "checked"
         command += ["--machine_rank", str(cluster.rank), "--main_process_ip", cluster.address]
         # Left to itself, gloo may choose loopback, and wait there for the others until it times out.
-        interface = cluster.interface or interface_to(cluster.address, cluster.port)
-        environment = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        interface = cluster.interface or interface_to(cluster.address, cluster.port, patience)
+        environment |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     if total > 1:
         command += ["--main_process_port", str(cluster.port)]
     command += ["-m", "recrl.launch.train", *arguments]
@@ -122,7 +131,8 @@ def plan(
 def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
     """Start it and wait for the end of the training; returns its exit code.
 
-    Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint. Servers end with the training.
+    Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint; its exit code is then that of
+    ``recrl train``, where accelerate would only say that it failed. Servers end with the training.
 
     Args:
         folder: Of the run.
@@ -138,26 +148,37 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
                 continue
             display.say(f"starting a rollout server at {address}")
             stack.enter_context(_child(command, environment))
-        training = stack.enter_context(_child(chosen.training, environment))
+        training = stack.enter_context(
+            _child(chosen.training, environment, int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
+        )
 
         def hand_on(number: int, _: FrameType | None) -> None:
             training.send_signal(number)
 
         with stopping(hand_on):
-            return training.wait()
+            code = training.wait()
+    stopped = folder / STOPPED
+    return EXIT_CODES[signal.Signals[stopped.read_text()]] if code and stopped.exists() else code
 
 
 @contextmanager
-def _child(command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _child(
+    command: Sequence[str], environment: dict[str, str], grace: float = 30
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a group of its own: the terminal's Ctrl-C reaches it once, through its parent."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         yield process
     finally:
-        end(process, grace=30)  # a server ends its own processes first
+        end(process, grace)
 
 
-def _file(strategy: str) -> Path:
+def strategy_file(strategy: str) -> Path:
+    """The accelerate file of a strategy.
+
+    Raises:
+        ConfigError: there is none.
+    """
     given = Path(strategy)
     if given.suffix in (".yaml", ".yml"):
         if not given.is_file():
@@ -170,15 +191,23 @@ def _file(strategy: str) -> Path:
     return Path(str(resources.files("recrl.configs"))) / "accelerate" / f"{strategy}.yaml"
 
 
-def _check(cluster: Cluster, file: Path, strategy: str, total: int) -> None:
-    kind = str(yaml.safe_load(file.read_text()).get("distributed_type", "NO"))
-    if cluster.nodes < 1 or cluster.processes < 1 or not 0 <= cluster.rank < cluster.nodes:
+def check_shape(config: RunConfig, strategy: str, nodes: int, processes: int) -> Path:
+    """The strategy's accelerate file, if a run can be spread so.
+
+    Args:
+        nodes: Machines.
+        processes: Of each.
+
+    Raises:
+        ConfigError: an unknown strategy, one that starts other processes than these, or answers that do not
+            split into whole groups over them.
+    """
+    file, total = strategy_file(strategy), nodes * processes
+    kind = _kind(file)
+    if nodes < 1 or processes < 1:
         raise ConfigError(
-            f"--nodes {cluster.nodes} --gpus {cluster.processes} --node-rank {cluster.rank}: ranks go from 0 "
-            "to the number of nodes less one, and each node has a process"
+            f"--nodes {nodes} --gpus {processes}: at least one node, with one process, has to be"
         )
-    if cluster.nodes > 1 and cluster.address is None:
-        raise ConfigError(f"--nodes {cluster.nodes} needs --address, the first node's name or number")
     if total > 1 and kind in ("NO", "MULTI_CPU"):
         raise ConfigError(
             f"--strategy {strategy} starts one process whatever is asked for, and {total} are wanted; use "
@@ -189,6 +218,27 @@ def _check(cluster: Cluster, file: Path, strategy: str, total: int) -> None:
             f"--strategy {strategy} needs two processes or more; for one use --strategy cpu without a GPU, "
             "zero2 with one, or plain recrl train"
         )
+    try:
+        check_split(config.train.prompts_per_step, config.train.group_size, total, config.train.micro_batches)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return file
+
+
+def _kind(file: Path) -> str:
+    return str(yaml.safe_load(file.read_text()).get("distributed_type", "NO"))
+
+
+def _check_machine(cluster: Cluster, strategy: str, file: Path) -> None:
+    """This machine can be one of the cluster's."""
+    if not 0 <= cluster.rank < cluster.nodes:
+        raise ConfigError(
+            f"--nodes {cluster.nodes} --node-rank {cluster.rank}: ranks go from 0 to the number of nodes "
+            "less one"
+        )
+    if cluster.nodes > 1 and cluster.address is None:
+        raise ConfigError(f"--nodes {cluster.nodes} needs --address, the first node's name or number")
+    kind = _kind(file)
     if kind == "FSDP" and not torch.cuda.is_available():
         raise ConfigError(f"--strategy {strategy} needs GPUs: without one it would silently be ddp; use that")
     if torch.cuda.is_available() and cluster.processes > torch.cuda.device_count():
@@ -198,13 +248,19 @@ def _check(cluster: Cluster, file: Path, strategy: str, total: int) -> None:
         )
 
 
-def interface_to(address: str, port: int) -> str:
+def interface_to(address: str, port: int, patience: float = 0.0) -> str:
     """Name of the network interface that packets to ``address`` leave by; of this machine's own address, the
     one that has it.
+
+    Args:
+        patience: Seconds until the name must be known: a cluster may start this machine before that one.
 
     Raises:
         ConfigError: the name is unknown, or no interface leads there.
     """
+    until = time.monotonic() + patience
+    while time.monotonic() < until and not _known(address, port):
+        time.sleep(1.0)
     try:
         family, _, _, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -219,6 +275,13 @@ def interface_to(address: str, port: int) -> str:
             if found.family == family and ipaddress.ip_address(found.address.partition("%")[0]) == mine:
                 return name
     raise ConfigError(f"--address {address}: no interface has {mine}; name one with --interface")
+
+
+def _known(address: str, port: int) -> bool:
+    try:
+        return bool(socket.getaddrinfo(address, port))
+    except OSError:
+        return False
 
 
 def _servers(

@@ -2,6 +2,9 @@
 
 ``stopping``  what happens on Ctrl-C and SIGTERM while something lasts
 ``end``       stop a process and all that it started
+
+What was stopped says so by its exit code: ``INTERRUPTED`` by Ctrl-C, as a shell reports it; ``PREEMPTED`` by
+SIGTERM, with everything left that going on needs (``EX_TEMPFAIL`` of sysexits.h).
 """
 
 import os
@@ -10,6 +13,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+INTERRUPTED, PREEMPTED = 130, 75
+EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED}
 
 
 @contextmanager

@@ -7,7 +7,10 @@ and ``plots/``.
 """
 
 import json
+import secrets
 import shutil
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +23,13 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
 from ..rewards import RewardEngine, encode_tags, parameters, resolve
-from ..rl import policy
+from ..rl import checkpoints, policy
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
 from ..rl.lists import line_tokens
 from ..rl.preconditions import check_segments
@@ -38,7 +40,7 @@ from ..rl.warmstart import warm_start
 from . import config as configuration
 from . import report
 from .config import ConfigError, RunConfig
-from .processes import stopping
+from .processes import EXIT_CODES, stopping
 from .progress import Display
 
 # What TRL's rewards may name besides dataset columns.
@@ -48,8 +50,21 @@ _TRL_RESOURCES = ("trainer_state", "log_extra", "log_metric")
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
 
+# Where a run that a signal stopped says by which; a launcher reads it, which sees of its processes only that
+# they failed.
+STOPPED = "stopped"
+
+
 class InterruptedRunError(Exception):
-    """The run was stopped by a signal after saving a checkpoint."""
+    """The run was stopped by a signal after saving a checkpoint.
+
+    Attributes:
+        code: For the process to exit with, see ``EXIT_CODES``.
+    """
+
+    def __init__(self, message: str, number: signal.Signals) -> None:
+        super().__init__(message)
+        self.code = EXIT_CODES[number]
 
 
 @dataclass(frozen=True)
@@ -79,20 +94,21 @@ class Setup:
         return int(np.ceil(1.5 * self.config.task.slots * mean)) + 1
 
 
-def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Path:
+def train(config: RunConfig, *, resume: str | None = None, fresh: bool = False) -> Path:
     """Run everything.
 
     Args:
         config: The run.
-        resume: Go on from the newest checkpoint of the run folder.
+        resume: ``auto`` goes on from the newest whole checkpoint of the run folder, and starts where there is
+            none yet; else the folder of a checkpoint.
         fresh: Delete an existing run folder first.
 
     Returns:
         The run folder.
 
     Raises:
-        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, or nothing to
-            resume from.
+        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given.
+        CheckpointError: these processes cannot go on from the checkpoint, or one could not be written.
         InterruptedRunError: stopped by Ctrl-C or SIGTERM; the checkpoint is written.
     """
     state = distributed_state()
@@ -102,39 +118,54 @@ def train(config: RunConfig, *, resume: bool = False, fresh: bool = False) -> Pa
         if state.is_main_process:
             _open_folder(config, folder, resume, fresh)
         setup = prepare_setup(config, display)
+    _check_shared(folder, state)
     model, tokenizer = _warmed(setup, state)
-    trainer = _trainer(setup, model, tokenizer)
-    interrupt = _Interrupt()
-    trainer.add_callback(interrupt)
-    last = (
-        get_last_checkpoint(str(folder / "checkpoints"))
-        if resume and (folder / "checkpoints").is_dir()
-        else None
-    )
-    if last:
-        display.say(f"resuming from {last}")
-    elif config.optimizer.reference.prompts:
-        trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
-    try:
-        with display.stage("reinforcement learning", config.train.steps) as advance, interrupt.listening():
-            trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, _step_of(last)))
-            trainer.train(resume_from_checkpoint=last)
-    finally:
-        if trainer.rollouts is not None:
-            trainer.rollouts.close()
-    if interrupt.requested:
-        raise InterruptedRunError(
-            f"stopped after step {trainer.state.global_step}; "
-            f"go on with: recrl train {folder / 'config.yaml'} --resume"
-        )
-    trainer.save_model(str(folder / "policy"))
-    if state.is_main_process:
+    last = _checkpoint(folder, resume, state)
+    if last is not None:
+        display.say(f"going on from {last}")
+    if last is None or checkpoints.read(last).step < config.train.steps:
+        trainer = _trainer(setup, model, tokenizer)
+        if last is None and config.optimizer.reference.prompts:
+            trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
+        _optimise(setup, trainer, last)
+        trainer.save_model(str(folder / "policy"))
         trained = trainer.accelerator.unwrap_model(trainer.model)
+    elif state.is_main_process:  # stopped behind its last step
+        trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
+        trained.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")
+    if state.is_main_process:
         evaluate(setup, {"warm start": folder / "warm", "trained": trained}, tokenizer)
         report.write(folder)
         display.say(f"report: {folder / 'report.md'}")
     state.wait_for_everyone()
     return folder
+
+
+def _optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None) -> None:
+    """Reinforcement learning, from a checkpoint or from the warm start."""
+    config, folder = setup.config, setup.folder
+    interrupt = _Interrupt(trainer)
+    trainer.add_callback(interrupt)
+    first = checkpoints.read(last).step if last is not None else 0
+    try:
+        with (
+            setup.display.stage("reinforcement learning", config.train.steps) as advance,
+            interrupt.listening(),
+        ):
+            trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, first))
+            trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    finally:
+        if trainer.rollouts is not None:
+            trainer.rollouts.close()
+    if interrupt.agreed is not None:
+        if trainer.accelerator.is_main_process:
+            (folder / STOPPED).write_text(interrupt.agreed.name)
+        raise InterruptedRunError(
+            f"{interrupt.agreed.name}: stopped after step {trainer.state.global_step}; "
+            f"go on with: recrl train {folder / 'config.yaml'} --resume auto",
+            interrupt.agreed,
+        )
 
 
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
@@ -204,19 +235,53 @@ def evaluate(
     return result
 
 
-def _open_folder(config: RunConfig, folder: Path, resume: bool, fresh: bool) -> None:
+def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: bool) -> None:
     exists = (folder / "config.yaml").exists()
-    if resume and not exists:
-        raise ConfigError(f"{folder} holds no run to resume; start it without --resume")
-    if exists and not resume and not fresh:
+    if resume is not None and fresh:
+        raise ConfigError(f"--resume {resume} goes on with a run and --fresh deletes it; give one of them")
+    if resume not in (None, "auto") and not Path(resume).is_dir():
+        raise ConfigError(f"--resume {resume}: no such folder; give a checkpoint, or auto for the newest one")
+    if exists and resume is None and not fresh:
         raise ConfigError(
-            f"{folder} holds a run already; go on with --resume, replace it with --fresh, "
+            f"{folder} holds a run already; go on with --resume auto, replace it with --fresh, "
             "or choose another output=..."
         )
     if exists and fresh:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / STOPPED).unlink(missing_ok=True)
     (folder / "config.yaml").write_text(configuration.dump(config))
+
+
+def _check_shared(folder: Path, state: PartialState) -> None:
+    """All processes see the same run folder.
+
+    Raises:
+        ConfigError: one of them does not.
+    """
+    word = broadcast_object_list([secrets.token_hex(8)])[0]
+    mark = folder / f".seen-{word}"
+    if state.is_main_process:
+        mark.touch()
+    state.wait_for_everyone()
+    blind = [name for name in gather_object([None if mark.exists() else socket.gethostname()]) if name]
+    if state.is_main_process:
+        mark.unlink()
+    if blind:
+        raise ConfigError(
+            f"output={folder} of the first process is not seen from {', '.join(sorted(set(blind)))}; put "
+            "the run on a file system that all machines share"
+        )
+
+
+def _checkpoint(folder: Path, resume: str | None, state: PartialState) -> Path | None:
+    """Where to go on; the first process looks."""
+    found: list[str | None] = [None]
+    if state.is_main_process and resume is not None:
+        chosen = checkpoints.newest(folder / "checkpoints") if resume == "auto" else Path(resume)
+        found = [str(chosen) if chosen is not None else None]
+    broadcast_object_list(found)
+    return Path(found[0]) if found[0] is not None else None
 
 
 def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -322,10 +387,6 @@ def _reference_multipliers(
     return torch.tensor(found[0], dtype=torch.float64)
 
 
-def _step_of(checkpoint: str | None) -> int:
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-
-
 class _Recorder(TrainerCallback):
     """Appends every log to ``metrics.jsonl`` and moves the display.
 
@@ -335,8 +396,10 @@ class _Recorder(TrainerCallback):
     def __init__(self, trainer: ConstrainedGRPOTrainer, path: Path, advance: Any, first_step: int) -> None:
         self.trainer, self.path, self.advance = trainer, path, advance
         if trainer.accelerator.is_main_process and path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            # Its last line may be half a line, of a run that was killed.
+            whole = path.read_text().splitlines(keepends=True)
+            kept = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= first_step]
+            path.write_text("".join(kept))
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -356,21 +419,32 @@ class _Recorder(TrainerCallback):
 
 
 class _Interrupt(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second signal stops at once."""
+    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Attributes:
+        agreed: The signal that all processes stop for, at the same step, whichever got it.
+    """
+
+    def __init__(self, trainer: ConstrainedGRPOTrainer) -> None:
+        self.trainer = trainer
+        self.agreed: signal.Signals | None = None
+        self._received = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        def request(number: int, _: Any) -> None:
-            if self.requested:
+        def receive(number: int, _: Any) -> None:
+            # A launcher that gets Ctrl-C as well sends SIGTERM behind it: that is no second wish.
+            if number == self._received == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.requested = True
+            self._received = self._received or number
 
-        with stopping(request):
+        with stopping(receive):
             yield
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.requested:
+        accelerator = self.trainer.accelerator
+        received = torch.tensor([self._received], device=accelerator.device)
+        number = int(accelerator.gather(received).max())
+        if number:
+            self.agreed = signal.Signals(number)
             control.should_save = control.should_training_stop = True

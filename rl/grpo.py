@@ -5,8 +5,7 @@ Of TRL 1.16's private steps these are replaced:
 ``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
                                         (:mod:`recrl.rl.prefix`)
 ``_generate_single_turn``               prefills each prompt once (:mod:`recrl.rl.generation`), or asks a
-rollout
-                                        engine (:mod:`recrl.rl.rollouts`)
+                                        rollout engine (:mod:`recrl.rl.rollouts`)
 ``_prepare_inputs``                     shuffles groups, not samples
 ``_tokenize_prompts``                   tokenises each prompt once
 ``_get_dataloader``                     leaves the rows where they are
@@ -29,7 +28,7 @@ from accelerate.utils import broadcast_object_list, gather
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import split_tensor_dict
 
@@ -40,6 +39,7 @@ from .generation import generate
 from .groups import permute_groups
 from .preconditions import check_groups, check_lengths
 from .prefix import backbone, score, without_adapters
+from .resumable import ResumableGRPOTrainer
 from .rollouts import guard
 from .rollouts.base import Answer, Request, RolloutEngine, RolloutError
 from .rollouts.weights import named_weights
@@ -49,7 +49,7 @@ from .timing import Part, StepClock
 logger = logging.getLogger(__name__)
 
 
-class SharedPrefixGRPOTrainer(GRPOTrainer):
+class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
     """TRL's trainer with TRL's results, sooner.
 
     Args:
@@ -69,13 +69,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     Raises:
         ValueError: groups would straddle ranks, or a prompt does not fit the model's window.
     """
-
-    # What TRL's attributes hold after its constructor; it declares them wider.
-    args: GRPOConfig
-    model: torch.nn.Module
-    num_generations: int
-    num_generations_eval: int
-    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -110,10 +103,6 @@ class SharedPrefixGRPOTrainer(GRPOTrainer):
     def timed(self, part: Part) -> AbstractContextManager[None]:
         """Count what runs inside as a part of a training step; an evaluation is none."""
         return self.clock.part(part) if self.model.training else nullcontext()
-
-    @property
-    def _micro_steps_per_generation(self) -> int:
-        return (self.args.steps_per_generation or 1) * self.num_iterations
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         if not self._sharing_checked:

@@ -9,9 +9,9 @@ others, and nothing else does:
 
 ``tests/rl/test_trl_seams.py`` holds them against the installed TRL.
 
-Checkpoint behaviour: ``constraints.json`` beside the model holds the multipliers, their units and the
-generation index; ``rewards-rankR.pt`` the memory of stateful rewards. A resume restores both and never
-steps the multipliers twice for one generation batch.
+Checkpoint behaviour: besides what :mod:`recrl.rl.resumable` keeps, ``constraints.json`` holds the
+multipliers, their units and the generation index, and each rank keeps the memory of its stateful rewards. The
+multipliers are never stepped twice for one generation batch.
 """
 
 import json
@@ -30,6 +30,7 @@ from trl import GRPOConfig
 
 from ..rewards import RewardEngine, RewardError
 from .advantages import AdvantageBatch, find_rule
+from .checkpoints import Manifest
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
 from .constraints import Problem, objective_values, segment_indicators
 from .credit import count_tokens, spread, tag_positions
@@ -306,29 +307,28 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
                 f"every rank runs the same version and config (fingerprints {[p[:8] for p in prints]})"
             )
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / STATE_FILE).write_text(json.dumps(self.duals.state_dict(), indent=1))
-        if memory := self.engine.state_dict():
-            torch.save(memory, folder / f"rewards-rank{self.accelerator.process_index}.pt")
+    def save_shared(self, folder: Path) -> None:
+        super().save_shared(folder)
+        (folder / STATE_FILE).write_text(json.dumps(self.duals.state_dict(), indent=1))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = Path(checkpoint) / STATE_FILE
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: this checkpoint holds no multipliers, so it cannot be resumed"
+    def load_shared(self, folder: Path) -> None:
+        super().load_shared(folder)
+        self.duals.load_state_dict(json.loads((folder / STATE_FILE).read_text()))
+
+    def rank_state(self) -> dict[str, Any]:
+        return {**super().rank_state(), "rewards": self.engine.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any], manifest: Manifest) -> None:
+        super().load_rank_state(state, manifest)
+        memory, processes = state["rewards"], self.accelerator.num_processes
+        self.engine.load_state_dict(memory)
+        if memory and manifest.processes != processes:
+            logger.warning(
+                "the rewards %s remember the samples of their process; %d go on with the memories of %d",
+                ", ".join(sorted(memory)),
+                processes,
+                manifest.processes,
             )
-        self.duals.load_state_dict(json.loads(path.read_text()))
-        memory = Path(checkpoint) / f"rewards-rank{self.accelerator.process_index}.pt"
-        if memory.exists():
-            self.engine.load_state_dict(torch.load(memory, weights_only=False))
-        # TRL counts micro-steps from 0 after a resume and would take the wrong slice of a generation batch.
-        self._step = self.state.global_step * self.args.gradient_accumulation_steps
 
 
 def _placeholder(name: str) -> Any:

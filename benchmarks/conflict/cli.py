@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recrl.launch.cli import INTERRUPTED, fail
+from recrl.launch.cli import fail
+from recrl.launch.processes import INTERRUPTED
 
 from ..options import MANY, List, split
 

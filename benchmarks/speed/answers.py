@@ -18,10 +18,11 @@ from recrl.rl.generation import generate
 from recrl.rl.rollouts.base import Request
 from recrl.rl.rollouts.settings import RolloutConfig, make_engine
 
+from ..memory import memory
 from . import workload
 from .cells import EXPANSION, SAMPLERS
 from .messages import GO, LOG, READY, STEP, Job, Sampled, Start
-from .steps import memory, now
+from .steps import now
 
 _PATIENCE = 600.0  # seconds until a server answers
 _KV_CACHE = 2.0  # GiB

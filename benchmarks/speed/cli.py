@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from recrl.launch.cli import INTERRUPTED, fail
+from recrl.launch.cli import fail
+from recrl.launch.processes import INTERRUPTED
 
 from .. import BenchmarkError
 from ..options import MANY, List, split

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from recrl.rl.duals import DualConfig
 from recrl.rl.trainer import ConstrainedGRPOTrainer
 from recrl.rl.training import TrainConfig, make_trainer
 
+from ..memory import memory
 from . import workload
 from .cells import KINDS, Cell
 from .messages import READY, STEP, Job, Start, Step
@@ -176,10 +176,3 @@ def now(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def memory(field: str) -> int:
-    """Bytes of this process by the operating system: ``VmRSS`` now, ``VmHWM`` at most so far."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024

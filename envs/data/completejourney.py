@@ -73,11 +73,11 @@ def load(track: Track = "category") -> Events:
         .collect(engine="streaming")
     )
     names = display_names(purchases["code"].unique().sort().to_list())
-    purchases = purchases.select(
+    tagged_purchases = purchases.lazy().select(
         "user", "week", pl.col("code").replace_strict(names, return_dtype=pl.String).alias("tag")
-    ).sort("user", "week", "tag")
+    )
     return Events(
-        purchases=purchases,
+        purchases=tagged_purchases,
         week_zero=dt.date(2016, 12, 19),
         first_week=2,
         last_week=52,

@@ -12,8 +12,8 @@ class Events:
     """Weekly purchases of a population.
 
     Attributes:
-        purchases: One row per (user, week, tag): columns ``user: str``, ``week: int32``, ``tag: str``.
-            Weeks start on Monday.
+        purchases: Columns ``user: str``, ``week: int32``, ``tag: str``, in any order; rows may repeat. Weeks
+            start on Monday. Not read yet: a source may be larger than memory.
         week_zero: The Monday on which week 0 begins.
         first_week: First week with complete data.
         last_week: Last week with complete data.
@@ -23,7 +23,7 @@ class Events:
         report: What was read and what was dropped, as counts.
     """
 
-    purchases: pl.DataFrame
+    purchases: pl.LazyFrame
     week_zero: dt.date
     first_week: int
     last_week: int

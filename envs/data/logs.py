@@ -11,8 +11,7 @@ tag       string                            what: the category, genre or tag of 
 profile   string, optional                  one line about the user; the last one in time counts
 ========= ================================= =======================================================
 
-The file is read as a stream: memory grows with the number of distinct (user, week, tag) rows, not with its
-size.
+The file is read as a stream, whatever its size.
 """
 
 import datetime as dt
@@ -63,7 +62,7 @@ def load(
         path: A ``.parquet``, ``.jsonl`` or ``.ndjson`` file.
         columns: Names of the columns.
         bad_rows: What to do with a row whose user, time or tag is missing or unreadable: stop at the first
-            one and name it, or drop and count all of them. Repeated rows are always dropped and counted.
+            one and name it, or drop and count all of them.
 
     Raises:
         DataError: no such file, an unknown suffix, a missing column, a bad row, or no usable row.
@@ -114,15 +113,8 @@ def load(
     week = ((pl.col("time").dt.date() - pl.lit(week_zero)).dt.total_days() // 7).cast(pl.Int32).alias("week")
     # A week counts as complete when the log goes on past its Sunday.
     last_week = ((last_time.date() + dt.timedelta(days=1)) - week_zero).days // 7 - 1
-    unique = good.select("user", "time", "tag").unique().select(pl.len()).collect(engine="streaming").item()
-    purchases = (
-        good.select("user", week, "tag")
-        .unique()
-        .filter(pl.col("week") <= last_week)
-        .collect(engine="streaming")
-    )
     return Events(
-        purchases=purchases.sort("user", "week", "tag"),
+        purchases=good.select("user", week, "tag").filter(pl.col("week") <= last_week),
         week_zero=week_zero,
         first_week=1,
         last_week=last_week,
@@ -130,7 +122,6 @@ def load(
         report={
             "rows read": read,
             "rows with a missing or unreadable user, time or tag (dropped)": n_bad,
-            "repeated rows (dropped)": read - n_bad - unique,
         },
     )
 

@@ -7,13 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recrl.envs import episodes
 from recrl.envs.baselines import ease, member_mask, popularity
 from recrl.envs.data.events import Events
 from recrl.envs.data.logs import DataError
 from recrl.envs.episodes import Protocol, is_unseen
 from recrl.envs.panel import Panel
-from recrl.envs.task import DataConfig, build, prepare
+from recrl.envs.task import DataConfig, build, prepare, restore
 
 
 def test_the_panel_gives_the_protocols_counts(panel_task):
@@ -58,14 +57,14 @@ def test_an_episode_holds_exactly_the_weeks_it_may(panel_task):
         assert row["segment"] == ("cold" if len(active) < 10 else "warm")
 
 
-def test_both_segments_are_in_every_split_and_follow_the_protocol(panel_task):
+def test_both_segments_are_in_every_split_and_follow_the_protocol(panel_task, tmp_path):
     shares = panel_task.table.group_by("split").agg((pl.col("segment") == "cold").mean())
     assert shares["segment"].min() > 0.02
     assert shares["segment"].max() < 0.98
     protocol = Protocol(min_tag_users=2, cold_weeks=25).resolved(1, 40)
     events = small_events()  # everybody buys every week from the first on
-    panel = episodes.make_panel(events, episodes.vocabulary(events, protocol), protocol)
-    table = episodes.build(panel, protocol, {})
+    build(events, protocol, "x", tmp_path / "task")
+    table = restore(tmp_path / "task").table
     weeks = table["origin"] - 1
     assert 0 < (weeks < 25).sum() < table.height
     assert ((table["segment"] == "cold") == (weeks < 25)).all()
@@ -112,46 +111,47 @@ def small_events(weeks: int = 40, users: int = 30) -> Events:
         for t in {u % 5, w % 7, 6}
     ]
     return Events(
-        purchases=pl.DataFrame(rows, schema={"user": pl.String, "week": pl.Int32, "tag": pl.String}),
+        purchases=pl.LazyFrame(rows, schema={"user": pl.String, "week": pl.Int32, "tag": pl.String}),
         week_zero=dt.date(2024, 1, 1),
         first_week=1,
         last_week=weeks,
     )
 
 
-def test_the_vocabulary_counts_training_users_before_the_cut(panel_task):
+def test_the_vocabulary_counts_training_users_before_the_cut(tmp_path):
     events = small_events()
-    late = pl.DataFrame(
+    late = pl.LazyFrame(
         [{"user": f"u{u}", "week": 40, "tag": "late"} for u in range(30)]
         + [{"user": f"u{u}", "week": 3, "tag": "theirs"} for u in range(30) if is_unseen(f"u{u}", 0.2)],
-        schema=events.purchases.schema,
+        schema=events.purchases.collect_schema(),
     )
     events = Events(pl.concat([events.purchases, late]), events.week_zero, 1, 40)
-    protocol = Protocol(min_tag_users=2).resolved(1, 40)
-    tags = episodes.vocabulary(events, protocol)
+    build(events, Protocol(min_tag_users=2), "x", tmp_path / "task")
+    tags = restore(tmp_path / "task").catalog.tags
     assert "late" not in tags
     assert "theirs" not in tags
     assert len(tags) == 7
 
 
-def test_data_that_are_too_short_say_so():
+def test_data_that_are_too_short_say_so(tmp_path):
     with pytest.raises(DataError, match=r"cover weeks 1\.\.12, too short for protocol\.train_origins"):
-        build(small_events(12), Protocol(min_tag_users=2), "x")
+        build(small_events(12), Protocol(min_tag_users=2), "x", tmp_path / "task")
     with pytest.raises(DataError, match="training would see the test period"):
         Protocol(train_origins=(30,), statistics_end=33).resolved(1, 60)
     with pytest.raises(DataError, match=r"lower protocol\.min_tag_users"):
-        build(small_events(), Protocol(min_tag_users=500), "x")
+        build(small_events(), Protocol(min_tag_users=500), "x", tmp_path / "task")
+    assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_split_names_itself():
+def test_an_empty_split_names_itself(tmp_path):
     events = small_events(40)
     quiet = Events(events.purchases.filter(pl.col("week") < 27), events.week_zero, 1, 40)
     with pytest.raises(DataError, match=r"the test split \(origins \[29, 33, 37\]\) has no episode"):
-        build(quiet, Protocol(min_tag_users=2), "x")
+        build(quiet, Protocol(min_tag_users=2), "x", tmp_path / "task")
 
 
 def test_the_cache_is_keyed_on_content(panel_task, cache, monkeypatch):
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise AssertionError("built again")
 
     monkeypatch.setattr("recrl.envs.task.build", explode)

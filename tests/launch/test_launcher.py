@@ -26,7 +26,7 @@ def dry(*arguments):
     commands = [shlex.split(line) for line in found.output.splitlines()]
     parted = []
     for words in commands:
-        settings = dict(word.split("=", 1) for word in words if "=" in word and words.index(word) < 2)
+        settings = dict(word.split("=", 1) for word in words if "=" in word and words.index(word) < 3)
         parted.append((settings, words[len(settings) :]))
     return parted
 
@@ -39,9 +39,13 @@ def after(words, flag):
 def test_several_machines():
     ((settings, words),) = dry(
         *("--strategy", "zero3", "--nodes", 4, "--gpus", 8, "--node-rank", 2, "--address", "127.0.0.1"),
-        *("train.prompts_per_step=64", "--resume"),
+        *("train.prompts_per_step=64", "--resume", "auto", "--grace", 300),
     )
-    assert settings == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    assert settings == {
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
     assert words[1:4] == ["-m", "accelerate.commands.accelerate_cli", "launch"]
     assert Path(after(words, "--config_file")).name == "zero3.yaml"
     assert [after(words, f"--{name}") for name in ("num_processes", "num_machines", "machine_rank")] == [
@@ -50,7 +54,7 @@ def test_several_machines():
         "2",
     ]
     assert (after(words, "--main_process_ip"), after(words, "--main_process_port")) == ("127.0.0.1", "29500")
-    assert words[-4:] == ["recrl.launch.train", "demo", "train.prompts_per_step=64", "--resume"]
+    assert words[-5:] == ["recrl.launch.train", "demo", "train.prompts_per_step=64", "--resume", "auto"]
 
 
 @NO_GPU

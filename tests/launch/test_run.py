@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, 
     assert state["step"] == stopped
 
     end = stopped + 2
-    finished("train", str(config), f"train.steps={end}", "--resume")
+    finished("train", str(config), f"train.steps={end}", "--resume", "auto")
     assert [row["step"] for row in lines(run)] == list(range(1, end + 1))
     assert (run / "report.md").exists()
 
@@ -214,7 +214,8 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
         (("train", "nowhere.yaml"), "no configuration 'nowhere.yaml'"),
         (("train", "demo", "data=nowhere.parquet", "output=never"), "no such file"),
         (("eval", "nowhere"), "holds no trained policy"),
-        (("train", "demo", "output=never", "--resume"), "holds no run to resume"),
+        (("train", "demo", "output=never", "--resume", "never/checkpoint-3"), "no such folder"),
+        (("train", "demo", "output=never", "--resume", "auto", "--fresh"), "give one of them"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):

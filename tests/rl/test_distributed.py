@@ -1,4 +1,4 @@
-"""Two gloo processes train like one, with DDP and DeepSpeed ZeRO-1, -2 and -3.
+"""Two gloo processes train like one, with DDP and DeepSpeed ZeRO-1, -2 and -3, on one host and on two.
 
 The two read each prompt once, the one reads it for every answer.
 """
@@ -8,15 +8,24 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import hosts
 import pytest
 import torch
+
+from recrl.launch.processes import end
 
 SCRIPT = Path(__file__).with_name("fixed_rollouts.py")
 # As shipped; without a GPU all of these work over gloo.
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+# Two hosts, each with one of the processes.
+HOSTS = "zero3 on two hosts"
+NO_HOSTS = pytest.param(
+    HOSTS, "sequence", marks=pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
+)
 
 
 def free_port() -> int:
@@ -27,6 +36,7 @@ def free_port() -> int:
 
 def launch(output: Path, kind: str, *arguments: str, script: Path = SCRIPT, timeout: float = 300) -> Path:
     """Runs of a script with these processes; returns the folder that holds them."""
+    output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable]
     if kind in STRATEGIES:
         command += ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{kind}.yaml")]
@@ -43,6 +53,29 @@ def launch(output: Path, kind: str, *arguments: str, script: Path = SCRIPT, time
     return output
 
 
+def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = str(Path(__file__).with_name("on_host.py"))
+    with hosts.two() as names, ExitStack() as stack:
+        address = next(iter(names.values()))
+        started = []
+        for rank, name in enumerate(names):
+            words = ["zero3", "2", str(rank), address, "29500", str(SCRIPT), str(output), "zero3"]
+            log = stack.enter_context((output.parent / f"{rank}.log").open("w"))
+            process = subprocess.Popen(
+                hosts.on(name, sys.executable, script, *words),
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            stack.callback(end, process)
+            started.append(process)
+        codes = [process.wait(timeout) for process in started]
+    assert codes == [0, 0], [(output.parent / f"{rank}.log").read_text()[-3000:] for rank in (0, 1)]
+    return output
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """Weights and ranks of a run, by kind of launch and name; each kind is launched once."""
@@ -50,7 +83,8 @@ def results(tmp_path_factory):
 
     def load(kind, name):
         if kind not in folders:
-            folders[kind] = launch(tmp_path_factory.mktemp(kind) / "runs", kind)
+            folder = tmp_path_factory.mktemp(kind.split()[0]) / "runs"
+            folders[kind] = launch_on_two_hosts(folder) if kind == HOSTS else launch(folder, kind)
         folder = folders[kind] / name
         return torch.load(folder / "weights.pt"), json.loads((folder / "ranks.json").read_text())
 
@@ -65,6 +99,7 @@ def results(tmp_path_factory):
         ("zero1", "sequence"),
         ("zero2", "sequence"),
         ("zero3", "sequence"),
+        NO_HOSTS,
     ],
 )
 def test_two_processes_equal_one_on_the_same_rollouts(results, kind, name):
@@ -108,3 +143,14 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
     objective, cold, everyone = (float.fromhex(count) for count in ranks[0]["duals"]["present"])
     assert 0 < cold < everyone == objective
     assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
+def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind):
+    """With sampled answers, and a batch that serves two steps."""
+    script = SCRIPT.with_name("resumed_ranks.py")
+    found = torch.load(launch(tmp_path / "out", kind, script=script) / "resumed.pt", weights_only=False)
+    whole, resumed = found["whole"], found["resumed"]
+    assert resumed["duals"] == whole["duals"]
+    for name, value in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], value), name

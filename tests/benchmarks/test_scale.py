@@ -1,0 +1,87 @@
+"""The scale benchmark, small: every part runs for real and its report says what was found."""
+
+import json
+import signal
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from recrl.benchmarks.scale import logs, resume
+from recrl.benchmarks.scale.cli import app
+
+
+def test_made_up_logs_have_the_rows_that_were_asked_for_in_order_of_time(tmp_path):
+    users = logs.write(tmp_path / "log.parquet", 20_000, tags=50)
+    log = pl.read_parquet(tmp_path / "log.parquet")
+    assert log.height == 20_000
+    assert log["time"].is_sorted()
+    assert log["user"].n_unique() <= users == 166
+    assert log["tag"].n_unique() == 50
+    # Users come back to their favourites.
+    repeats = log.group_by("user", "tag").len()["len"]
+    assert repeats.median() >= 3
+    logs.write(tmp_path / "again.parquet", 20_000, tags=50)
+    assert log.equals(pl.read_parquet(tmp_path / "again.parquet"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    config = resume.prepare(tmp_path_factory.mktemp("resume"))
+    return config, resume.uninterrupted(config)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
+def test_a_run_that_gets_a_signal_ends_as_one_that_nobody_touched(whole, number):
+    """Across the end of an epoch, from a checkpoint behind which steps were lost."""
+    config, expected = whole
+    epochs = [row["epoch"] for row in expected.logged]
+    assert epochs[resume.STEPS_OF_AN_EPOCH - 1] == pytest.approx(1.0)
+    assert len(expected.logged) == resume.STEPS
+    trial = resume.Trial(step=resume.STEPS_OF_AN_EPOCH, delay=0.05, number=number)
+    found = resume.interrupted(config, int(number), trial)
+    assert expected.differences(found) == []
+    # It can tell: one step less, another weight.
+    assert expected.differences(resume.Outcome({}, {}, found.logged[:-1]))
+
+
+def test_moments_of_trials_follow_the_seed():
+    one, same, other = (resume.trials(8, seed, 0.1) for seed in (0, 0, 1))
+    assert one == same != other
+    assert {trial.number for trial in one} == {signal.SIGKILL, signal.SIGTERM}
+
+
+def test_the_report_of_small_parts(tmp_path):
+    folder = tmp_path / "scale"
+    found = CliRunner().invoke(
+        app,
+        [
+            *("--output", str(folder), "--parts", "data,training", "--events", "20000,40000"),
+            *("--model", "quick", "--strategies", "zero2", "--steps", "1", "--rounds", "1"),
+        ],
+    )
+    assert found.exit_code == 0, found.output
+    result = json.loads((folder / "scale.json").read_text())
+    small, large = result["data"]["found"]
+    assert (small["events"], large["events"]) == (20_000, 40_000)
+    assert large["episodes"] > small["episodes"] > 500
+    alone, _, shared = result["training"]["found"]
+    # Two processes share Adam's moments, and each holds the weights.
+    weights = alone["parameters"] * 4
+    assert alone["rounds"][0]["states"] == pytest.approx(3 * weights, rel=0.1)
+    assert 1.5 * weights < shared["rounds"][0]["states"] < 2.8 * weights
+    report = (folder / "report.md").read_text()
+    for word in ("## Tables of a log", "## Several processes", "zero2 x 2", "20,000", "weak"):
+        assert word in report
+    for name in ("data", "training"):
+        assert (folder / "plots" / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--parts", "everything"), "--parts everything: unknown"), (("--report-only",), "is missing")],
+)
+def test_mistakes_are_named(tmp_path, arguments, message):
+    found = CliRunner().invoke(app, ["--output", str(tmp_path / "none"), *arguments])
+    assert found.exit_code == 2
+    assert message in found.output + found.stderr

@@ -1,0 +1,43 @@
+"""A run on several processes that stops in its middle, and the one that goes on: the script behind
+test_distributed.py.
+
+Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3]; writes how the whole run and the resumed one ended.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from fixed_rollouts import trainer_for
+from transformers import TrainerCallback
+
+STEPS, MIDDLE = 4, 3
+
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == MIDDLE:
+            control.should_save = control.should_training_stop = True
+
+
+def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
+    trainer = trainer_for(folder, max_steps=STEPS, save_strategy="steps", save_steps=100, num_iterations=2)
+    if stop:
+        trainer.add_callback(Stop())
+    trainer.train(resume_from_checkpoint=resume)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    duals = gather_object([trainer.duals.state_dict()])
+    assert all(state == duals[0] for state in duals)
+    if not trainer.accelerator.is_main_process:
+        return {}
+    return {"weights": {name: value.clone() for name, value in weights.items()}, "duals": duals[0]}
+
+
+if __name__ == "__main__":
+    output = Path(sys.argv[1])
+    whole = run(output / "whole")
+    run(output / "parts", stop=True)
+    resumed = run(output / "parts", resume=True)
+    if whole:
+        torch.save({"whole": whole, "resumed": resumed}, output / "resumed.pt")
