@@ -245,7 +245,8 @@ def write(
     of_origins = dict(zip(_origins(protocol), popularity, strict=True))
     users = part.users.select("user", "unseen", "profile")
     table = episodes.build(triples, users, of_origins, protocol, week_zero)
-    table.write_ipc(part.path("episodes"))
+    # Texts laid out one behind the other, in a way that does not depend on how threads met.
+    table.write_ipc(part.path("episodes"), compat_level=pl.CompatLevel.oldest())
     found = {split: int((table["split"] == split).sum()) for split in SPLITS}
     found["unseen"] = table.filter((pl.col("split") == "test") & pl.col("unseen")).height
     return found
