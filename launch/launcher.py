@@ -141,6 +141,8 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
     environment = {**os.environ, **chosen.environment}
     if fresh and chosen.servers and (folder / "config.yaml").exists():
         shutil.rmtree(folder)  # now, or a server would take the earlier run's policy
+    stopped = folder / STOPPED
+    stopped.unlink(missing_ok=True)  # of an earlier run
     with ExitStack() as stack:
         for address, command in chosen.servers.items():
             if healthy(address):
@@ -157,7 +159,6 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
 
         with stopping(hand_on):
             code = training.wait()
-    stopped = folder / STOPPED
     return EXIT_CODES[signal.Signals[stopped.read_text()]] if code and stopped.exists() else code
 
 

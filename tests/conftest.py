@@ -13,7 +13,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from recrl.envs.catalog import Catalog
 from recrl.envs.task import DataConfig, TagTask, prepare
 
-LONGEST = ("test_rollouts.py", "test_vllm.py", "test_run.py", "test_acceptance.py", "test_distributed.py")
+LONGEST = (
+    "test_rollouts.py",
+    "test_vllm.py",
+    "test_distributed.py",
+    "test_faults.py",
+    "test_run.py",
+    "test_acceptance.py",
+    "test_scale.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ from recrl.launch.processes import PREEMPTED, end
 from .. import BenchmarkError
 from . import logs
 
-STEPS, STEPS_OF_AN_EPOCH = 12, 5
+STEPS, STEPS_OF_AN_EPOCH = 14, 6
 _PROMPTS = 8
 # Of a run's log, what is no result.
 _TIMES = ("time/", "prefix/first_batch", "train_", "step_time")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pytest
+import ray
 
 from recrl.envs import shards
 from recrl.envs.data.events import Events
@@ -90,7 +90,6 @@ def test_a_range_ends_with_a_user(tmp_path):
 
 
 def test_ray_writes_the_same_files(tmp_path):
-    ray = pytest.importorskip("ray", reason="an extra: pip install 'recrl[ray]'")
     found = events()
     build(found, PROTOCOL, "x", tmp_path / "polars", size=800)
     try:

@@ -197,11 +197,6 @@ def record_reads(trainer: ConstrainedGRPOTrainer) -> list[tuple[int, int]]:
 
 def main() -> None:
     output, kind = Path(sys.argv[1]), sys.argv[2]
-    if kind.startswith("zero"):
-        import deepspeed
-
-        # Its shared-memory collectives would be compiled first; gloo does the same work.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     for name in [name for name in RUNS if name != "tag" or not kind.startswith("zero")]:
         folder = output / name
         trainer = trainer_for(folder, prefix_sharing="off" if kind == "one" else "on", **RUNS[name])
