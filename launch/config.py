@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve
@@ -42,6 +42,8 @@ class TaskConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Length of a list of tags."""
     max_history: int = 100
     """At most this many tags of the history stand in the prompt."""
+    max_train_episodes: int | None = Field(default=None, ge=1)
+    """At most so many training episodes, spread evenly over all of them; their prompts are held in memory."""
 
 
 class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

@@ -25,6 +25,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
@@ -86,7 +87,10 @@ class Setup:
     @cached_property
     def training_rows(self) -> list[dict[str, Any]]:
         """Read by the warm start and by the trainer."""
-        return self.rows(self.task.split("train"))
+        episodes, limit = self.task.split("train"), self.config.task.max_train_episodes
+        if limit is not None and limit < episodes.height:
+            episodes = episodes[np.linspace(0, episodes.height - 1, limit).round().astype(int)]
+        return self.rows(episodes)
 
     def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Room for an answer that is half as long again as an average one."""
@@ -129,13 +133,14 @@ def train(config: RunConfig, *, resume: str | None = None, fresh: bool = False) 
             trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
         _optimise(setup, trainer, last)
         trainer.save_model(str(folder / "policy"))
-        trained = trainer.accelerator.unwrap_model(trainer.model)
     elif state.is_main_process:  # stopped behind its last step
         trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
         trained.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
     if state.is_main_process:
-        evaluate(setup, {"warm start": folder / "warm", "trained": trained}, tokenizer)
+        # From the folder, and whole: under ZeRO-3 each process holds a part, and would load one.
+        unset_hf_deepspeed_config()
+        evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer)
         report.write(folder)
         display.say(f"report: {folder / 'report.md'}")
     state.wait_for_everyone()
@@ -190,18 +195,16 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
     return Setup(config, config.folder, task, engine, embeddings, display)
 
 
-def evaluate(
-    setup: Setup, policies: dict[str, PreTrainedModel | Path], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Answer the test episodes with every policy and write ``evaluation.json`` and ``examples.json``."""
+def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Answer the test episodes with the policy of every folder; write ``evaluation.json`` and
+    ``examples.json``."""
     config, task = setup.config, setup.task
     episodes = test_episodes(task, config.evaluation)
     rows = setup.rows(episodes)
     sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
-    for name, model in policies.items():
-        if isinstance(model, Path):
-            model, _ = policy.load(config.policy.model_copy(update={"model": str(model)}))
+    for name, path in policies.items():
+        model, _ = policy.load(config.policy.model_copy(update={"model": str(path)}))
         with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
 
             def on_batch(stage: str, done: int, advance: Any = advance) -> None:

@@ -81,8 +81,8 @@ def load(
             )
     rows = lazy.select(**{role: pl.col(name) for role, name in wanted.items()}).with_row_index("row")
     rows = rows.with_columns(
-        pl.col("user").cast(pl.String).str.strip_chars().replace("", None),
-        pl.col("tag").cast(pl.String).str.strip_chars().replace("", None),
+        user=_text("user"),
+        tag=_text("tag"),
         raw_time=pl.col("time").cast(pl.String),
         time=_as_datetime(schema[columns.time], path, columns.time),
     )
@@ -144,6 +144,12 @@ def _scan(path: Path) -> pl.LazyFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} is no readable {SUFFIXES[path.suffix]} file: {error}") from error
     return lazy
+
+
+def _text(name: str) -> pl.Expr:
+    """A column as text; null where it is empty."""
+    text = pl.col(name).cast(pl.String).str.strip_chars()
+    return pl.when(text != "").then(text)  # `replace` would read the whole file
 
 
 def _as_datetime(dtype: pl.DataType, path: Path, name: str) -> pl.Expr:

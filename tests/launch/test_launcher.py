@@ -1,5 +1,6 @@
 """``recrl launch``: what it would start, and what it refuses."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
+from test_run import SMALL, lines
 from typer.testing import CliRunner
 
 from recrl.launch import launcher
 from recrl.launch.cli import app
 from recrl.launch.config import ConfigError, load
+from recrl.rl import checkpoints
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 
@@ -92,6 +96,34 @@ def test_servers_of_this_machine_are_started_on_the_first_one_only():
 def test_what_cannot_be_is_refused_before_anything_starts(arguments, message):
     with pytest.raises(ConfigError, match=message):
         dry(*arguments)
+
+
+@NO_GPU
+def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache, panel_task):
+    """ZeRO-3 to its end: policy, evaluation and report."""
+    run = tmp_path / "run"
+    config = {**SMALL, "output": str(run), "data": {"cache": str(cache)}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "recrl.launch.cli", "launch", str(tmp_path / "config.yaml")),
+            *("--strategy", "zero3", "--gpus", "2"),
+        ],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    assert [row["step"] for row in lines(run)] == [1, 2, 3, 4]
+    manifest = checkpoints.read(run / "checkpoints" / "checkpoint-4")
+    assert (manifest.strategy, manifest.processes) == ("zero3", 2)
+    assert sum("optim_states" in name for name in manifest.files) == 2
+    warm, trained = (load_file(run / name / "model.safetensors") for name in ("warm", "policy"))
+    assert trained.keys() == warm.keys()
+    assert all(trained[name].shape == value.shape for name, value in warm.items())
+    assert not all(trained[name].equal(value) for name, value in warm.items())
+    assert (run / "report.md").exists()
 
 
 @NO_GPU

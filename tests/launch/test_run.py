@@ -13,6 +13,10 @@ import polars as pl
 import pytest
 import yaml
 
+from recrl.launch.config import load
+from recrl.launch.progress import Display
+from recrl.launch.run import prepare_setup
+
 SMALL = {
     "name": "small",
     "policy": {"tiny": {"hidden": 32, "vocabulary": 400}},
@@ -184,6 +188,17 @@ def test_a_users_own_log(config, tmp_path):
     report = (tmp_path / "run" / "report.md").read_text()
     assert "logs.parquet" in report
     assert "genre" in report
+
+
+def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):
+    overrides = ["task.max_train_episodes=50", f"data.cache={cache}", "rewards=[recall]"]
+    config = load("demo", [*overrides, "optimizer.constraints=[]"])
+    rows = prepare_setup(config, Display(False)).training_rows
+    assert len(rows) == 50
+    assert len({row["prompt"][-1]["content"] for row in rows}) == 50
+    episodes = panel_task.split("train")
+    assert rows[0]["target"] == episodes["target"][0].to_list()
+    assert rows[-1]["target"] == episodes["target"][-1].to_list()
 
 
 def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
