@@ -4,6 +4,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -272,27 +273,29 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app(arguments if arguments is not None else sys.argv[1:])
-    except RewardError as error:
-        if error.__cause__ is not None:  # on the process where it happened
-            Console(stderr=True).print(blamed(error.__cause__), markup=False, highlight=False, soft_wrap=True)
-        fail(str(error), 2)
     except (
-        *(CheckpointError, ConfigError, DataError, LaunchError, RewardSpecError, RolloutError),
+        *(CheckpointError, ConfigError, DataError, LaunchError, RewardError, RewardSpecError, RolloutError),
         ModuleNotFoundError,
     ) as error:
+        fault: BaseException | None = error
+        while isinstance(fault, RewardError | RewardSpecError | ConfigError):
+            fault = fault.__cause__
+        if fault is not None and fault is not error and (trace := blamed(fault)):
+            Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
         fail(str(error), 2)
     except KeyboardInterrupt:
         fail("stopped before anything could be saved", INTERRUPTED)
 
 
 def blamed(error: BaseException) -> str:
-    """A traceback that begins in the code of the user, not in ours which called it."""
+    """A traceback that begins in the code of the user, not in ours which called it; empty if it never gets
+    there."""
     trace = error.__traceback__
-    ours = str(Path(__file__).parents[1])
-    while (
-        trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename.startswith(ours)
-    ):
+    passed = (str(Path(__file__).parents[1]), str(Path(threading.__file__).parent), "<frozen")
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(passed):
         trace = trace.tb_next
+    if trace is None:
+        return ""
     return "".join(traceback.format_exception(type(error), error, trace))
 
 

@@ -15,13 +15,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from ..envs.task import DataConfig
-from ..rewards import RewardSpec, RewardSpecError, resolve
+from ..rewards import RewardSpec, RewardSpecError, resolve_all
 from ..rl.advantages import find_rule
 from ..rl.constraints import Problem
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
-from ..rl.preconditions import check_credit, check_rule
+from ..rl.preconditions import check_credit, check_directions, check_rule
 from ..rl.reference import ReferenceConfig
 from ..rl.rollouts.settings import RolloutConfig
 from ..rl.training import TrainConfig
@@ -106,8 +106,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     warm_start: WarmStartConfig = WarmStartConfig()
     """Supervised training before reinforcement learning."""
     rewards: tuple[RewardSpec, ...]
-    """What is measured: a name, or an entry with ``name``, ``use``, ``range``, ``unit``, ``weight``,
-    ``params``."""
+    """What is measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
     optimizer: OptimizerConfig
     """What is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
@@ -142,7 +141,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
                 problem.
         """
         try:
-            found = [resolve(spec) for spec in self.rewards]
+            found = resolve_all(self.rewards)
             units = {reward.name: reward.unit for reward in found}
             problem = Problem.build(
                 self.optimizer.objective,
@@ -151,6 +150,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
                 objective_unit=self.optimizer.objective_unit or units.get(self.optimizer.objective),
                 weights={spec.name: spec.weight for spec in self.rewards},
             )
+            check_directions(found, problem)
             check_rule(problem, self.optimizer.rule)
             check_credit(found, problem, self.optimizer.rule, self.optimizer.credit)
             return problem

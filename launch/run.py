@@ -29,7 +29,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
-from ..rewards import RewardEngine, encode_tags, parameters, resolve
+from ..rewards import RewardEngine, encode_tags, parameters, resolve_all
+from ..rewards.binding import LIVE
 from ..rl import checkpoints, policy
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
 from ..rl.lists import line_tokens
@@ -43,9 +44,6 @@ from . import report
 from .config import ConfigError, RunConfig
 from .processes import EXIT_CODES, stopping
 from .progress import Display
-
-# What TRL's rewards may name besides dataset columns.
-_TRL_RESOURCES = ("trainer_state", "log_extra", "log_metric")
 
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
@@ -184,11 +182,11 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
     resources: dict[str, Any] = {
         "catalog": task.catalog,
         "slots": config.task.slots,
-        **dict.fromkeys(_TRL_RESOURCES),
+        **dict.fromkeys(LIVE),
     }
     embeddings = None
     # Only a reward that names the encoder pays for it.
-    if any("encoder" in parameters(resolve(spec)) for spec in config.rewards):
+    if any("encoder" in parameters(reward) for reward in resolve_all(config.rewards)):
         embeddings = encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
         resources["encoder"] = embeddings
     engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])

@@ -1,9 +1,10 @@
 """What scores an answer: the Reward protocol, the registry, the engine and the rewards recrl ships with."""
 
-from .base import Reward, RewardError, RewardSpec, RewardSpecError, completion_text
+from .base import Reward, RewardError, RewardSpecError, completion_text
 from .encoder import encode_tags
 from .engine import RewardEngine
-from .registry import declared_in, parameters, resolve, reward
+from .registry import declared_in, known, parameters, resolve, resolve_all, reward
+from .spec import RewardSpec
 
 __all__ = [
     "Reward",
@@ -14,7 +15,9 @@ __all__ = [
     "completion_text",
     "declared_in",
     "encode_tags",
+    "known",
     "parameters",
     "resolve",
+    "resolve_all",
     "reward",
 ]

@@ -2,8 +2,10 @@
 
 ``reward``      the decorator: declares a function's range and registers it under a name
 ``resolve``     a registered name, entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``resolve_all`` the rewards of a run, those that add up others included
 ``declared_in`` the rewards of a module
 ``parameters``  the names of what a reward reads
+``known``       every reward that is registered or offered by a package
 
 To add a reward to a project, write a file and name it in the config as ``my_rewards.py:politeness``:
 
@@ -25,13 +27,14 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .base import Per, Reward, RewardFunction, RewardSpec, RewardSpecError
+from .base import Direction, Per, Reward, RewardFunction, RewardSpecError
+from .spec import RewardSpec
 
 ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
@@ -48,6 +51,8 @@ def reward(
     range: tuple[float, float],
     per: Per = "sample",
     unit: float | None = None,
+    direction: Direction = "higher",
+    needs: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Declare a reward function (or a class of callable rewards) and register it as ``name``.
 
@@ -59,13 +64,16 @@ def reward(
         per: ``"group"`` if it compares the completions of one prompt, ``"tag"`` if the first tags of an
             answer have a score of their own.
         unit: what counts as one step of it; None leaves that to the optimiser.
+        direction: which is better; ``"lower"`` can be held down, but not maximised.
+        needs: columns and resources that the function reads through ``**kwargs``.
 
     Raises:
         RewardSpecError: the declaration is unusable, or another function is registered under this name.
     """
 
     def declare(function: F) -> F:
-        declared = Reward(name, function, float(range[0]), float(range[1]), per, unit)
+        low, high = map(float, range)
+        declared = Reward(name, function, low, high, per, unit, direction, tuple(needs))
         known = _registered.get(name)
         # The same function defined again (a notebook cell, a reloaded module) replaces its older self.
         if known is not None and _origin(known.function) != _origin(function):
@@ -91,8 +99,10 @@ def resolve(spec: str | RewardSpec) -> Reward:
     Raises:
         RewardSpecError: nothing has that name (the message offers the nearest), or no range is declared.
     """
-    entry = RewardSpec(name=spec.rpartition(":")[2], use=spec) if isinstance(spec, str) else spec
+    entry = as_spec(spec)
     function = _load(entry.use)
+    if entry.use.endswith("()"):
+        function = _made(entry, function)
     if not callable(function):
         raise RewardSpecError(f"reward {entry.use!r} is a {type(function).__name__}; it must be callable")
     declared = _registered.get(entry.use) or getattr(function, _DECLARATION, None)
@@ -113,7 +123,32 @@ def resolve(spec: str | RewardSpec) -> Reward:
         high=float(high),
         per=entry.per or declared.per,
         unit=declared.unit if entry.unit is None else entry.unit,
+        direction=entry.direction or declared.direction,
     )
+
+
+def resolve_all(specs: Sequence[str | RewardSpec]) -> tuple[Reward, ...]:
+    """The rewards of a run, in the order of its list.
+
+    Raises:
+        RewardSpecError: as for `resolve`; two share a name; or one adds up rewards that are not in the list.
+    """
+    entries = [as_spec(spec) for spec in specs]
+    found = {i: resolve(spec) for i, spec in enumerate(specs) if not entries[i].sum}
+    parts = {reward.name: reward for reward in found.values()}
+    found |= {i: _sum(entry, parts) for i, entry in enumerate(entries) if entry.sum}
+    names = [reward.name for reward in found.values()]
+    for name in names:
+        if names.count(name) > 1:
+            raise RewardSpecError(
+                f"two rewards are called {name!r}: give one another name, and 'use: {name}' in its config"
+            )
+    return tuple(found[i] for i in range(len(entries)))
+
+
+def as_spec(spec: str | RewardSpec) -> RewardSpec:
+    """The config entry of a ``use`` string alone."""
+    return RewardSpec(name=spec.rpartition(":")[2], use=spec) if isinstance(spec, str) else spec
 
 
 def declared_in(module: str) -> list[str]:
@@ -132,15 +167,62 @@ def declared_in(module: str) -> list[str]:
 
 def parameters(found: Reward) -> tuple[str, ...]:
     """Names of what a reward reads: columns, derived columns and resources."""
-    function = found.function
-    signature = inspect.signature(function.__call__ if isinstance(function, type) else function)
-    return tuple(signature.parameters)
+    functions = [found.function]
+    if isinstance(found.function, type):
+        functions = [found.function.__call__]
+        if hasattr(found.function, "update"):
+            functions.append(found.function.update)
+    named = [name for function in functions for name in inspect.signature(function).parameters]
+    return tuple(dict.fromkeys([*named, *found.needs]))
+
+
+def known() -> dict[str, str]:
+    """Name of each reward that a config may use as it is -> where it comes from."""
+    _import_built_in()
+    here = {name: f"{found.function.__module__}" for name, found in sorted(_registered.items())}
+    offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return here | {entry.name: f"entry point {entry.value}" for entry in offered if entry.name not in here}
+
+
+def _sum(entry: RewardSpec, parts: dict[str, Reward]) -> Reward:
+    """A reward that adds up others; its range follows from theirs."""
+    assert entry.sum is not None
+    for name in entry.sum:
+        if name not in parts:
+            raise RewardSpecError(
+                f"reward {entry.name!r}: sum names {name!r}, which the list of rewards lacks or which is a "
+                f"sum itself{_nearest(name, set(parts))}"
+            )
+    ends = [[weight * end for end in (parts[n].low, parts[n].high)] for n, weight in entry.sum.items()]
+    low, high = entry.range or (sum(map(min, ends)), sum(map(max, ends)))
+    return Reward(
+        entry.name, _nobody_calls, low, high, unit=entry.unit, direction=entry.direction or "higher"
+    )
+
+
+def _nobody_calls(**_: Any) -> None:
+    raise NotImplementedError("the engine adds up the scores of other rewards")
+
+
+def _made(entry: RewardSpec, factory: Any) -> Any:
+    """What a factory makes of the entry's params."""
+    try:
+        return factory(**entry.params)
+    except TypeError as error:
+        raise RewardSpecError(
+            f"reward {entry.name!r}: {entry.use} with params {entry.params} does not fit: {error}"
+        ) from error
+
+
+def _import_built_in() -> None:
+    for built_in in BUILT_IN_MODULES:
+        importlib.import_module(f".{built_in}", __package__)
 
 
 def _load(use: str) -> Any:
     """The object that a ``use`` string names."""
-    for built_in in BUILT_IN_MODULES:
-        importlib.import_module(f".{built_in}", __package__)
+    _import_built_in()
+    use = use.removesuffix("()")
     module_name, colon, attribute = use.rpartition(":")
     if colon:
         module = _module(module_name)
@@ -155,7 +237,13 @@ def _load(use: str) -> Any:
         return _registered[use].function
     offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     if use in offered.names:
-        return offered[use].load()
+        try:
+            return offered[use].load()
+        except Exception as error:
+            raise RewardSpecError(
+                f"reward {use!r}: entry point {offered[use].value!r} of {offered[use].dist} cannot be "
+                f"loaded, {type(error).__name__}: {error}"
+            ) from error
     raise RewardSpecError(
         f"unknown reward {use!r}{_nearest(use, {*_registered, *offered.names})}. A function of your own is "
         "'package.module:function' or 'path/to/file.py:function'"
@@ -192,9 +280,11 @@ def _import_file(name: str) -> ModuleType:
         module = sys.modules[module_name] = importlib.util.module_from_spec(module_spec)
         try:
             module_spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:
             del sys.modules[module_name]
-            raise
+            raise RewardSpecError(
+                f"reward file {path} cannot be imported, {type(error).__name__}: {error}"
+            ) from error
     return sys.modules[module_name]
 
 

@@ -4,7 +4,7 @@ The prompts are prefilled together; then every answer takes one token a step, an
 share its keys and values (:class:`recrl.rl.attention.Branches`). Answers that have ended leave the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -58,6 +58,10 @@ class Sampling:
         return found
 
 
+# Numbers of the answers to one prompt, and the tokens of each.
+Answered = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
+
+
 class Constraint(Protocol):
     """Which tokens may come next."""
 
@@ -82,6 +86,7 @@ def decode(
     numbers: Tensor,
     sampling: Sampling,
     constraint: Constraint | None,
+    on_answered: Answered = lambda members, tokens: None,
 ) -> list[list[int]]:
     """Answers to prompts, by number.
 
@@ -89,6 +94,8 @@ def decode(
         model: Causal language model without wrappers, set to shared attention, in evaluation mode.
         prompts: Token ids, at least one each.
         numbers: ``[R, S]``, an answer's number; -1 where a prompt has fewer answers than others.
+        on_answered: Called with the numbers of all answers to a prompt once the last of them has ended, and
+            their tokens.
     """
     device = model.device
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
@@ -101,6 +108,7 @@ def decode(
     if constraint is not None:
         constraint.begin(total)
     open_ = (numbers >= 0).to(device)
+    members = [[number for number in row if number >= 0] for row in numbers.tolist()]
     for step in range(sampling.max_tokens):
         branches.begin(step)
         logits = model(
@@ -127,6 +135,10 @@ def decode(
         left = open_.sum(dim=1)
         if not left.any():
             break
+        for row, still in enumerate(left.tolist()):
+            if not still and (ended := members[row]):
+                members[row] = []
+                on_answered(ended, [answers[number] for number in ended])
         if (left > 0).sum() * left.max() <= (1 - _REMOVE_AT) * open_.numel():
             prompts_left = (left > 0).nonzero().flatten()
             # The open slots of each prompt first; a prompt with fewer carries closed ones along.
@@ -136,6 +148,9 @@ def decode(
             open_ = open_[prompts_left].gather(1, slots)
             numbers = numbers[prompts_left.cpu()].gather(1, slots.cpu())
             lengths = lengths[prompts_left]
+            members = [members[row] for row in prompts_left.tolist()]
+    for ended in filter(None, members):
+        on_answered(ended, [answers[number] for number in ended])
     return answers
 
 

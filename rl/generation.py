@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from .branches import Constraint, Sampling, decode
+from .branches import Answered, Constraint, Sampling, decode
 from .prefix import without_adapters
 from .sharing import can_share
 
@@ -24,6 +24,7 @@ def generate(
     *,
     copies: int = 1,
     constraint: Constraint | None = None,
+    on_answered: Answered = lambda members, tokens: None,
 ) -> list[list[int]]:
     """Sample ``copies`` answers to each prompt, in order; one that was not cut short ends with an end token.
 
@@ -33,6 +34,8 @@ def generate(
     Args:
         model: Causal language model, in evaluation mode; adapters may be around it, other wrappers not.
         prompts: Token ids; equal prompts are read once.
+        on_answered: Called with the numbers of all answers to a prompt, and their tokens, once they are
+            there; not with the ``generate`` of transformers.
 
     Raises:
         ValueError: an empty prompt, or a prompt that leaves no room for an answer in the model's window.
@@ -51,7 +54,7 @@ def generate(
     numbers = torch.full((len(rows), max(map(len, rows.values()))), -1)
     for row, members in zip(numbers, rows.values(), strict=True):
         row[: len(members)] = torch.tensor(members)
-    return decode(base, list(rows), numbers, sampling, constraint)
+    return decode(base, list(rows), numbers, sampling, constraint, on_answered)
 
 
 def check_window(model: Any, prompt: int, answer: int) -> None:

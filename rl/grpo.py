@@ -17,7 +17,7 @@ Of TRL 1.16's private steps these are replaced:
 import logging
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -233,8 +233,16 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         if images or multimodal_fields or not self._generates_itself:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest)
         with self._for_generation() as policy:
-            answers = generate(policy, prompt_ids, self._sampling)
+            answers = generate(policy, prompt_ids, self._sampling, on_answered=self.answered)
         return answers, None
+
+    def answered(self, members: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """All answers to one prompt are there, others may not be.
+
+        Args:
+            members: Their samples of this rank's batch.
+            tokens: Of each.
+        """
 
     @property
     def _sampling(self) -> Sampling:
@@ -265,6 +273,7 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         found: dict[int, Answer] = {}
         for members, answers in zip(rows.values(), engine.generate(requests, self._sampling), strict=True):
             found.update(zip(members, answers, strict=True))
+            self.answered(members, [answer.tokens for answer in answers])
         answers = [found[i] for i in range(len(prompt_ids))]
         guard.check_versions(answers, version)
         self._compare(engine, requests[0], [found[i] for i in rows[requests[0].prompt]], version)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
 
-from ..rewards import Reward
+from ..rewards import Reward, RewardEngine
 from ..rewards.base import PER_TAG
 from .advantages import RULES, AdvantageBatch, find_rule
 from .constraints import Problem, Units
@@ -20,6 +20,37 @@ from .generation import check_window
 
 # So many of the prompts with the most characters are tokenised to find the one with the most tokens.
 _LONGEST = 32
+
+
+def check_memories(engine: RewardEngine, processes: int) -> None:
+    """What a reward remembers is the same on every rank."""
+    if processes > 1 and (names := engine.forgetful()):
+        raise ValueError(
+            f"reward {names[0]!r} remembers samples but has no update method, so that each of {processes} "
+            "processes would score by a memory of its own; let __call__ only read the memory, and "
+            "update(self, completions), with the columns that it needs, add the samples of all"
+        )
+
+
+def check_directions(rewards: Sequence[Reward], problem: Problem) -> None:
+    """Nothing that is better low is raised."""
+    for reward in rewards:
+        if reward.direction == "higher":
+            continue
+        held = f"hold it down by a constraint such as '{reward.name} <= ... (mean)'"
+        fix = f"{held}, or declare direction: higher in its entry"
+        if reward.name == problem.objective:
+            raise ValueError(f"optimizer.objective={reward.name}: lower is better; {fix}")
+        for constraint in problem.constraints:
+            # A band (in [a, b]) holds it from both sides and is meant.
+            both = any(c.reward == reward.name and c.sense == "<=" for c in problem.constraints)
+            if constraint.reward == reward.name and constraint.sense == ">=" and not both:
+                raise ValueError(f"constraint {constraint.name!r}: lower is better; {fix}")
+        if problem.weights.get(reward.name, 0.0) > 0:
+            raise ValueError(
+                f"weight={problem.weights[reward.name]:g} of reward {reward.name!r}: lower is better; give "
+                f"it a negative weight, or {fix}"
+            )
 
 
 def check_groups(args: GRPOConfig) -> None:

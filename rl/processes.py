@@ -2,9 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+
+T = TypeVar("T")
 
 # Set by whatever starts several processes: torch, Open MPI, MPICH, MVAPICH.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -25,6 +30,25 @@ def distributed_state() -> PartialState:
     if on_cpu and _asked("ACCELERATE_USE_DEEPSPEED"):
         _without_compiler()
     return PartialState(cpu=on_cpu)
+
+
+def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:
+    """Do this rank's part of something; if it fails on one rank, all stop together.
+
+    A rank that failed alone would leave the others waiting for it.
+
+    Args:
+        failure: What to raise where it did not fail; its argument is the message of the first that did.
+    """
+    fault: Exception | None = None
+    try:
+        found = work()
+    except Exception as error:
+        fault = error
+    faults = [text for text in gather_object([None if fault is None else str(fault)]) if text is not None]
+    if faults:
+        raise fault or failure(f"on another rank: {faults[0]}")
+    return found
 
 
 def check_launch(on_cpu: bool) -> None:

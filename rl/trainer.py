@@ -16,6 +16,7 @@ multipliers are never stepped twice for one generation batch.
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +28,11 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig
+from trl.data_utils import is_conversational
 
 from ..rewards import RewardEngine, RewardError
+from ..rewards.binding import LIVE
+from ..rewards.engine import Early
 from .advantages import AdvantageBatch, find_rule
 from .checkpoints import Manifest
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
@@ -39,10 +43,12 @@ from .grpo import SharedPrefixGRPOTrainer
 from .preconditions import (
     check_credit,
     check_gradient_conflict,
+    check_memories,
     check_prompts,
     check_rule,
     check_segments,
 )
+from .processes import on_all_or_none
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +59,10 @@ _AGREEMENT_EVERY = 50
 
 # The cosine of gradients is estimated on this many groups of a rank.
 _COSINE_GROUPS = 8
+
+
+# Scores of beginnings, and which tag each token belongs to.
+_Running = tuple[np.ndarray, list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         check_rule(problem, rule)
         check_gradient_conflict(args, gradient_conflict_every)
         check_credit(engine.rewards, problem, rule, credit)
+        check_memories(engine, args.world_size)
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)
@@ -135,6 +146,9 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         self.kl_coefficient = self.beta
         self._scores: Tensor | None = None
         self._tags: _TagCredit | None = None
+        self._early: Early | None = None
+        self._asked: Any = []
+        self._answered: dict[int, Sequence[int]] = {}
         self._pieces: dict[int, str] = {}
         self._suspected: set[str] = set()
 
@@ -150,34 +164,71 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             return self._scored(inputs, prompts, completions, completion_ids_list)
 
     def _scored(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
-        columns = {
-            key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")
-        }
+        columns = _columns(inputs)
         columns["completion_ids"] = completion_ids_list
         training = self.model.training
         group_size = self.num_generations if training else self.num_generations_eval
-        per_tag = training and self.credit == "tag"
-        scores, running, positions, failure = None, None, [], None
-        try:
-            scores = self.engine.score(prompts, completions, columns, group_size)
-            if per_tag:
-                positions = [tag_positions(self._decoded(ids)) for ids in completion_ids_list]
-                lengths = 1 + max(max(found, default=0) for found in positions)
-                running = self.engine.score_prefixes(prompts, completions, columns, lengths)
-        except RewardError as error:
-            failure = error
-        # A rank that failed must not leave the others waiting in the gather below: all learn of it and stop
-        # together.
-        failures = [text for text in gather_object([str(failure) if failure else None]) if text]
-        if failures:
-            raise failure or RewardError(f"on another rank: {failures[0]}")
-        assert scores is not None
+        for name in LIVE:
+            if name in self.engine.resources:
+                self.engine.resources[name] = self._live(name)
+
+        def score() -> tuple[np.ndarray, _Running | None]:
+            early, self._early = self._early, None
+            before = {**self.engine.failed}, {**self.engine.seconds}
+            scores = self.engine.score(prompts, completions, columns, group_size, early)
+            self._log_rewards(scores, *before)
+            if not (training and self.credit == "tag"):
+                return scores, None
+            positions = [tag_positions(self._decoded(ids)) for ids in completion_ids_list]
+            lengths = 1 + max(max(found, default=0) for found in positions)
+            return scores, (self.engine.score_prefixes(prompts, completions, columns, lengths), positions)
+
+        scores, running = on_all_or_none(score, RewardError)
+        if training:
+            self.engine.learn(prompts, completions, columns, gather_object)
         members = segment_indicators(self.problem, columns, len(scores))
         local = torch.cat([torch.from_numpy(scores), members], dim=1)
         self._scores = gather(local.to(self.accelerator.device))
         if running is not None:
-            self._tags = self._gather_tags(running, positions)
+            self._tags = self._gather_tags(*running)
         return self._scores[:, : len(self.problem.names)]
+
+    def _live(self, name: str) -> Any:
+        """What TRL passes to its reward functions under this name."""
+        return {
+            "trainer_state": self.state,
+            "log_extra": self._log_completion_extra,
+            "log_metric": self._log_metric,
+        }[name]
+
+    def _log_rewards(self, scores: np.ndarray, failed: dict[str, int], seconds: dict[str, float]) -> None:
+        """Of this rank, which TRL averages over ranks."""
+        for name, spent in self.engine.seconds.items():
+            self._log_metric(f"reward_seconds/{name}", spent - seconds[name])
+        for name, count in self.engine.failed.items():
+            self._log_metric(f"rewards/{name}/failed", (count - failed[name]) / len(scores))
+
+    def answered(self, members: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Ask for the rewards of groups that are there before others, where that saves time."""
+        early, inputs = self._early, self._asked
+        if early is None:
+            return
+        self._answered.update(zip(members, tokens, strict=True))
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        for first in sorted({i // size * size for i in members}):
+            rows = range(first, first + size)
+            if not all(i in self._answered for i in rows):
+                continue
+            ids = [list(self._answered[i]) for i in rows]
+            tokenizer: Any = self.processing_class
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            conversational = is_conversational({"prompt": inputs[first]["prompt"]})
+            completions = [
+                [{"role": "assistant", "content": text}] if conversational else text for text in texts
+            ]
+            columns = _columns([inputs[i] for i in rows])
+            columns["completion_ids"] = ids
+            early.add(first, [inputs[i]["prompt"] for i in rows], completions, columns)
 
     def _decoded(self, ids: Any) -> list[str]:
         """What each token decodes to by itself; special tokens to nothing."""
@@ -195,8 +246,16 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         return _TagCredit(gather(torch.from_numpy(padded).to(device)), gather(tokens.to(device)), positions)
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
         training = self.model.training
+        if self.engine.elsewhere and not self.tools:
+            size = self.num_generations if training else self.num_generations_eval
+            self._early, self._asked, self._answered = self.engine.early(size), inputs, {}
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            if self._early is not None:
+                self._early.cancel()
+            self._early, self._asked, self._answered = None, [], {}
         with self.timed("constraints"):
             return self._constrained(inputs, output, training)
 
@@ -320,15 +379,12 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
     def load_rank_state(self, state: dict[str, Any], manifest: Manifest) -> None:
         super().load_rank_state(state, manifest)
-        memory, processes = state["rewards"], self.accelerator.num_processes
-        self.engine.load_state_dict(memory)
-        if memory and manifest.processes != processes:
-            logger.warning(
-                "the rewards %s remember the samples of their process; %d go on with the memories of %d",
-                ", ".join(sorted(memory)),
-                processes,
-                manifest.processes,
-            )
+        self.engine.load_state_dict(state["rewards"])
+
+
+def _columns(inputs: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Dataset columns of some rows."""
+    return {key: [row[key] for row in inputs] for key in inputs[0] if key not in ("prompt", "completion")}
 
 
 def _placeholder(name: str) -> Any:

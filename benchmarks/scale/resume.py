@@ -29,7 +29,7 @@ from . import logs
 STEPS, STEPS_OF_AN_EPOCH = 14, 6
 _PROMPTS = 8
 # Of a run's log, what is no result.
-_TIMES = ("time/", "prefix/first_batch", "train_", "step_time")
+_TIMES = ("time/", "reward_seconds/", "prefix/first_batch", "train_", "step_time")
 _PATIENCE = 300.0  # seconds
 
 

@@ -1,6 +1,6 @@
 """What a rollout engine is: it holds some version of the policy's weights and answers prompts with it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,8 +66,8 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
-        """The answers to each request, of this rank alone.
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterable[list[Answer]]:
+        """The answers to each request, of this rank alone, in order, each as soon as it is there.
 
         Raises:
             RolloutError: an answer is missing, or not one that these weights gave.

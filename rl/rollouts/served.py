@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count, repeat
@@ -172,9 +172,9 @@ class ServedEngine:
 
     # Answers
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Answer]]:
         first = self._state.process_index  # ranks start at different servers
-        return list(self._pool.map(self._answers, count(first), requests, repeat(sampling)))
+        return self._pool.map(self._answers, count(first), requests, repeat(sampling))
 
     def _answers(self, number: int, request: Request, sampling: Sampling) -> list[Answer]:
         tries = count(number)

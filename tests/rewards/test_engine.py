@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from recrl.envs.catalog import Catalog
-from recrl.rewards.base import RewardError, RewardSpec, RewardSpecError
+from recrl.rewards.base import RewardError, RewardSpecError
 from recrl.rewards.engine import RewardEngine
+from recrl.rewards.spec import RewardSpec
 
 CATALOG = Catalog(tags=("milk", "bread", "eggs", "tea"))
 COMPLETIONS = [[{"role": "assistant", "content": text}] for text in ("milk\nbread", "tea", "eggs", "??")]
@@ -388,7 +389,7 @@ def test_a_class_gives_each_engine_its_own_instance(spec):
     first, second = engine(seen), engine(seen)
     assert first.score(PROMPTS, COMPLETIONS, COLUMNS, 2).sum() == 4
     assert second.score(PROMPTS, COMPLETIONS, COLUMNS, 2).sum() == 4
-    assert first.state_dict() == {"r": {"seen": [(-1,)]}}
+    assert first.state_dict()["rewards"] == {"r": {"seen": [(-1,)]}}
 
 
 def test_state_survives_a_resume(spec):

@@ -1,0 +1,262 @@
+"""How a reward's function is called: awaited, in a thread, or in a process of its own; never for longer than
+its time-out.
+
+``Awaited``   an async function, on the event loop
+``Threads``   a plain function, in threads of this process; one that runs out of time cannot be ended, so its
+              thread is left behind and another takes its place
+``Workers``   a plain function, in processes; one that hangs or dies is ended and replaced
+``loop``      the event loop that all of this runs on, beside the caller's thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache, partial
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Protocol
+
+from .base import RewardFunction
+from .spec import RewardSpec
+
+ASYNC_CALLS = 16  # in flight at once, where a config names no other number
+WORKER_START = 300.0  # seconds: it imports the user's module
+
+
+class OutOfTimeError(Exception):
+    """A call took longer than its time-out."""
+
+
+class WorkerDiedError(Exception):
+    """The process of a call ended during it."""
+
+
+class Caller(Protocol):
+    """Makes calls of one function; a call may wait for its turn, which its time-out does not count."""
+
+    async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
+        """Returns what the function returned, or raises what it raised.
+
+        Raises:
+            OutOfTimeError: it took longer than ``timeout`` seconds.
+            WorkerDiedError: its process ended.
+        """
+
+    def close(self) -> None:
+        """End what runs."""
+
+
+class Awaited:
+    """Awaits an async function."""
+
+    def __init__(self, function: RewardFunction, concurrency: int | None) -> None:
+        self._function = function
+        self._turns = asyncio.Semaphore(concurrency or ASYNC_CALLS)
+
+    async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
+        async with self._turns:
+            return await _within(timeout, asyncio.ensure_future(self._function(**arguments)))
+
+    def close(self) -> None:
+        pass
+
+
+class Turns:
+    """Threads, each of which makes one call at a time.
+
+    Several rewards may share them: functions that were written for one thread then never run beside each
+    other.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.free = asyncio.Semaphore(count)
+        self.idle: list[_Thread] = []
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().submit(None)
+
+
+class Threads:
+    """Calls a plain function in one of the threads of ``turns``."""
+
+    def __init__(self, function: RewardFunction, turns: Turns) -> None:
+        self._function, self._turns = function, turns
+
+    async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
+        async with self._turns.free:
+            thread = self._turns.idle.pop() if self._turns.idle else _Thread()
+            made = asyncio.wrap_future(thread.submit(partial(self._function, **arguments)))
+            try:
+                return await _within(timeout, made)
+            finally:
+                if made.done() and not made.cancelled():
+                    self._turns.idle.append(thread)
+                else:
+                    thread.submit(None)  # it ends when its call does
+
+    def close(self) -> None:
+        self._turns.close()
+
+
+class Workers:
+    """Calls a plain function in processes that import it by themselves.
+
+    Args:
+        spec: Config entry of the reward, from which each process finds the function.
+        columns: Dataset columns of each batch.
+        shared: Resources that the function reads, as they are when a process starts.
+    """
+
+    def __init__(
+        self, spec: RewardSpec, columns: Sequence[str], shared: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._spec, self._columns, self._shared = spec, columns, shared
+        self._turns = asyncio.Semaphore(spec.workers)
+        self._idle: list[_Process] = []
+
+    async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
+        async with self._turns:
+            if self._idle:
+                process = self._idle.pop()
+            else:
+                process = await _Process.start((self._spec, list(self._columns), dict(self._shared())))
+            try:
+                found = await process.ask(dict(arguments), timeout)
+            except BaseException:
+                process.kill()
+                raise
+            self._idle.append(process)
+            return found()
+
+    def close(self) -> None:
+        while self._idle:
+            self._idle.pop().kill()
+
+
+async def _within(timeout: float, future: asyncio.Future[Any]) -> Any:
+    """Not ``asyncio.wait_for``: a TimeoutError of the function itself is another thing."""
+    try:
+        done, _ = await asyncio.wait({future}, timeout=timeout)
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if not done:
+        future.cancel()
+        raise OutOfTimeError(f"took longer than timeout={timeout:g} seconds")
+    return future.result()
+
+
+class _Thread:
+    """A daemon thread that makes one call after the other until it gets None, or nobody can call it."""
+
+    def __init__(self) -> None:
+        self._calls: _Calls = queue.SimpleQueue()
+        weakref.finalize(self, self._calls.put, None)
+        threading.Thread(target=_make, args=(self._calls,), name="recrl-reward", daemon=True).start()
+
+    def submit(self, call: Callable[[], Any] | None) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put(None if call is None else (call, future))
+        return future
+
+
+_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+
+
+def _make(calls: _Calls) -> None:
+    while (item := calls.get()) is not None:
+        call, future = item
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            found = call()
+        except BaseException as error:  # KeyboardInterrupt too must reach the caller
+            future.set_exception(error)
+        else:
+            future.set_result(found)
+        del item, call, future  # an idle thread holds no batch
+
+
+class _Process:
+    """One worker process, which runs :mod:`recrl.rewards.worker`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], pipe: Connection) -> None:
+        self._process, self._pipe = process, pipe
+        self.kill = weakref.finalize(self, _kill, process, pipe)
+
+    @classmethod
+    async def start(cls, message: Any) -> _Process:
+        ours, theirs = Pipe()
+        # Not multiprocessing's own start: it would import the main script again, and so a whole trainer.
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.worker", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        started = cls(process, ours)
+        try:
+            (await started.ask((sys.path, os.getcwd(), *message), WORKER_START))()
+        except BaseException:
+            started.kill()
+            raise
+        return started
+
+    async def ask(self, message: Any, timeout: float) -> Callable[[], Any]:
+        """Send and wait for the answer, which returns or raises as the function did."""
+        loop = asyncio.get_running_loop()
+        readable = loop.create_future()
+        try:
+            # In a thread: a long message waits until the process reads it.
+            await loop.run_in_executor(None, self._pipe.send_bytes, pickle.dumps(message))
+            loop.add_reader(self._pipe.fileno(), _set, readable)
+            try:
+                await _within(timeout, readable)
+            finally:
+                loop.remove_reader(self._pipe.fileno())
+            raised, value = pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            status = self._process.returncode
+            raise WorkerDiedError(f"its process ended during the call, exit status {status}") from None
+
+        def found() -> Any:
+            if raised:
+                raise value
+            return value
+
+        return found
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _kill(process: subprocess.Popen[bytes], pipe: Connection) -> None:
+    process.kill()
+    process.wait()
+    pipe.close()
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """One loop for all rewards of the process, on its own thread.
+
+    ``asyncio.run`` would not do: it fails inside a notebook's running loop, and a client that a reward keeps
+    open between batches belongs to the loop that it was opened on.
+    """
+    made = asyncio.new_event_loop()
+    threading.Thread(target=made.run_forever, name="recrl-rewards", daemon=True).start()
+    return made

@@ -1,0 +1,72 @@
+"""The config entry of a reward: which function, under which name, with which overrides, called how."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from .base import Direction, Per
+
+
+class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True):
+    """One reward in a config. Only ``name`` is needed when it is a registered reward.
+
+    Examples:
+        RewardSpec(name="recall")
+        RewardSpec(name="recall_5", use="recall", params={"slots": 5})
+        RewardSpec(name="think", use="trl.rewards:think_format_reward", range=(0, 1))
+        RewardSpec(name="short", use="trl.rewards:get_soft_overlong_punishment()", range=(-1, 0),
+                   params={"max_completion_len": 64, "soft_punish_cache": 16})
+        RewardSpec(name="judge", use="judge.py:judge", timeout=20, retries=2, on_error="missing")
+        RewardSpec(name="quality", sum={"recall": 0.7, "novelty": 0.3})
+    """
+
+    name: str
+    """The reward's name in constraints, logs and tables."""
+    use: str = Field(default_factory=lambda data: data["name"])
+    """Registered name, entry point, ``package.module:function`` or ``path/to/file.py:function``; with ``()``
+    behind it the function is called with ``params`` first, and what it returns is the reward."""
+    sum: dict[str, float] | None = None
+    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is."""
+    range: tuple[float, float] | None = None
+    """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
+    unit: float | None = None
+    """Replaces the declared unit."""
+    per: Per | None = None
+    """Replaces the declared ``per``."""
+    direction: Direction | None = None
+    """Replaces the declared direction."""
+    weight: float = 0.0
+    """Weight in a weighted sum. 0: the reward is a metric (or a constraint), not part of the sum."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments for the function (or for its class); they go before columns and resources."""
+
+    batch_size: int | None = Field(default=None, ge=1)
+    """At most so many samples a call (whole groups for ``per: group``); by default all that are there."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Calls in flight at once: by default 16 of an async function, 1 of a plain one. More than 1 of a plain
+    one run in threads at the same time."""
+    workers: int = Field(default=0, ge=0)
+    """Processes of their own that call a plain function; one that hangs or dies is replaced."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a call may take."""
+    retries: int = Field(default=0, ge=0)
+    """Further attempts of a call that raised, ran out of time or returned no scores."""
+    cache: bool = False
+    """Score the same input once; for a function of nothing but its input."""
+    on_error: Literal["raise", "missing"] = "raise"
+    """``raise`` ends the run; ``missing``: a sample that could not be scored has no value, and is counted."""
+    max_missing: float = Field(default=0.1, ge=0, le=1)
+    """With ``on_error: missing``: the run ends when more than this share of 1,000 samples failed."""
+
+    @model_validator(mode="after")
+    def _sum_alone(self) -> RewardSpec:
+        if self.sum is None:
+            return self
+        if not self.sum:
+            raise ValueError("sum: name at least one reward and its weight")
+        beside = self.model_fields_set - {"name", "sum", "range", "unit", "weight", "direction"}
+        if beside:
+            raise ValueError(f"sum adds up other rewards: leave out {', '.join(sorted(beside))}")
+        return self
