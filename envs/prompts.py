@@ -69,7 +69,7 @@ def _one_line(text: str) -> str:
 
 
 # Columns that travel with a prompt: what rewards and the warm start may read.
-COLUMNS = ("target", "lookback", "history", "history_weight", "segment")
+COLUMNS = ("target", "lookback", "history", "history_weight", "segment", "user", "origin", "calendar")
 
 
 def prompted_rows(

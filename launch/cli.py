@@ -1,5 +1,5 @@
 """The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl serve``, ``recrl doctor``,
-``recrl data describe``, ``recrl bench``.
+``recrl data``, ``recrl rewards``, ``recrl bench``.
 """
 
 import os
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from . import rewards
 from .processes import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 app.add_typer(data_app, name="data")
+app.add_typer(rewards.app, name="rewards")
 
 Config = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped one (demo).")]
 Overrides = Annotated[
@@ -291,12 +293,19 @@ def blamed(error: BaseException) -> str:
     """A traceback that begins in the code of the user, not in ours which called it; empty if it never gets
     there."""
     trace = error.__traceback__
-    passed = (str(Path(__file__).parents[1]), str(Path(threading.__file__).parent), "<frozen")
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(passed):
+    while trace is not None and not _of_the_user(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     if trace is None:
         return ""
     return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _of_the_user(file: str) -> bool:
+    ours = [Path(__file__).parents[1] / floor for floor in ("envs", "rewards", "rl", "launch")]
+    if any(Path(file).is_relative_to(floor) for floor in ours):
+        return False
+    standard = Path(threading.__file__).parent
+    return "site-packages" in file or not (Path(file).is_relative_to(standard) or file.startswith("<frozen"))
 
 
 def fail(message: str, code: int) -> NoReturn:
