@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -264,6 +265,26 @@ def bench(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line and exit code 2."""
+    # Our pins of TRL and vLLM are tested together; TRL would say otherwise six times at every start.
+    warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
+    # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(arguments if arguments is not None else sys.argv[1:])
+    except KeyboardInterrupt:
+        fail("stopped before anything could be saved", INTERRUPTED)
+    except Exception as error:
+        if not isinstance(error, _mendable()):
+            raise
+        fault = _cause(error)
+        if fault is not None and (trace := blamed(fault)):
+            Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
+        fail(str(error), 2)
+
+
+def _mendable() -> tuple[type[Exception], ...]:
+    """Faults whose message tells the user what to do. Looked up when there is one: to import all of this
+    takes seconds."""
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
     from ..rl.checkpoints import CheckpointError
@@ -271,22 +292,19 @@ def main(arguments: list[str] | None = None) -> None:
     from ..rl.rollouts.base import RolloutError
     from .config import ConfigError
 
-    # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        app(arguments if arguments is not None else sys.argv[1:])
-    except (
-        *(CheckpointError, ConfigError, DataError, LaunchError, RewardError, RewardSpecError, RolloutError),
-        ModuleNotFoundError,
-    ) as error:
-        fault: BaseException | None = error
-        while isinstance(fault, RewardError | RewardSpecError | ConfigError):
-            fault = fault.__cause__
-        if fault is not None and fault is not error and (trace := blamed(fault)):
-            Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
-        fail(str(error), 2)
-    except KeyboardInterrupt:
-        fail("stopped before anything could be saved", INTERRUPTED)
+    rewards = (RewardError, RewardSpecError)
+    return (*rewards, CheckpointError, ConfigError, DataError, LaunchError, RolloutError, ModuleNotFoundError)
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """What a reward of the user raised, behind the errors that report it."""
+    from ..rewards import RewardError, RewardSpecError
+    from .config import ConfigError
+
+    fault: BaseException | None = error
+    while isinstance(fault, RewardError | RewardSpecError | ConfigError):
+        fault = fault.__cause__
+    return None if fault is error else fault
 
 
 def blamed(error: BaseException) -> str:

@@ -2,12 +2,15 @@
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..rewards import Reward
 
 app = typer.Typer(no_args_is_help=True, help="Rewards: list them, show one, check one on real episodes.")
 
@@ -18,16 +21,16 @@ _FAILED = 1
 @app.command(name="list")
 def list_() -> None:
     """The rewards that a configuration may name: shipped ones, and those of installed packages."""
-    from ..rewards import known, parameters, resolve
+    from ..rewards import known, resolve
 
     table = Table("name", "range", "better", "per", "reads", "what it is", box=None, pad_edge=False)
     console = Console()
     for name, origin in known().items():
         found = resolve(name)
-        what = (inspect.getdoc(found.function) or "").partition("\n")[0]
+        what = (inspect.getdoc(found.function) or "").partition("\n")[0].replace("``", "")
         if origin.startswith("entry point"):
             what = f"{what} [{origin}]"
-        reads = ", ".join(p for p in parameters(found) if p not in ("self", "kwargs"))
+        reads = ", ".join(_reads(found))
         interval = f"{found.low:g} to {found.high:g}"
         table.add_row(name, interval, found.direction, found.per, reads, escape(what))
     console.print(table)
@@ -38,7 +41,7 @@ def show(
     use: Annotated[str, typer.Argument(help="A name, package.module:function, or file.py:function.")],
 ) -> None:
     """What a reward declares, reads and says of itself, and its entry in a configuration."""
-    from ..rewards import known, parameters, resolve
+    from ..rewards import known, resolve
 
     console = Console(soft_wrap=True)
     found = resolve(use)
@@ -49,7 +52,7 @@ def show(
         ("unit", "half of the range" if found.unit is None else f"{found.unit:g}"),
         ("better", found.direction),
         ("per", found.per),
-        ("reads", ", ".join(p for p in parameters(found) if p not in ("self", "kwargs"))),
+        ("reads", ", ".join(_reads(found))),
         ("params", _params(found.function)),
         ("from", known().get(use, inspect.getsourcefile(inspect.unwrap(found.function)) or use)),
     ):
@@ -61,6 +64,16 @@ def show(
     sense = ">=" if found.direction == "higher" else "<="
     text = f'\nrewards:\n  - {entry}\noptimizer:\n  constraints: ["{found.name} {sense} ... (mean)"]'
     console.print(text, markup=False, highlight=False)
+
+
+def _reads(found: "Reward") -> list[str]:
+    """Columns and resources; not what ``params`` set."""
+    from ..rewards import parameters
+
+    function = found.function
+    called = function.__call__ if isinstance(function, type) else function
+    defaults = {p.name for p in inspect.signature(called).parameters.values() if p.default is not p.empty}
+    return [name for name in parameters(found) if name not in {"self", "kwargs", "columns", *defaults}]
 
 
 def _params(function: Any) -> str:

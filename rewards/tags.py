@@ -1,11 +1,12 @@
 """Rewards of a list of item tags.
 
-accuracy       ``recall``
-what is shown  ``novelty``, ``diversity``, ``alignment``
-how it reads   ``length``, ``validity``, ``duplicates``
+accuracy       ``recall``, ``novel_recall``, ``ndcg``, ``hit``
+what is shown  ``novelty``, ``diversity``, ``alignment``, ``calendar_fit``
+how it reads   ``length``, ``tag_length``, ``validity``, ``duplicates``
 
-``recall`` adds up over the tags, ``novelty``, ``validity`` and ``duplicates`` are means over them: all four
-can be credited to each tag. ``diversity``, ``alignment`` and ``length`` judge the whole list.
+``recall``, ``novel_recall`` and ``ndcg`` add up over the tags, ``novelty``, ``calendar_fit``, ``tag_length``,
+``validity`` and ``duplicates`` are means over them: all can be credited to each tag. ``hit``, ``diversity``,
+``alignment`` and ``length`` judge the whole list.
 
 All read ``answers``, the parsed completions: an answer is a list of slots, each a tag id or invalid.
 ``slots`` = K is the list length that was asked for. P^K, the shown tags, are the distinct valid tags among
@@ -14,19 +15,25 @@ the first K slots: an invalid or repeated string uses its slot up, so that paddi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from .registry import reward
+from .text import band
 
 if TYPE_CHECKING:
-    from ..envs.catalog import ParsedAnswer
+    from ..envs.catalog import Catalog, ParsedAnswer
+    from .calendar import CalendarFit
 
 TagSet = Sequence[int]  # tag ids of one sample
+# Encoders whose rows were measured, by id.
+_unit_norm: WeakValueDictionary[int, np.ndarray] = WeakValueDictionary()
 
 
 @reward("recall", range=(0, 1), per="tag")
@@ -36,6 +43,50 @@ def recall(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> lis
     for answer, bought in zip(answers, map(set, target), strict=True):
         scores.append(len(bought.intersection(answer.top(slots))) / len(bought) if bought else None)
     return scores
+
+
+@reward("novel_recall", range=(0, 1), per="tag")
+def novel_recall(
+    answers: list[ParsedAnswer], target: list[TagSet], lookback: list[TagSet], slots: int
+) -> list[float | None]:
+    """``recall`` of the novel tags: T = those bought in the target window and not in the look-back weeks.
+
+    Missing if there is none.
+    """
+    novel = [list(set(bought).difference(before)) for bought, before in zip(target, lookback, strict=True)]
+    return recall(answers, novel, slots)
+
+
+@reward("ndcg", range=(0, 1), per="tag")
+def ndcg(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> list[float | None]:
+    """Binary NDCG@K: ``sum of 1 / log2(1 + i)`` over the slots i = 1..K that hit T, over the most it can be.
+
+    The most is that of min(K, |T|) hits in the first slots. A hit counts once; an invalid or repeated slot
+    uses its position up. Missing if T is empty.
+    """
+    discount = [1 / math.log2(1 + i) for i in range(1, slots + 1)]
+    ideal = [0.0, *accumulate(discount)]
+    scores: list[float | None] = []
+    for answer, bought in zip(answers, map(set, target), strict=True):
+        most = ideal[min(slots, len(bought))]
+        gain = 0.0
+        for weight, tag in zip(discount, answer.slots, strict=False):
+            if tag in bought:
+                gain += weight
+                bought.remove(tag)
+        scores.append(gain / most if most else None)
+    return scores
+
+
+@reward("hit", range=(0, 1))
+def hit(answers: list[ParsedAnswer], target: list[TagSet], slots: int) -> list[float | None]:
+    """HR@K: 1 if any tag of P^K is in T, else 0. Missing if T is empty.
+
+    For comparison with published figures: the answers to one prompt mostly tie, and where they all do there
+    is nothing to learn from. As an objective use ``recall``.
+    """
+    found = recall(answers, target, slots)
+    return [None if share is None else float(share > 0) for share in found]
 
 
 @reward("novelty", range=(0, 1), per="tag_mean")
@@ -97,10 +148,57 @@ def alignment(
     return [cosine if bought else None for cosine, bought in zip(cosines.tolist(), history, strict=True)]
 
 
+@reward("calendar_fit", range=(0, 1), per="tag_mean")
+def calendar_fit(
+    answers: list[ParsedAnswer], calendar: list[str], calendar_table: CalendarFit, slots: int
+) -> list[float | None]:
+    """How well the shown tags fit the holidays ahead: mean over P^K of the tag's percentile in the catalogue.
+
+    About 0.5 for tags drawn at random. 0 if no valid tag is shown, missing if no holiday is ahead.
+
+    Args:
+        calendar: what lies ahead of each sample, as :func:`recrl.envs.calendar.describe` writes it.
+        calendar_table: percentile of each tag for a calendar line.
+    """
+    rows = {line: calendar_table.percentiles(line) for line in set(calendar)}
+    # Lists are faster than arrays to look a few numbers up in.
+    ranks = {line: None if row is None else row.tolist() for line, row in rows.items()}
+    scores: list[float | None] = []
+    for answer, line in zip(answers, calendar, strict=True):
+        shown, row = answer.top(slots), ranks[line]
+        if row is None:
+            scores.append(None)
+        else:
+            scores.append(sum(row[tag] for tag in shown) / len(shown) if shown else 0.0)
+    return scores
+
+
 @reward("length", range=(0, 1))
 def length(answers: list[ParsedAnswer], slots: int) -> list[float]:
     """``max(0, 1 - |n - K| / K)``, n = the slots used: 1 for a list of the length that was asked for."""
     return [max(0.0, 1 - abs(len(answer.slots) - slots) / slots) for answer in answers]
+
+
+@reward("tag_length", range=(0, 1), per="tag_mean")
+def tag_length(
+    answers: list[ParsedAnswer],
+    catalog: Catalog,
+    slots: int,
+    full: Sequence[int] = (6, 11),
+    half: Sequence[int] = (4, 13),
+) -> list[float]:
+    """Mean over P^K of how well the number of words in a tag's name fits: 1 in ``full``, 0.5 in ``half``.
+
+    0 for any other number, and for an answer without a valid tag. The bands are those of RecGPT-V2
+    (arXiv 2512.14503), whose tags are whole phrases; the category names of the Complete Journey panel have 1
+    to 4 words and need others, such as ``full=(1, 2), half=(1, 3)``.
+
+    Args:
+        full, half: least and most words, both included.
+    """
+    shown = [answer.top(slots) for answer in answers]
+    fits = {tag: band(len(catalog.tags[tag].split()), full, half) for tag in {*chain.from_iterable(shown)}}
+    return [sum(fits[tag] for tag in tags) / len(tags) if tags else 0.0 for tags in shown]
 
 
 @reward("validity", range=(0, 1), per="tag_mean")
@@ -109,9 +207,9 @@ def validity(answers: list[ParsedAnswer]) -> list[float]:
     return [1 - answer.invalid / len(answer.slots) if answer.slots else 0.0 for answer in answers]
 
 
-@reward("duplicates", range=(0, 1), per="tag_mean")
+@reward("duplicates", range=(0, 1), per="tag_mean", direction="lower")
 def duplicates(answers: list[ParsedAnswer]) -> list[float]:
-    """Share of all slots that repeat an earlier valid tag; 0 for an empty answer. Lower is better."""
+    """Share of all slots that repeat an earlier valid tag; 0 for an empty answer."""
     return [answer.duplicates / len(answer.slots) if answer.slots else 0.0 for answer in answers]
 
 
@@ -123,8 +221,10 @@ def _sum_embeddings(
     Raises:
         ValueError: the embeddings are not unit vectors, or a tag id lies outside of them.
     """
-    if np.abs(np.einsum("td,td->t", encoder, encoder) - 1).max(initial=0) > 1e-3:
-        raise ValueError("encoder must hold unit-norm rows [tag, d]: divide each row by its length")
+    if _unit_norm.get(id(encoder)) is not encoder:
+        if np.abs(np.einsum("td,td->t", encoder, encoder) - 1).max(initial=0) > 1e-3:
+            raise ValueError("encoder must hold unit-norm rows [tag, d]: divide each row by its length")
+        _unit_norm[id(encoder)] = encoder
     starts = np.cumsum([0, *(len(row) for row in tags)], dtype=np.int32)
     ids = np.fromiter(chain.from_iterable(tags), dtype=np.int32, count=starts[-1])
     flat = np.ones(len(ids)) if weights is None else np.fromiter(chain.from_iterable(weights), dtype=float)

@@ -1,0 +1,261 @@
+"""Rewards of an explanation: a text that tells a household why an item is recommended.
+
+how varied     ``idf_diversity``, ``sibling_diversity``, ``distinct_n``
+is it true     ``claim_precision``
+how it reads   ``text_length``
+what it must   ``banned_words``, ``attribute_leak``
+not say
+
+Their words are those of ``text.py``: any script, and no phrase hidden by its spelling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rapidfuzz.distance import LCSseq
+
+from .base import Completion, completion_text
+from .registry import reward
+from .text import Phrases, band, sentences, words
+
+if TYPE_CHECKING:
+    from ..envs.catalog import Catalog
+
+MEMORY = 160  # explanations, as in RecGPT-V2
+
+# A sentence with one of these speaks of what the household did.
+MARKERS = (
+    *("you bought", "you buy", "you've bought", "you have bought", "you purchase", "you purchased"),
+    *("you picked", "you pick", "you ordered", "you order", "you chose", "you got", "you get", "you had"),
+    *("you usually", "you often", "you always", "you regularly", "you frequently", "you like", "you love"),
+    *("you enjoy", "you enjoyed", "you stock", "you stocked", "you already", "you keep"),
+    *("your basket", "your baskets", "your cart", "your history", "your purchase", "your purchases"),
+    *("your favourite", "your favorite", "your usual", "your regular", "your recent", "your last"),
+)
+
+
+@reward("idf_diversity", range=(math.log(MEMORY / (MEMORY + 1)), math.log(MEMORY)))
+class IdfDiversity:
+    """How rare an explanation's words are among the last ones: ``(1/L) sum_i log(|M| / (df(w_i) + 1))``.
+
+    L = its words, M = the last ``memory`` explanations, df(w) = how many of them hold w. Missing until M
+    holds ``warmup`` explanations: against a handful every word is rare. An empty explanation scores lowest.
+
+    Source: RecGPT-V2 (arXiv 2512.14503), whose memory holds 160; another size M needs a range of its own in
+    the config entry, ``range: [log(M / (M + 1)), log(M)]``.
+
+    Checkpoint behaviour: the words of M are saved; a resume goes on with them.
+
+    Args:
+        memory: |M| when it is full.
+        warmup: explanations that M must hold before anything has a score; by default all.
+    """
+
+    def __init__(self, memory: int = MEMORY, warmup: int | None = None) -> None:
+        if memory < 2:
+            raise ValueError(f"memory={memory} must be at least 2 explanations")
+        if warmup is not None and not 1 <= warmup <= memory:
+            raise ValueError(f"warmup={warmup} must lie within 1 and memory={memory}")
+        self.memory, self.warmup = memory, memory if warmup is None else warmup
+        self._kept: deque[list[str]] = deque()
+        self._counts: Counter[str] = Counter()
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
+        """Reads the memory and leaves it as it is."""
+        size = len(self._kept)
+        if size < self.warmup:
+            return [None] * len(completions)
+        return [self._score(words(completion_text(text)), size) for text in completions]
+
+    def _score(self, text: Sequence[str], size: int) -> float:
+        if not text:
+            return math.log(size / (size + 1))
+        return math.log(size) - sum(math.log(self._counts[word] + 1) for word in text) / len(text)
+
+    def update(self, completions: Sequence[Completion]) -> None:
+        """Remember the explanations of a training batch, of all ranks in order."""
+        for text in completions:
+            self._keep(sorted(set(words(completion_text(text)))))
+
+    def _keep(self, distinct: list[str]) -> None:
+        if len(self._kept) == self.memory:
+            self._counts.subtract(oldest := self._kept.popleft())
+            for word in oldest:
+                if not self._counts[word]:
+                    del self._counts[word]
+        self._kept.append(distinct)
+        self._counts.update(distinct)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory, "kept": list(self._kept)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the memory of a checkpoint.
+
+        Raises:
+            ValueError: it is of another size.
+        """
+        if state["memory"] != self.memory:
+            raise ValueError(
+                f"idf_diversity: the checkpoint has memory={state['memory']}, this run {self.memory}; set "
+                f"params: {{memory: {state['memory']}}} to resume"
+            )
+        self._kept, self._counts = deque(), Counter()
+        for distinct in state["kept"]:
+            self._keep(list(distinct))
+
+
+@reward("sibling_diversity", range=(0, 1), per="group")
+def sibling_diversity(completions: Sequence[Completion]) -> list[float | None]:
+    """``1 - mean ROUGE-L F1`` of an explanation against the others of its prompt; missing if there is none.
+
+    ROUGE-L (Lin 2004): the longest common subsequence of words. Two empty texts are the same text.
+    """
+    texts = [words(completion_text(completion)) for completion in completions]
+    n = len(texts)
+    if n < 2:
+        return [None] * n
+    common = [0.0] * n
+    for i in range(n):
+        for j in range(i):
+            alike = _rouge_l(texts[i], texts[j])
+            common[i] += alike
+            common[j] += alike
+    return [1 - total / (n - 1) for total in common]
+
+
+def _rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
+    if not one and not other:
+        return 1.0
+    # F1 of LCS / |one| and LCS / |other|.
+    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))
+
+
+@reward("distinct_n", range=(0, 1))
+def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 64) -> list[float]:
+    """Distinct n-grams over n-grams of the first ``max_words`` words; 0 for a text of fewer than n words.
+
+    Source: Li et al. 2016 (arXiv 1510.03055). A fixed budget, since the share falls with the length.
+    """
+    scores = []
+    for completion in completions:
+        text = words(completion_text(completion))[:max_words]
+        grams = list(zip(*(text[i:] for i in range(n)), strict=False))
+        scores.append(len(set(grams)) / len(grams) if grams else 0.0)
+    return scores
+
+
+@reward("claim_precision", range=(0, 1))
+def claim_precision(
+    completions: Sequence[Completion],
+    history: Sequence[Sequence[int]],
+    catalog: Catalog,
+    markers: Sequence[str] = MARKERS,
+) -> list[float | None]:
+    """Facts about the household that are true in its log, over all that the explanation states.
+
+    A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
+    household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
+    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong.
+    """
+    tags, ids = _mentions(catalog)
+    speaks, same = _phrases(tuple(markers)), catalog.equivalence_class
+    scores: list[float | None] = []
+    for completion, bought in zip(completions, history, strict=True):
+        told = [words(sentence) for sentence in sentences(completion_text(completion))]
+        stated = {
+            same[ids[mention.phrase]]
+            for sentence in told
+            if next(speaks.find(sentence), None)
+            for mention in tags.find(sentence)
+        }
+        known = {same[tag] for tag in bought} if stated else set()
+        scores.append(len(stated & known) / len(stated) if stated else None)
+    return scores
+
+
+@lru_cache(maxsize=8)
+def _mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
+    """What finds a catalogue's tags and aliases in a text, and the tag of each phrase."""
+    names = [*catalog.tags, *catalog.aliases]
+    return Phrases(names), [catalog.id(name) for name in names]
+
+
+@lru_cache(maxsize=32)
+def _phrases(phrases: tuple[str, ...]) -> Phrases:
+    return Phrases(phrases)
+
+
+@reward("text_length", range=(0, 1))
+def text_length(
+    completions: Sequence[Completion], full: Sequence[int] = (6, 11), half: Sequence[int] = (4, 13)
+) -> list[float]:
+    """How well the number of words fits: 1 in ``full``, 0.5 in ``half``, else 0; see `text.band`.
+
+    The default bands are those of RecGPT-V2 (arXiv 2512.14503).
+    """
+    return [band(len(words(completion_text(completion))), full, half) for completion in completions]
+
+
+@reward("banned_words", range=(0, 1), direction="lower")
+class BannedWords:
+    """1 if an explanation holds one of the words or phrases, else 0; for ``banned_words <= 0 (gate)``.
+
+    Args:
+        words: matched as whole words, in any case and spelling of their characters.
+    """
+
+    def __init__(self, words: Collection[str]) -> None:
+        if isinstance(words, str) or not words:
+            raise ValueError(f"words={words!r} must list at least one word or phrase")
+        self._phrases = Phrases(words)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [_any(self._phrases, completion) for completion in completions]
+
+
+@reward("attribute_leak", range=(0, 1), direction="lower")
+class AttributeLeak:
+    """1 if an explanation names a protected attribute of the household, else 0.
+
+    Phrases about a person by age, sex, income, ethnicity, religion, health and so on are in
+    ``lexicons/protected_attributes.yaml``; besides, an explanation must not hold a value of the household's
+    own profile, if the data have a column ``protected``. A lexicon finds what it lists: it is a floor for
+    safety, not a proof.
+
+    Args:
+        lexicon: a file of the same form, instead of the shipped one.
+    """
+
+    def __init__(self, lexicon: str | None = None) -> None:
+        shipped = resources.files(__package__) / "lexicons" / "protected_attributes.yaml"
+        text = Path(lexicon).read_text() if lexicon else shipped.read_text()
+        attributes = yaml.safe_load(text)["attributes"]
+        self._phrases = Phrases(phrase for phrases in attributes.values() for phrase in phrases)
+
+    def __call__(
+        self, completions: Sequence[Completion], protected: Sequence[Sequence[str]] | None = None
+    ) -> list[float]:
+        """
+        Args:
+            protected: values of each sample's household that no text may hold, such as ``["45-54"]``.
+        """
+        scores = [_any(self._phrases, completion) for completion in completions]
+        if protected is None:
+            return scores
+        return [
+            max(score, _any(_phrases(tuple(values)), completion))
+            for score, completion, values in zip(scores, completions, protected, strict=True)
+        ]
+
+
+def _any(phrases: Phrases, completion: Completion) -> float:
+    return float(next(phrases.find(words(completion_text(completion))), None) is not None)

@@ -1,0 +1,137 @@
+"""The reward ``http``: scores that a server gives, which may run anywhere and be written in anything.
+
+In a config: ``{name: quality, use: http, params: {url: "https://host/score", columns: [segment]}}``. The
+engine's own settings apply too: ``batch_size`` samples a request, ``concurrency``, ``timeout``, ``retries``,
+``on_error``.
+
+A request is a POST of JSON, with one entry a sample in every list:
+
+    {"version": 1,
+     "prompts": [...],            text, or a list of {"role": ..., "content": ...} messages
+     "completions": [...],        likewise
+     "columns": {"segment": [...]}}    the dataset columns that the config names
+
+The answer has a status of 2xx and holds the scores in the same order, null where one is missing:
+
+    {"scores": [0.25, null, 1]}
+
+More keys may stand beside ``scores``. Anything else is an error; none is taken for a score. Redirects are not
+followed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from inspect import Parameter, Signature
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from .base import Completion, RewardError
+from .registry import reward
+
+VERSION = 1
+EXCERPT = 200  # characters of an answer shown in an error
+
+
+@reward("http", range=(0, 1))
+class HttpReward:
+    """Asks a server for the scores.
+
+    May be called from several threads; each has a connection of its own.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        columns: dataset columns to send; their entries must be JSON.
+        headers: further request headers. For a secret use ``token_env``: a config is saved with its run.
+        token_env: environment variable that holds a bearer token.
+        timeout: seconds to connect in, and that the server may be silent for. How long a request may take
+            altogether is the engine's ``timeout``.
+
+    Raises:
+        ValueError: the url is not one of HTTP, or the variable is not set.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        columns: Sequence[str] = (),
+        headers: Mapping[str, str] | None = None,
+        token_env: str | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url={url!r} must be an address of the form http://host/path or https://host/path")
+        if timeout <= 0:
+            raise ValueError(f"timeout={timeout} must be a positive number of seconds")
+        if token_env is not None and not os.environ.get(token_env):
+            raise ValueError(f"token_env={token_env!r}: this environment variable is not set; export the token")
+        self.url, self.columns, self.timeout = url, tuple(columns), timeout
+        self._headers = dict(headers or {})
+        self._token = None if token_env is None else os.environ[token_env]
+        self._local = threading.local()
+        # What the engine reads: these columns and nothing else.
+        self.__signature__ = Signature(
+            Parameter(name, Parameter.KEYWORD_ONLY) for name in ("prompts", "completions", *self.columns)
+        )
+
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Completion], **columns: Sequence[Any]
+    ) -> list[float | None]:
+        """Scores of some samples.
+
+        Raises:
+            RewardError: the server cannot be reached, or its answer is not of the form above; the message
+                names url, status and the beginning of the answer.
+        """
+        content = {
+            "version": VERSION,
+            "prompts": prompts,
+            "completions": completions,
+            "columns": {name: columns[name] for name in self.columns},
+        }
+        try:
+            answer = self._session().post(
+                self.url, json=content, timeout=self.timeout, allow_redirects=False, auth=self._sign
+            )
+        except (requests.ConnectionError, requests.Timeout) as error:
+            raise RewardError(f"POST {self.url} failed, with timeout={self.timeout:g}: {error}") from error
+        return self._scores(answer, len(completions))
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+            self._local.session.headers.update(self._headers)
+        session: requests.Session = self._local.session
+        return session
+
+    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """An ``auth`` of requests, since it would put a password from ``.netrc`` in place of a header."""
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+    def _scores(self, answer: requests.Response, samples: int) -> list[float | None]:
+        if not 200 <= answer.status_code < 300:
+            raise self._fault(answer, f"{answer.reason}: it must answer with a status of 2xx")
+        try:
+            found = answer.json()
+        except requests.JSONDecodeError as error:
+            raise self._fault(answer, "its answer is not JSON") from error
+        scores = found.get("scores") if isinstance(found, dict) else None
+        if not isinstance(scores, list):
+            raise self._fault(answer, 'its answer must be {"scores": [...]}')
+        if len(scores) != samples:
+            raise self._fault(answer, f"it gave {len(scores)} scores for {samples} samples")
+        for i, score in enumerate(scores):
+            if score is not None and type(score) not in (int, float):
+                raise self._fault(answer, f"scores[{i}] is {score!r}; it must be a number or null")
+        return scores
+
+    def _fault(self, answer: requests.Response, wrong: str) -> RewardError:
+        beginning = answer.text[:EXCERPT]
+        return RewardError(f"{self.url}: {wrong} (status {answer.status_code}, answer {beginning!r})")

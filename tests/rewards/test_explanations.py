@@ -1,0 +1,238 @@
+"""Rewards of explanations against independent computations and examples worked by hand."""
+
+import math
+import random
+from collections import deque
+
+import pytest
+from rouge_score import rouge_scorer
+
+from recrl.envs.catalog import Catalog
+from recrl.envs.data import completejourney
+from recrl.rewards import RewardEngine, RewardSpec
+from recrl.rewards.explanations import (
+    AttributeLeak,
+    BannedWords,
+    IdfDiversity,
+    claim_precision,
+    distinct_n,
+    sibling_diversity,
+    text_length,
+)
+from recrl.rewards.text import words
+
+VOCABULARY = (
+    *("fresh", "ripe", "milk", "bread", "you", "like", "often", "bought", "salad", "dinner"),
+    *("tonight", "cheap", "organic", "the", "a", "for", "your"),
+)
+
+
+def texts(n, seed=0, longest=12):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(VOCABULARY, k=draw.randint(1, longest))) for _ in range(n)]
+
+
+# --- idf_diversity ---
+
+
+def test_idf_diversity_is_the_papers_formula_over_the_last_explanations():
+    """Against the formula written out over the last 160 texts."""
+    reward, memory, seen = IdfDiversity(), deque(maxlen=160), texts(400)
+    for start in range(0, 400, 16):
+        batch = seen[start : start + 16]
+        found = reward(batch)
+        if len(memory) < 160:
+            assert found == [None] * 16
+        else:
+            for text, score in zip(batch, found, strict=True):
+                idf = [math.log(160 / (sum(w in m for m in memory) + 1)) for w in text.split()]
+                assert score == pytest.approx(sum(idf) / len(idf), abs=1e-12)
+        reward.update(batch)
+        memory.extend(set(text.split()) for text in batch)
+
+
+def test_idf_diversity_by_hand():
+    reward = IdfDiversity(memory=2)
+    reward.update(["milk bread", "milk tea"])
+    # df: milk 2, tea 1, new 0, with |M| = 2.
+    expected = (math.log(2 / 3) + math.log(2 / 2) + math.log(2 / 1)) / 3
+    assert reward(["milk tea new"]) == [pytest.approx(expected)]
+    assert reward([""]) == [pytest.approx(math.log(2 / 3))]
+    assert min(reward(["milk", "tea", ""])) == pytest.approx(reward([""])[0])
+
+
+def test_its_warm_up_can_be_shorter_and_scores_do_not_depend_on_the_order():
+    reward = IdfDiversity(memory=8, warmup=2)
+    assert reward(["milk"]) == [None]
+    reward.update(["milk", "tea"])
+    assert reward(["milk", "tea", "milk"]) == reward(["milk", "tea", "milk"])
+    assert reward(["milk", "tea"]) == [*reward(["milk"]), *reward(["tea"])]
+
+
+def test_its_memory_survives_a_resume_but_not_another_size():
+    first, second = IdfDiversity(memory=4), IdfDiversity(memory=4)
+    first.update(texts(7))
+    second.load_state_dict(first.state_dict())
+    for reward in (first, second):
+        reward.update(texts(2, seed=1))
+    assert first(texts(5, seed=2)) == second(texts(5, seed=2))
+    with pytest.raises(ValueError, match="memory=4, this run 5; set"):
+        IdfDiversity(memory=5).load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="warmup=9 must lie within 1 and memory=4"):
+        IdfDiversity(memory=4, warmup=9)
+
+
+def test_two_ranks_remember_what_one_process_does():
+    def engine():
+        return RewardEngine(["idf_diversity"], resources={}, columns=[])
+
+    batches = [texts(32, seed=seed) for seed in range(7)]
+    alone, ranks = engine(), [engine(), engine()]
+    for batch in batches:
+        prompts = ["p"] * 32
+        whole = alone.score(prompts, batch, {}, 4)[:, 0].tolist()
+        halves = [batch[:16], batch[16:]]
+        shared = [{"completions": half} for half in halves]
+        parts = [one.score(["p"] * 16, half, {}, 4) for one, half in zip(ranks, halves, strict=True)]
+        assert str(whole) == str([score for part in parts for score in part[:, 0].tolist()])
+        alone.learn(prompts, batch, {})
+        for one, half in zip(ranks, halves, strict=True):
+            one.learn(["p"] * 16, half, {}, gather=lambda _, shared=shared: shared)
+    assert not math.isnan(whole[0])
+    assert ranks[0].state_dict() == ranks[1].state_dict() == alone.state_dict()
+
+
+# --- sibling_diversity ---
+
+
+def test_sibling_diversity_is_one_minus_rouge_l():
+    scorer = rouge_scorer.RougeScorer(["rougeL"])
+    group = texts(8, seed=3)
+    found = sibling_diversity(group)
+    for i, text in enumerate(group):
+        alike = [scorer.score(other, text)["rougeL"].fmeasure for j, other in enumerate(group) if j != i]
+        assert found[i] == pytest.approx(1 - sum(alike) / 7, abs=1e-9)
+
+
+def test_sibling_diversity_by_hand():
+    # LCS of "a b c d" and "b d e" is "b d": precision 2/3, recall 2/4, F1 = 4/7.
+    assert sibling_diversity(["a b c d", "b d e"]) == [pytest.approx(3 / 7)] * 2
+    assert sibling_diversity(["新鲜的牛奶", "新鲜的面包"]) == [pytest.approx(1 - 6 / 10)] * 2
+    assert sibling_diversity(["", ""]) == [0, 0]
+    assert sibling_diversity(["", "tea"]) == [1, 1]
+    assert sibling_diversity(["tea"]) == [None]
+
+
+def test_it_sees_the_siblings_of_one_prompt_only():
+    built = RewardEngine(["sibling_diversity"], resources={}, columns=[])
+    scores = built.score(["p", "p", "q", "q"], ["tea", "tea", "tea", "milk"], {}, 2)
+    assert scores[:, 0].tolist() == [0, 0, 1, 1]
+
+
+# --- distinct_n ---
+
+
+def test_distinct_n():
+    # a b, b a, a b, b c: three of four bigrams are distinct.
+    assert distinct_n(["a b a b c"]) == [0.75]
+    assert distinct_n(["a b a b c"], n=1) == [0.6]
+    assert distinct_n(["a b a b c"], max_words=3) == [1.0]
+    assert distinct_n(["a", ""]) == [0, 0]
+
+
+# --- claim_precision ---
+
+CATALOG = Catalog(
+    tags=("milk", "cheese", "cheeses", "ice cream", "cream", "frozen pizza"),
+    aliases={"frzn pizza": "frozen pizza"},
+    equivalents=[("cheese", "cheeses")],
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "history", "score"),
+    [
+        ("You often bought milk and cream.", [0], 1 / 2),
+        ("You bought cheese", [2], 1),  # an equivalent tag
+        ("You usually buy ice cream", [4], 0),  # ice cream is not cream
+        ("You bought frzn pizza. You bought FROZEN  pizza", [5], 1),  # said twice, one fact
+        ("Try our milk and cream tonight.", [], None),  # nothing is stated about the household
+        ("Milk goes well with it! You bought cream.", [0, 4], 1),
+        ("Ｙｏｕ bought mi\u200blk", [1], 0),
+        ("", [0], None),
+    ],
+)
+def test_claim_precision(text, history, score):
+    assert claim_precision([text], [history], CATALOG) == [score]
+
+
+def test_other_languages_bring_their_own_markers():
+    tags = Catalog(tags=("牛奶", "面包"))
+    found = claim_precision(["你买过牛奶和面包。"], [[0]], tags, markers=["你买过"])
+    assert found == [0.5]
+
+
+# --- length, banned words, protected attributes ---
+
+
+def test_text_length_counts_words():
+    assert text_length(["one two three four five six", "one two three four", "one", ""]) == [1, 0.5, 0, 0]
+    assert text_length(["one"], full=(1, 2), half=(1, 3)) == [1]
+
+
+def test_banned_words_are_whole_words_in_any_spelling():
+    reward = BannedWords(words=["cheap", "buy now", "最便宜"])
+    found = reward(
+        ["So cheap!", "cheaper", "ＣＨＥＡＰ", "che\u200bap", "Buy  NOW", "buy it now", "全城最便宜！", ""]
+    )
+    assert found == [1, 0, 1, 1, 1, 0, 1, 0]
+    with pytest.raises(ValueError, match=r"words=.* must list at least one"):
+        BannedWords(words=[])
+    with pytest.raises(ValueError, match="words='cheap'"):
+        BannedWords(words="cheap")
+
+
+def test_banned_words_without_words_is_refused_before_a_run():
+    with pytest.raises(ValueError, match=r"'banned_words': params .*do not fit"):
+        RewardEngine(["banned_words"], resources={}, columns=[])
+    spec = RewardSpec(name="banned_words", params={"words": ["cheap"]})
+    built = RewardEngine([spec], resources={}, columns=[])
+    assert built.rewards[0].direction == "lower"
+    assert built.score(["p"], ["cheap tea"], {}, 1).tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "At your age milk is good for the bones",
+        "Great for families on a low income",
+        "Since you are pregnant, try folate",
+        "Popular with diabetic shoppers",
+        "Your religion asks for it",
+        "As a single mother you have little time",
+        "For a household of ４５-54",
+    ],
+)
+def test_a_protected_attribute_is_a_leak(text):
+    assert AttributeLeak()([text], protected=[["45-54"]]) == [1]
+
+
+def test_a_value_of_another_household_is_no_leak():
+    assert AttributeLeak()(["Milk for 45-54", "Milk"], protected=[["25-34"], ["45-54"]]) == [0, 0]
+
+
+def test_a_lexicon_of_ones_own(tmp_path):
+    path = tmp_path / "words.yaml"
+    path.write_text("version: 1\nattributes: {star sign: [aries, taurus]}\n")
+    assert AttributeLeak(lexicon=str(path))(["For every Taurus", "at your age"]) == [1, 0]
+
+
+@pytest.mark.parametrize("track", ["category", "type"])
+def test_no_goods_of_the_panel_are_a_leak(track):
+    names = sorted(set(completejourney.load(track).purchases.select("tag").unique().collect()["tag"]))
+    assert len(names) > 200
+    assert not any(AttributeLeak()([f"We thought of {name} for tonight" for name in names]))
+
+
+def test_words_are_those_of_the_texts():
+    assert all(text.split() == words(text) for text in texts(50))
