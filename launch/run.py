@@ -29,7 +29,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ..envs.prompts import COLUMNS, prompted_rows
 from ..envs.task import TagTask, prepare
-from ..rewards import RewardEngine, encode_tags, parameters, resolve_all
+from ..rewards import RewardEngine
 from ..rewards.binding import LIVE
 from ..rl import checkpoints, policy
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
@@ -44,6 +44,7 @@ from . import report
 from .config import ConfigError, RunConfig
 from .processes import EXIT_CODES, stopping
 from .progress import Display
+from .resources import made
 
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
@@ -184,13 +185,9 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
         "slots": config.task.slots,
         **dict.fromkeys(LIVE),
     }
-    embeddings = None
-    # Only a reward that names the encoder pays for it.
-    if any("encoder" in parameters(reward) for reward in resolve_all(config.rewards)):
-        embeddings = encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
-        resources["encoder"] = embeddings
+    resources |= made(config, task)
     engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
-    return Setup(config, config.folder, task, engine, embeddings, display)
+    return Setup(config, config.folder, task, engine, resources.get("encoder"), display)
 
 
 def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

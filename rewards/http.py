@@ -65,18 +65,22 @@ class HttpReward:
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url={url!r} must be an address of the form http://host/path or https://host/path")
+            raise ValueError(
+                f"url={url!r} must be an address of the form http://host/path or https://host/path"
+            )
         if timeout <= 0:
             raise ValueError(f"timeout={timeout} must be a positive number of seconds")
         if token_env is not None and not os.environ.get(token_env):
-            raise ValueError(f"token_env={token_env!r}: this environment variable is not set; export the token")
+            raise ValueError(
+                f"token_env={token_env!r}: this environment variable is not set; export the token"
+            )
         self.url, self.columns, self.timeout = url, tuple(columns), timeout
         self._headers = dict(headers or {})
         self._token = None if token_env is None else os.environ[token_env]
         self._local = threading.local()
         # What the engine reads: these columns and nothing else.
         self.__signature__ = Signature(
-            Parameter(name, Parameter.KEYWORD_ONLY) for name in ("prompts", "completions", *self.columns)
+            [Parameter(name, Parameter.KEYWORD_ONLY) for name in ("prompts", "completions", *self.columns)]
         )
 
     def __call__(
@@ -88,7 +92,7 @@ class HttpReward:
             RewardError: the server cannot be reached, or its answer is not of the form above; the message
                 names url, status and the beginning of the answer.
         """
-        content = {
+        content: Any = {
             "version": VERSION,
             "prompts": prompts,
             "completions": completions,

@@ -38,7 +38,7 @@ from .spec import RewardSpec
 
 ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
-BUILT_IN_MODULES = ("tags", "explanations", "models", "http")
+BUILT_IN_MODULES = ("tags", "explanations", "offers", "models", "http")
 
 _DECLARATION = "__recrl_reward__"  # the attribute in which a decorated function carries its Reward
 _registered: dict[str, Reward] = {}

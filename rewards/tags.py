@@ -53,7 +53,9 @@ def novel_recall(
 
     Missing if there is none.
     """
-    novel = [list(set(bought).difference(before)) for bought, before in zip(target, lookback, strict=True)]
+    novel: list[TagSet] = [
+        list(set(bought).difference(before)) for bought, before in zip(target, lookback, strict=True)
+    ]
     return recall(answers, novel, slots)
 
 

@@ -1,0 +1,36 @@
+"""``recrl bench offers``: command line."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from recrl.envs.task import DataConfig, prepare
+
+from . import report
+from .measure import measure
+
+CACHE = DataConfig().cache
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    output: Annotated[Path, typer.Option(help="Folder of the result and its report.")] = Path("runs/offers"),
+    cache: Annotated[Path, typer.Option(help="Of the panel's tables.")] = CACHE,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
+) -> None:
+    """The ranker behind offer_acceptance on later campaigns: ranking, calibration, baselines."""
+    if not report_only:
+        output.mkdir(parents=True, exist_ok=True)
+        found = measure(prepare(DataConfig(cache=cache)), seed)
+        (output / report.RESULT).write_text(json.dumps(found, indent=1))
+    Console().print(f"report: {report.write(output)}")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,59 @@
+"""What rewards may name as a parameter besides columns, made only for a run whose rewards do.
+
+To add one: a function of the run's configuration and task, and its name in ``RESOURCES``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..envs import offers
+from ..envs.task import TagTask
+from ..rewards import encode_tags, parameters, resolve_all
+from ..rewards.calendar import CalendarFit
+from ..rewards.offers import OfferRanker, OfferRanks
+from .config import ConfigError, RunConfig
+
+
+def encoder(config: RunConfig, task: TagTask) -> npt.NDArray[np.float32]:
+    """Unit-norm sentence embedding of each tag, ``[tags, d]``."""
+    return encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
+
+
+def calendar_table(config: RunConfig, task: TagTask) -> CalendarFit:
+    """Percentile of each tag by how near it is to the holidays ahead."""
+    folder = config.data.cache / "embeddings"
+    return CalendarFit(encoder(config, task), lambda texts: encode_tags(texts, cache_dir=folder))
+
+
+def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
+    """Percentile of each tag by the probability that a household takes an offer of it.
+
+    Raises:
+        ConfigError: the data have no coupons, or not in these tags.
+    """
+    if (config.data.source, config.data.track) != ("completejourney", "category"):
+        raise ConfigError(
+            f"offer_acceptance learns from the coupons of the Complete Journey panel; data.source="
+            f"{config.data.source}, data.track={config.data.track} have none: use "
+            "data.source=completejourney and data.track=category, or leave the reward out"
+        )
+    end = task.protocol.statistics_end
+    assert end is not None, "a prepared task has its protocol filled in"
+    found = offers.load(task)
+    return OfferRanks(OfferRanker.fit(found, before=end), found.history)
+
+
+RESOURCES: dict[str, Callable[[RunConfig, TagTask], Any]] = {
+    "encoder": encoder,
+    "calendar_table": calendar_table,
+    "offers": offer_ranks,
+}
+
+
+def made(config: RunConfig, task: TagTask) -> dict[str, Any]:
+    """Those that a run's rewards name."""
+    named = {name for reward in resolve_all(config.rewards) for name in parameters(reward)}
+    return {name: make(config, task) for name, make in RESOURCES.items() if name in named}
