@@ -15,6 +15,9 @@ from pathlib import Path
 
 INVALID = -1
 
+# Lines whose tag is remembered.
+_MOST_LINES = 50_000
+
 _BULLET = re.compile(r"^(?:[-*•–—]+|\(?\d{1,3}[.):]|#\d{1,3}\b)\s*")
 _WRAPPING = "\"'`*_“”‘’"
 
@@ -81,6 +84,7 @@ class Catalog:
         self.aliases = dict(aliases or {})
         self.equivalents = tuple(tuple(group) for group in equivalents)
         self._ids: dict[str, int] = {}
+        self._read: dict[str, int] = {}
         for i, tag in enumerate(self.tags):
             key = normalise(tag)
             if not key:
@@ -113,6 +117,15 @@ class Catalog:
         return ParsedAnswer(tuple(self._slot(line) for line in text.splitlines() if line.strip()))
 
     def _slot(self, line: str) -> int:
+        """Tag id of a line, or ``INVALID``."""
+        # A policy writes the same few hundred lines again and again.
+        if (found := self._read.get(line)) is None:
+            if len(self._read) >= _MOST_LINES:
+                self._read.clear()
+            found = self._read[line] = self._look_up(line)
+        return found
+
+    def _look_up(self, line: str) -> int:
         # The line as it stands comes first: a tag may itself begin with a digit or a dash.
         stripped = line.strip()
         without_bullet = _BULLET.sub("", stripped)
