@@ -5,4 +5,7 @@ only points down: ``envs`` (what the policy meets) <- ``rewards`` (what scores a
 improves the policy) <- ``launch`` (what a person runs).
 """
 
+from .rewards import reward
+
+__all__ = ["reward"]
 __version__ = "0.1.0"

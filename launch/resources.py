@@ -4,6 +4,7 @@ To add one: a function of the run's configuration and task, and its name in ``RE
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def encoder(config: RunConfig, task: TagTask) -> npt.NDArray[np.float32]:
 def calendar_table(config: RunConfig, task: TagTask) -> CalendarFit:
     """Percentile of each tag by how near it is to the holidays ahead."""
     folder = config.data.cache / "embeddings"
-    return CalendarFit(encoder(config, task), lambda texts: encode_tags(texts, cache_dir=folder))
+    return CalendarFit(encoder(config, task), partial(encode_tags, cache_dir=folder))
 
 
 def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:

@@ -164,9 +164,7 @@ def check(
     on_stage("awkward answers")
     findings.append(_awkward(engine(), answers))
     on_stage("other rewards")
-    others = [spec for spec in specs.values() if spec.name != name]
-    correlations = _correlations(setup, others, answers, scores, name) if others else {}
-    return Checked(reward, findings, scores, correlations, answers.origin)
+    return Checked(reward, findings, scores, _correlations(setup, answers, name), answers.origin)
 
 
 def _scored(engine: RewardEngine, answers: Asked, chosen: Sequence[int], group: int | None = None) -> Scores:
@@ -266,17 +264,20 @@ def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
     return Finding("awkward answers", "pass", f"empty, refusals, other scripts, 2,000 words: {shown}")
 
 
-def _correlations(
-    setup: Setup, others: Sequence[RewardSpec], answers: Asked, scores: Scores, name: str
-) -> dict[str, float]:
-    columns = list(answers.columns)
-    engine = RewardEngine(others, resources=setup.engine.resources, columns=columns)
-    found = engine.score(*answers.rows(range(len(answers.completions))), answers.group)
-    together = np.concatenate([scores[:, None], found], axis=1).reshape(-1, answers.group, 1 + len(others))
-    names = [name, *engine.names]
-    metrics = conflict_metrics(torch.from_numpy(together), torch.zeros(together.shape[:2]), names)
-    pairs = {other: metrics.get(f"conflict/corr/{name}~{other}") for other in engine.names}
-    return {other: value for other, value in pairs.items() if value is not None}
+def _correlations(setup: Setup, answers: Asked, name: str) -> dict[str, float]:
+    """Within groups, with each other reward of the configuration."""
+    specs, columns = setup.config.rewards, list(answers.columns)
+    engine = RewardEngine(specs, resources=setup.engine.resources, columns=columns)
+    everything = answers.rows(range(len(answers.completions)))
+    engine.learn(*everything)
+    scores = torch.from_numpy(engine.score(*everything, answers.group)).unflatten(0, (-1, answers.group))
+    metrics = conflict_metrics(scores, torch.zeros(scores.shape[:2]), engine.names)
+    found = {}
+    for other in engine.names:
+        for pair in (f"{name}~{other}", f"{other}~{name}"):
+            if f"conflict/corr/{pair}" in metrics:
+                found[other] = metrics[f"conflict/corr/{pair}"]
+    return found
 
 
 def _plot(reward: Reward, scores: Scores, path: Path) -> None:

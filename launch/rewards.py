@@ -24,6 +24,7 @@ def list_() -> None:
     from ..rewards import known, resolve
 
     table = Table("name", "range", "better", "per", "reads", "what it is", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     console = Console()
     for name, origin in known().items():
         found = resolve(name)

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from ..envs.catalog import Catalog
 
 MEMORY = 160  # explanations, as in RecGPT-V2
+_LEXICON = "protected_attributes.yaml"
 
-# A sentence with one of these speaks of what the household did.
+# A sentence with one of these speaks of what the household did. "buy" alone, "usually" and "often" are left
+# out: "Buy milk tonight" and "often served with milk" state nothing about anybody.
 MARKERS = (
-    *("you bought", "you buy", "you've bought", "you have bought", "you purchase", "you purchased"),
+    *("bought", "purchased", "last week", "last weeks", "last month", "household buys", "family buys"),
+    *("you buy", "you purchase", "you have been buying", "you've been buying"),
     *("you picked", "you pick", "you ordered", "you order", "you chose", "you got", "you get", "you had"),
     *("you usually", "you often", "you always", "you regularly", "you frequently", "you like", "you love"),
     *("you enjoy", "you enjoyed", "you stock", "you stocked", "you already", "you keep"),
@@ -49,8 +53,10 @@ class IdfDiversity:
     L = its words, M = the last ``memory`` explanations, df(w) = how many of them hold w. Missing until M
     holds ``warmup`` explanations: against a handful every word is rare. An empty explanation scores lowest.
 
-    Source: RecGPT-V2 (arXiv 2512.14503), whose memory holds 160; another size M needs a range of its own in
-    the config entry, ``range: [log(M / (M + 1)), log(M)]``.
+    Source: RecGPT-V2 (arXiv 2512.14503), whose memory holds 160. Another size M, or a warm-up of W < M, needs
+    a range of its own in the config entry, ``range: [log(W / (W + 1)), log(M)]`` (W = M without a warm-up).
+
+    Worst cases: a text of rare or invented words scores highest; pair it with a reward of what it says.
 
     Checkpoint behaviour: the words of M are saved; a resume goes on with them.
 
@@ -118,6 +124,8 @@ def sibling_diversity(completions: Sequence[Completion]) -> list[float | None]:
     """``1 - mean ROUGE-L F1`` of an explanation against the others of its prompt; missing if there is none.
 
     ROUGE-L (Lin 2004): the longest common subsequence of words. Two empty texts are the same text.
+
+    Worst cases: a group of one text scores 0; so do empty texts, though one empty text among others scores 1.
     """
     texts = [words(completion_text(completion)) for completion in completions]
     n = len(texts)
@@ -144,6 +152,9 @@ def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 6
     """Distinct n-grams over n-grams of the first ``max_words`` words; 0 for a text of fewer than n words.
 
     Source: Li et al. 2016 (arXiv 1510.03055). A fixed budget, since the share falls with the length.
+
+    Worst cases: n words without a repeat score 1, however short; pair it with ``text_length``. Words past the
+    budget are not judged.
     """
     scores = []
     for completion in completions:
@@ -164,7 +175,15 @@ def claim_precision(
 
     A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
     household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
-    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong.
+    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts
+    once, however often it is stated.
+
+    Worst cases: one sure fact scores 1 like ten; a sentence without a marker states nothing, whatever it
+    says; "you bought no milk" counts as milk; a tag whose name holds the end of a sentence is not found.
+
+    Args:
+        history: tag ids of each sample's household.
+        markers: phrases, in the language of the explanations.
     """
     tags, ids = _mentions(catalog)
     speaks, same = _phrases(tuple(markers)), catalog.equivalence_class
@@ -174,7 +193,7 @@ def claim_precision(
         stated = {
             same[ids[mention.phrase]]
             for sentence in told
-            if next(speaks.find(sentence), None)
+            if speaks.any(sentence)
             for mention in tags.find(sentence)
         }
         known = {same[tag] for tag in bought} if stated else set()
@@ -214,12 +233,10 @@ class BannedWords:
     """
 
     def __init__(self, words: Collection[str]) -> None:
-        if isinstance(words, str) or not words:
-            raise ValueError(f"words={words!r} must list at least one word or phrase")
-        self._phrases = Phrases(words)
+        self._phrases = _sought("words", words)
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
-        return [_any(self._phrases, completion) for completion in completions]
+        return [float(self._phrases.any(words(completion_text(completion)))) for completion in completions]
 
 
 @reward("attribute_leak", range=(0, 1), direction="lower")
@@ -228,34 +245,46 @@ class AttributeLeak:
 
     Phrases about a person by age, sex, income, ethnicity, religion, health and so on are in
     ``lexicons/protected_attributes.yaml``; besides, an explanation must not hold a value of the household's
-    own profile, if the data have a column ``protected``. A lexicon finds what it lists: it is a floor for
-    safety, not a proof.
+    own profile, if the data have a column ``protected``.
+
+    Worst cases: a lexicon finds what it lists, so another wording passes: a floor for safety, not a proof. A
+    value of one common word (``"2"``, ``"single"``) is a leak wherever the word stands.
 
     Args:
         lexicon: a file of the same form, instead of the shipped one.
     """
 
     def __init__(self, lexicon: str | None = None) -> None:
-        shipped = resources.files(__package__) / "lexicons" / "protected_attributes.yaml"
-        text = Path(lexicon).read_text() if lexicon else shipped.read_text()
-        attributes = yaml.safe_load(text)["attributes"]
-        self._phrases = Phrases(phrase for phrases in attributes.values() for phrase in phrases)
+        path = Path(lexicon) if lexicon else resources.files(__package__) / "lexicons" / _LEXICON
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        attributes = content.get("attributes") if isinstance(content, dict) else None
+        if not isinstance(attributes, dict) or not all(isinstance(p, list) for p in attributes.values()):
+            raise ValueError(f"lexicon={path} must hold 'attributes: {{age: [a phrase, another], ...}}'")
+        self._phrases = _sought(f"phrases of lexicon={path}", [*chain.from_iterable(attributes.values())])
 
     def __call__(
-        self, completions: Sequence[Completion], protected: Sequence[Sequence[str]] | None = None
+        self, completions: Sequence[Completion], protected: Sequence[Sequence[str] | None] | None = None
     ) -> list[float]:
         """
         Args:
-            protected: values of each sample's household that no text may hold, such as ``["45-54"]``.
+            protected: values of each sample's household that no text may hold, such as ``["45-54"]``; None
+                for a household without a profile.
         """
-        scores = [_any(self._phrases, completion) for completion in completions]
-        if protected is None:
-            return scores
-        return [
-            max(score, _any(_phrases(tuple(values)), completion))
-            for score, completion, values in zip(scores, completions, protected, strict=True)
-        ]
+        texts = [words(completion_text(completion)) for completion in completions]
+        named = [self._phrases.any(text) for text in texts]
+        if protected is not None:
+            own = [_phrases(tuple(values or ())).any(t) for t, values in zip(texts, protected, strict=True)]
+            named = list(map(max, named, own))
+        return list(map(float, named))
 
 
-def _any(phrases: Phrases, completion: Completion) -> float:
-    return float(next(phrases.find(words(completion_text(completion))), None) is not None)
+def _sought(setting: str, phrases: Collection[str]) -> Phrases:
+    """What finds phrases that a gate relies on: each of them can be found."""
+    if isinstance(phrases, str) or not phrases:
+        raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not words(phrase):
+            raise ValueError(
+                f"{setting}: {phrase!r} must be a text with a letter or digit; quote or remove it"
+            )
+    return Phrases(phrases)

@@ -102,7 +102,7 @@ class HttpReward:
             answer = self._session().post(
                 self.url, json=content, timeout=self.timeout, allow_redirects=False, auth=self._sign
             )
-        except (requests.ConnectionError, requests.Timeout) as error:
+        except requests.RequestException as error:
             raise RewardError(f"POST {self.url} failed, with timeout={self.timeout:g}: {error}") from error
         return self._scores(answer, len(completions))
 

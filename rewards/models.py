@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os.path
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from .base import Completion, RewardError, completion_text
 from .registry import reward
@@ -19,17 +18,6 @@ logger = logging.getLogger(__name__)
 
 Activation = Literal["sigmoid", "softmax", "none"]
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-class _Text(NamedTuple):
-    """A prompt with its completion.
-
-    Attributes:
-        start: Character at which the completion begins, or what the chat template writes before it.
-    """
-
-    text: str
-    start: int
 
 
 @reward("reward_model", range=(0, 1))
@@ -84,7 +72,9 @@ class RewardModel:
         self._model.to(self._device).eval()
         self._label = _label(model, self._model.config, label)
         if activation == "softmax" and self._model.config.num_labels == 1:
-            raise ValueError(f"activation='softmax' of {model!r} with its single label is always 1: use sigmoid")
+            raise ValueError(
+                f"activation='softmax' of {model!r} with its single label is always 1: use sigmoid"
+            )
         self._activation, self._batch_size = activation, batch_size
         self._pad = _padding(model, self._tokenizer, self._model.config, batch_size)
         self._max_length = max_length or _longest(self._tokenizer, self._model.config)
@@ -107,20 +97,21 @@ class RewardModel:
 
     def _tokens(self, prompt: Any, completion: Completion) -> list[int]:
         """Token ids of one sample, within ``max_length``."""
-        chat = not isinstance(prompt, str) and self._tokenizer.chat_template is not None
-        text, start = self._chat(prompt, completion) if chat else _plain(prompt, completion)
-        found = self._tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=True)
-        ids, excess = found["input_ids"], len(found["input_ids"]) - self._max_length
+        text = self._text(prompt, completion)
+        found = self._tokenizer(text, add_special_tokens=not self._chat(prompt), return_offsets_mapping=True)
+        ids, ends = found["input_ids"], [end for _, end in found["offset_mapping"]]
+        excess = len(ids) - self._max_length
         if excess <= 0:
             return ids
-        # What opens every text of the model is no part of the prompt.
+        # The token that opens every text of the model is no part of the prompt.
         opening = ids[0] in (self._tokenizer.bos_token_id, self._tokenizer.cls_token_id)
-        ends = [end for _, end in found["offset_mapping"]]
-        of_prompt = next(i for i in range(opening, len(ids) + 1) if i == len(ids) or ends[i] > start) - opening
-        if excess > of_prompt:
+        start = _shared(self._text(prompt, []), text)
+        answer = next((i for i, end in enumerate(ends) if end > start), len(ids))
+        if excess > answer - opening:
             raise RewardError(
-                f"a completion has {len(ids) - of_prompt} tokens with what frames it, more than max_length="
-                f"{self._max_length}: set a larger max_length if the model allows it, or shorter completions"
+                f"a completion has {len(ids) - answer + opening} tokens with what frames it, more than "
+                f"max_length={self._max_length}: set a larger one if the model allows it, or let the policy "
+                "write less"
             )
         if not self.shortened:
             logger.warning(
@@ -133,14 +124,18 @@ class RewardModel:
         self.shortened += 1
         return ids[:opening] + ids[opening + excess :]
 
-    def _chat(self, prompt: Sequence[Any], completion: Completion) -> _Text:
-        answer = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-        before, whole = (
-            self._tokenizer.apply_chat_template(messages, tokenize=False)
-            for messages in ([*prompt], [*prompt, *answer])
-        )
-        # Templates may end a conversation otherwise than they go on with it.
-        return _Text(whole, len(os.path.commonprefix([before, whole])))
+    def _chat(self, prompt: Any) -> bool:
+        return not isinstance(prompt, str) and self._tokenizer.chat_template is not None
+
+    def _text(self, prompt: Any, completion: Completion) -> str:
+        if self._chat(prompt):
+            plain = isinstance(completion, str)
+            answer = [{"role": "assistant", "content": completion}] if plain else completion
+            text: str = self._tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+            return text
+        if not isinstance(prompt, str):
+            prompt = "".join(f"{completion_text([{'content': m['content']}])}\n" for m in prompt)
+        return prompt + completion_text(completion)
 
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
@@ -159,13 +154,10 @@ class RewardModel:
         return logits[:, self._label].tolist()
 
 
-def _plain(prompt: Any, completion: Completion) -> _Text:
-    before = prompt if isinstance(prompt, str) else "".join(_texts(prompt))
-    return _Text(before + completion_text(completion), len(before))
-
-
-def _texts(messages: Iterable[Any]) -> Iterable[str]:
-    return (completion_text([{**message, "role": "assistant"}]) + "\n" for message in messages)
+def _shared(one: str, other: str) -> int:
+    """Number of characters that two texts have in common from their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _load(model: str, dtype: Any) -> tuple[Any, Any]:
@@ -177,7 +169,11 @@ def _load(model: str, dtype: Any) -> tuple[Any, Any]:
             model, dtype=dtype, output_loading_info=True
         )
     except OSError as error:
-        raise ValueError(f"model={model!r} cannot be loaded; name a folder or a hub model: {error}") from error
+        raise ValueError(
+            f"model={model!r} cannot be loaded; name a folder or a hub model: {error}"
+        ) from error
+    if not tokenizer.is_fast:
+        raise ValueError(f"model={model!r} has a tokenizer that cannot tell which text a token stands for")
     if report["missing_keys"]:
         raise ValueError(
             f"model={model!r} is no trained classifier: it has no weights for "

