@@ -17,10 +17,11 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Protocol
@@ -41,7 +42,13 @@ class WorkerDiedError(Exception):
 
 
 class Caller(Protocol):
-    """Makes calls of one function; a call may wait for its turn, which its time-out does not count."""
+    """Makes calls of one function; a call may wait for its turn, which its time-out does not count.
+
+    Attributes:
+        seconds: That calls took so far, turns not counted; those in flight at once add up.
+    """
+
+    seconds: float
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         """Returns what the function returned, or raises what it raised.
@@ -61,10 +68,12 @@ class Awaited:
     def __init__(self, function: RewardFunction, concurrency: int | None) -> None:
         self._function = function
         self._turns = asyncio.Semaphore(concurrency or ASYNC_CALLS)
+        self.seconds = 0.0
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns:
-            return await _within(timeout, asyncio.ensure_future(self._function(**arguments)))
+            with _timed(self):
+                return await _within(timeout, asyncio.ensure_future(self._function(**arguments)))
 
     def close(self) -> None:
         pass
@@ -91,18 +100,23 @@ class Threads:
 
     def __init__(self, function: RewardFunction, turns: Turns) -> None:
         self._function, self._turns = function, turns
+        self.seconds = 0.0
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns.free:
-            thread = self._turns.idle.pop() if self._turns.idle else _Thread()
-            made = asyncio.wrap_future(thread.submit(partial(self._function, **arguments)))
-            try:
-                return await _within(timeout, made)
-            finally:
-                if made.done() and not made.cancelled():
-                    self._turns.idle.append(thread)
-                else:
-                    thread.submit(None)  # it ends when its call does
+            with _timed(self):
+                return await self._called(arguments, timeout)
+
+    async def _called(self, arguments: Mapping[str, Any], timeout: float) -> Any:
+        thread = self._turns.idle.pop() if self._turns.idle else _Thread()
+        made = asyncio.wrap_future(thread.submit(partial(self._function, **arguments)))
+        try:
+            return await _within(timeout, made)
+        finally:
+            if made.done() and not made.cancelled():
+                self._turns.idle.append(thread)
+            else:
+                thread.submit(None)  # it ends when its call does
 
     def close(self) -> None:
         self._turns.close()
@@ -122,6 +136,7 @@ class Workers:
     ) -> None:
         self._spec, self._columns, self._shared = spec, columns, shared
         self._turns = asyncio.Semaphore(spec.workers)
+        self.seconds = 0.0
         self._idle: list[_Process] = []
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
@@ -131,7 +146,8 @@ class Workers:
             else:
                 process = await _Process.start((self._spec, list(self._columns), dict(self._shared())))
             try:
-                found = await process.ask(dict(arguments), timeout)
+                with _timed(self):
+                    found = await process.ask(dict(arguments), timeout)
             except BaseException:
                 process.kill()
                 raise
@@ -141,6 +157,15 @@ class Workers:
     def close(self) -> None:
         while self._idle:
             self._idle.pop().kill()
+
+
+@contextmanager
+def _timed(caller: Caller) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        caller.seconds += time.perf_counter() - started
 
 
 async def _within(timeout: float, future: asyncio.Future[Any]) -> Any:

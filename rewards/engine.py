@@ -87,8 +87,8 @@ class RewardEngine:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Wall-clock seconds that each reward took since construction, its turn awaited; they overlap."""
-        return {one.call.reward.name: one.seconds for one in self._scored}
+        """Seconds that calls of each reward took since construction; those in flight at once add up."""
+        return {one.call.reward.name: one.caller.seconds for one in self._scored}
 
     @property
     def failed(self) -> dict[str, int]:

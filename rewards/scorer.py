@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +24,6 @@ class Scorer:
     """One reward of an engine at work.
 
     Attributes:
-        seconds: Wall-clock time of its scores, their turn awaited.
         failed: Samples that could not be scored.
         failures: (samples, of them failed) of the last batches, which cover ``WINDOW`` samples.
     """
@@ -34,7 +32,6 @@ class Scorer:
         self.call = call
         self.caller = _caller(call, resources, columns, turns)
         self.cache = ScoreCache(call.reward.name) if call.spec.cache else None
-        self.seconds = 0.0
         self.failed = 0
         self.failures: deque[Sequence[int]] = deque()
 
@@ -48,13 +45,9 @@ class Scorer:
         Args:
             first: Row of the whole batch that this part of it begins with.
         """
-        started = time.perf_counter()
-        try:
-            if self.cache is None:
-                return await self._fresh(batch, range(batch.n), first)
-            return await self._cached(self.cache, batch, first)
-        finally:
-            self.seconds += time.perf_counter() - started
+        if self.cache is None:
+            return await self._fresh(batch, range(batch.n), first)
+        return await self._cached(self.cache, batch, first)
 
     async def _cached(self, cache: ScoreCache, batch: Batch, first: int) -> np.ndarray:
         size = batch.group_size if self.call.reward.per == "group" else 1

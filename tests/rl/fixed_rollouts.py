@@ -19,6 +19,7 @@ from trl import GRPOConfig
 
 from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine, RewardSpec
+from recrl.rewards.binding import LIVE
 from recrl.rl import policy
 from recrl.rl.constraints import Problem
 from recrl.rl.trainer import ConstrainedGRPOTrainer
@@ -119,7 +120,7 @@ def trainer_for(
     model = change(model)
     engine = RewardEngine(
         list(rewards),
-        resources={"catalog": CATALOG, "slots": SLOTS},
+        resources={**dict.fromkeys(LIVE), "catalog": CATALOG, "slots": SLOTS},
         columns=["target", "lookback", "completion_ids"],
     )
     ours = (
