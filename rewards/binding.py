@@ -163,7 +163,7 @@ def bind(
         if not callable(function):
             raise RewardSpecError(f"reward {reward.name!r}: class {type(function).__name__} needs a __call__")
     named, open_ended = _parameters(function)
-    by_row = not ONE.keys().isdisjoint(named) and "completions" not in named
+    by_row = bool(ONE.keys() & (named.keys() - params.keys())) and "completions" not in named
     unknown = [name for name in params if name not in named]
     if unknown and not open_ended:
         raise RewardSpecError(
@@ -176,12 +176,12 @@ def bind(
         everything = True
     else:
         everything = open_ended
-    optional = {name for name, parameter in named.items() if parameter.default is not parameter.empty}
-    sources = _sources(reward, [*wanted, *reward.needs], optional, columns, resources, everything)
+    sources = _sources(reward, [*wanted, *reward.needs], _optional(named), columns, resources, everything)
     update = None
     if hasattr(function, "update") and hasattr(function, "state_dict"):
         learns, learns_all = _parameters(function.update)
-        update = function.update, _sources(reward, list(learns), set(), columns, resources, learns_all)
+        may_lack = _optional(learns)
+        update = function.update, _sources(reward, list(learns), may_lack, columns, resources, learns_all)
     call = Call(
         reward,
         spec,
@@ -200,6 +200,10 @@ def _parameters(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     parameters = inspect.signature(function).parameters.values()
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _optional(named: Mapping[str, inspect.Parameter]) -> set[str]:
+    return {name for name, parameter in named.items() if parameter.default is not parameter.empty}
 
 
 def _sources(
@@ -270,10 +274,16 @@ def _check(call: Call, wanted: Sequence[str], resources: Collection[str]) -> Non
             f"reward {reward.name!r}: workers={spec.workers} and concurrency={spec.concurrency}; a worker "
             "makes one call at a time: leave concurrency out"
         )
-    if spec.workers and (live := set(LIVE).intersection(call.sources.resources)):
+    live = set(LIVE).intersection(call.sources.resources)
+    if spec.workers and live:
         raise RewardSpecError(
             f"reward {reward.name!r} reads {min(live)!r}, which its workers={spec.workers} processes would "
             "not see change; use workers: 0"
+        )
+    if spec.cache and live:
+        raise RewardSpecError(
+            f"reward {reward.name!r} reads {min(live)!r}, which changes, so cached scores would be stale; "
+            "set cache: false"
         )
     if call.stateful and (spec.workers or spec.cache or (spec.concurrency or 1) > 1):
         raise RewardSpecError(

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .base import RewardError
@@ -30,13 +31,16 @@ class ScoreCache:
         Raises:
             RewardError: a column holds something whose content cannot be told.
         """
-        try:
-            content = json.dumps(entries, sort_keys=True, default=_plain)
-        except TypeError as error:
-            raise RewardError(
-                f"reward {self._name!r}: cache: true cannot tell equal inputs, {error}; set cache: false"
-            ) from error
-        return hashlib.blake2b(content.encode(), digest_size=16).digest()
+        content = {}
+        for name in sorted(entries):
+            try:
+                content[name] = json.dumps(entries[name], sort_keys=True, default=_plain)
+            except TypeError as error:
+                raise RewardError(
+                    f"reward {self._name!r}: cache: true cannot tell equal inputs, column {name!r}: {error}; "
+                    "set cache: false"
+                ) from error
+        return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).digest()
 
     def get(self, key: bytes) -> tuple[float, ...] | None:
         found = self._scores.get(key)
@@ -53,4 +57,6 @@ class ScoreCache:
 def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # array or tensor
         return value.tolist()
-    raise TypeError(f"a column holds {type(value).__name__}")
+    if is_dataclass(value):  # a parsed answer
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError(f"it holds {type(value).__name__}")

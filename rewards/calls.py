@@ -6,6 +6,7 @@ its time-out.
               thread is left behind and another takes its place
 ``Workers``   a plain function, in processes; one that hangs or dies is ended and replaced
 ``loop``      the event loop that all of this runs on, beside the caller's thread
+``result``    of what runs on it
 """
 
 from __future__ import annotations
@@ -14,23 +15,27 @@ import asyncio
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .base import RewardFunction
 from .spec import RewardSpec
 
+T = TypeVar("T")
+
 ASYNC_CALLS = 16  # in flight at once, where a config names no other number
 WORKER_START = 300.0  # seconds: it imports the user's module
+GRACE = 5.0  # seconds that the loop may be busy with itself
 
 
 class OutOfTimeError(Exception):
@@ -39,6 +44,10 @@ class OutOfTimeError(Exception):
 
 class WorkerDiedError(Exception):
     """The process of a call ended during it."""
+
+
+class RemoteError(Exception):
+    """What a function raised in a worker, where the exception itself cannot travel."""
 
 
 class Caller(Protocol):
@@ -73,7 +82,13 @@ class Awaited:
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns:
             with _timed(self):
-                return await _within(timeout, asyncio.ensure_future(self._function(**arguments)))
+                return await _within(timeout, asyncio.ensure_future(self._awaited(arguments)))
+
+    async def _awaited(self, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return await self._function(**arguments)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise _raisable(error) from error
 
     def close(self) -> None:
         pass
@@ -128,23 +143,25 @@ class Workers:
     Args:
         spec: Config entry of the reward, from which each process finds the function.
         columns: Dataset columns of each batch.
+        names: Of the engine's resources, all of them.
         shared: Resources that the function reads, as they are when a process starts.
     """
 
     def __init__(
-        self, spec: RewardSpec, columns: Sequence[str], shared: Callable[[], Mapping[str, Any]]
+        self,
+        spec: RewardSpec,
+        columns: Sequence[str],
+        names: Sequence[str],
+        shared: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._spec, self._columns, self._shared = spec, columns, shared
+        self._spec, self._columns, self._names, self._shared = spec, columns, names, shared
         self._turns = asyncio.Semaphore(spec.workers)
         self.seconds = 0.0
         self._idle: list[_Process] = []
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns:
-            if self._idle:
-                process = self._idle.pop()
-            else:
-                process = await _Process.start((self._spec, list(self._columns), dict(self._shared())))
+            process = await self._ready()
             try:
                 with _timed(self):
                     found = await process.ask(dict(arguments), timeout)
@@ -153,6 +170,12 @@ class Workers:
                 raise
             self._idle.append(process)
             return found()
+
+    async def _ready(self) -> _Process:
+        while self._idle:
+            if (process := self._idle.pop()).alive():  # the machine may have ended it between two batches
+                return process
+        return await _Process.start((self._spec, self._columns, self._names, dict(self._shared())))
 
     def close(self) -> None:
         while self._idle:
@@ -178,7 +201,18 @@ async def _within(timeout: float, future: asyncio.Future[Any]) -> Any:
     if not done:
         future.cancel()
         raise OutOfTimeError(f"took longer than timeout={timeout:g} seconds")
+    if future.cancelled():  # not by us
+        raise RuntimeError("it cancelled itself")
     return future.result()
+
+
+def _raisable(error: BaseException) -> Exception:
+    """As an exception that does not end the event loop (SystemExit) and that a future can hold."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | CancelledError):
+        return error
+    found = RuntimeError(f"{type(error).__name__}: {error}")
+    found.__cause__ = error
+    return found
 
 
 class _Thread:
@@ -205,8 +239,8 @@ def _make(calls: _Calls) -> None:
             continue
         try:
             found = call()
-        except BaseException as error:  # KeyboardInterrupt too must reach the caller
-            future.set_exception(error)
+        except BaseException as error:
+            future.set_exception(_raisable(error))
         else:
             future.set_result(found)
         del item, call, future  # an idle thread holds no batch
@@ -227,6 +261,7 @@ class _Process:
             [sys.executable, "-m", f"{__package__}.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            process_group=0,  # what the function starts ends with it
         )
         theirs.close()
         started = cls(process, ours)
@@ -236,6 +271,9 @@ class _Process:
             started.kill()
             raise
         return started
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
     async def ask(self, message: Any, timeout: float) -> Callable[[], Any]:
         """Send and wait for the answer, which returns or raises as the function did."""
@@ -270,7 +308,9 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes], pipe: Connection) -> None:
-    process.kill()
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     pipe.close()
 
@@ -285,3 +325,26 @@ def loop() -> asyncio.AbstractEventLoop:
     made = asyncio.new_event_loop()
     threading.Thread(target=made.run_forever, name="recrl-rewards", daemon=True).start()
     return made
+
+
+def result(found: Future[T], longest: float) -> T:
+    """What something on the loop returns.
+
+    An async function that blocks (``time.sleep``, a request that is not awaited) stops the loop, and with it
+    every time-out; so the loop itself has one.
+
+    Args:
+        longest: Seconds that any call may take.
+
+    Raises:
+        OutOfTimeError: the loop stood still for longer.
+    """
+    while not wait([found], timeout=1).done:
+        moved = threading.Event()
+        loop().call_soon_threadsafe(moved.set)
+        if not moved.wait(longest + GRACE):
+            raise OutOfTimeError(f"blocked the event loop for longer than timeout={longest:g} seconds")
+    return found.result()
+
+
+os.register_at_fork(after_in_child=loop.cache_clear)  # a fork has the loop, but not its thread

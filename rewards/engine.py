@@ -16,14 +16,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from .base import PER_TAG, Completion, Reward, RewardSpecError
+from .base import PER_TAG, Completion, Reward, RewardError, RewardSpecError
 from .binding import BATCH, DERIVED, Batch, bind
-from .calls import Turns, loop
+from .calls import OutOfTimeError, Turns, loop, result
 from .registry import as_spec, resolve_all
 from .scorer import Scorer
 from .spec import RewardSpec
@@ -82,7 +81,6 @@ class RewardEngine:
             for spec in specs
             if spec.sum is not None
         }
-        self._derived = {name for one in self._scored for name in one.call.sources.derived}
         self._turns = one_by_one
 
     @property
@@ -134,13 +132,13 @@ class RewardEngine:
             RewardError: a reward failed, and its ``on_error`` is ``raise`` or its ``max_missing`` is reached.
             ValueError: the batch is not as announced: N % group_size, a column's length, a missing column.
         """
-        batch = self._batch(prompts, completions, columns, group_size)
+        batch = self._batch(prompts, completions, columns, group_size, _derived(self._scored))
         asked = early.answers(completions) if early is not None else {}
-        found = asyncio.run_coroutine_threadsafe(_together(self._scored, batch, asked), loop())
         try:
-            values = found.result()
-        finally:  # after an error or Ctrl-C, do not leave calls running that nobody waits for
-            found.cancel()
+            values = self._scores(self._scored, batch, asked)
+        finally:
+            if early is not None:  # a part may have failed while others are on their way
+                early.cancel()
         scores = np.full((batch.n, len(self.names)), np.nan)
         for one, column in zip(self._scored, values, strict=True):
             scores[:, self.names.index(one.call.reward.name)] = column
@@ -184,8 +182,7 @@ class RewardEngine:
             resources=self.resources,
         )
         per_tag = [one for one in self._scored if one.call.reward.per in PER_TAG]
-        found = asyncio.run_coroutine_threadsafe(_together(per_tag, batch), loop()).result()
-        for one, values in zip(per_tag, found, strict=True):
+        for one, values in zip(per_tag, self._scores(per_tag, batch, {}), strict=True):
             k = self.names.index(one.call.reward.name)
             running[samples, sizes, k] = np.nan_to_num(values)
             if one.call.reward.per == "tag_mean":
@@ -208,14 +205,16 @@ class RewardEngine:
             prompts: this rank's, and so the rest.
             gather: brings the lists of all ranks together, in the order of the ranks.
         """
-        batch = self._batch(prompts, completions, columns, 1)
-        for one in self._scored:
-            if one.call.update is not None:
-                update, sources = one.call.update
-                mine = sources.entries(batch, range(batch.n))
-                everyone = gather([mine])
-                together = {name: [entry for rank in everyone for entry in rank[name]] for name in mine}
-                update(**together, **sources.shared(self.resources))
+        updates = [one.call.update for one in self._scored if one.call.update is not None]
+        if not updates:
+            return
+        derived = {name for _, sources in updates for name in sources.derived}
+        batch = self._batch(prompts, completions, columns, 1, derived)
+        for update, sources in updates:
+            mine = sources.entries(batch, range(batch.n))
+            everyone = gather([mine])
+            together = {name: [entry for rank in everyone for entry in rank[name]] for name in mine}
+            update(**together, **sources.shared(self.resources))
 
     def forgetful(self) -> list[str]:
         """Stateful rewards without ``update``: each rank's would remember its own samples only."""
@@ -255,6 +254,21 @@ class RewardEngine:
             loop().call_soon_threadsafe(one.caller.close)
         loop().call_soon_threadsafe(self._turns.close)
 
+    def _scores(
+        self, rewards: Sequence[Scorer], batch: Batch, asked: Mapping[str, list[Future[np.ndarray]]]
+    ) -> list[np.ndarray]:
+        found = asyncio.run_coroutine_threadsafe(_together(rewards, batch, asked), loop())
+        try:
+            return result(found, max((one.call.spec.timeout for one in self._scored), default=0.0))
+        except OutOfTimeError as error:
+            awaited = [one.call.reward.name for one in self._scored if one.call.is_async]
+            raise RewardError(
+                f"an async reward ({' or '.join(awaited)}) {error}. Let it await what it waits for, or "
+                "make it a plain function"
+            ) from None
+        finally:  # after an error or Ctrl-C, do not leave calls running that nobody waits for
+            found.cancel()
+
     def _stateful(self) -> dict[str, Any]:
         return {one.call.reward.name: one.call.target for one in self._scored if one.call.stateful}
 
@@ -268,6 +282,7 @@ class RewardEngine:
         completions: Sequence[Completion],
         columns: Mapping[str, Sequence[Any]],
         group_size: int,
+        derived: Collection[str],
     ) -> Batch:
         n = len(completions)
         if group_size < 1 or n % group_size:
@@ -286,7 +301,7 @@ class RewardEngine:
             n,
             group_size,
             columns={**columns, "prompts": prompts, "completions": completions},
-            derived={name: self._derive(name, completions) for name in self._derived},
+            derived={name: self._derive(name, completions) for name in derived},
             resources=self.resources,
         )
 
@@ -315,7 +330,8 @@ class Early:
         Raises:
             ValueError: the rows are not as announced.
         """
-        batch = self._engine._batch(prompts, completions, columns, self._group_size)
+        derived = _derived(self._rewards)
+        batch = self._engine._batch(prompts, completions, columns, self._group_size, derived)
         self._given[first] = completions
         self._parts[first] = [
             asyncio.run_coroutine_threadsafe(one.score(batch, first), loop()) for one in self._rewards
@@ -338,10 +354,14 @@ class Early:
                 future.cancel()
 
 
+def _derived(rewards: Sequence[Scorer]) -> set[str]:
+    return {name for one in rewards for name in one.call.sources.derived}
+
+
 async def _together(
     rewards: Sequence[Scorer],
     batch: Batch,
-    asked: Mapping[str, list[Future[np.ndarray]]] = MappingProxyType({}),
+    asked: Mapping[str, list[Future[np.ndarray]]],
 ) -> list[np.ndarray]:
     """Scores of each reward; after a fault of one the others' calls are not left running."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import RewardError, completion_text
-from .binding import DERIVED, Batch, Call, Entries
+from .binding import Batch, Call
 from .cache import ScoreCache
 from .calls import Awaited, Caller, OutOfTimeError, Threads, Turns, WorkerDiedError, Workers
 from .scores import checked_scores
@@ -52,18 +52,20 @@ class Scorer:
     async def _cached(self, cache: ScoreCache, batch: Batch, first: int) -> np.ndarray:
         size = batch.group_size if self.call.reward.per == "group" else 1
         entries = self.call.sources.entries(batch, range(batch.n))
-        for name in entries.keys() & DERIVED:  # of the completions, which tell as much
-            entries[name] = Entries(completion_text(text) for text in batch.columns["completions"])
         units = range(0, batch.n, size)
         keys = [cache.key({c: values[i : i + size] for c, values in entries.items()}) for i in units]
-        new = {key: i for key, i in zip(keys, units, strict=True) if cache.get(key) is None}
+        known = {key: cache.get(key) for key in keys}
+        new: dict[bytes, int] = {}
+        for key, i in zip(keys, units, strict=True):
+            if known[key] is None:
+                new.setdefault(key, i)
         rows = [row for i in new.values() for row in range(i, i + size)]
         found = await self._fresh(batch, rows, first)
         fresh = {key: tuple(found[j * size : (j + 1) * size].tolist()) for j, key in enumerate(new)}
         for key, scores in fresh.items():
             if not np.isnan(scores).any():
                 cache.put(key, scores)
-        return np.array([score for key in keys for score in fresh.get(key) or cache.get(key) or ()])
+        return np.array([score for key in keys for score in fresh.get(key) or known[key] or ()])
 
     async def _fresh(self, batch: Batch, rows: Sequence[int], first: int) -> np.ndarray:
         spans = self.call.spans(rows, batch.group_size)
@@ -87,9 +89,13 @@ class Scorer:
             if attempt:
                 await asyncio.sleep(RETRY_WAIT * 2 ** (attempt - 1))
             try:
-                return await self._attempt(batch, rows, first)
+                values, faults = await self._attempt(batch, rows, first)
             except RewardError as error:
                 fault = error
+                continue
+            if faults and spec.on_error == "raise":
+                raise faults[0]
+            return values, faults
         assert fault is not None
         if spec.on_error == "raise":
             raise fault
@@ -125,8 +131,6 @@ class Scorer:
                     f"reward {reward.name!r}, sample {first + rows[i]}: {what}. Completion: {excerpt!r}"
                 )
             )
-        if faults and spec.on_error == "raise":
-            raise faults[0]
         return values, faults
 
     def _count(self, samples: int, faults: Sequence[RewardError]) -> None:
@@ -135,12 +139,12 @@ class Scorer:
         self.failures.append((samples, len(faults)))
         while sum(n for n, _ in self.failures) - self.failures[0][0] >= WINDOW:
             self.failures.popleft()
-        failed = sum(n for _, n in self.failures)
-        if faults and failed > self.call.spec.max_missing * WINDOW:
-            seen = sum(n for n, _ in self.failures)
+        seen, failed = (sum(column) for column in zip(*self.failures, strict=True))
+        whole = max(seen, WINDOW)  # one batch may be larger
+        if faults and failed > self.call.spec.max_missing * whole:
             raise RewardError(
                 f"reward {self.call.reward.name!r} could not score {failed} of the last {seen} samples, more "
-                f"than max_missing={self.call.spec.max_missing:g} of {WINDOW}; the last: {faults[-1]}"
+                f"than max_missing={self.call.spec.max_missing:g} of {whole}; the last: {faults[-1]}"
             ) from faults[-1].__cause__
 
 
@@ -148,6 +152,6 @@ def _caller(call: Call, resources: Mapping[str, Any], columns: list[str], turns:
     if call.is_async:
         return Awaited(call.function, call.spec.concurrency)
     if call.spec.workers:
-        return Workers(call.spec, columns, lambda: call.sources.portable(resources))
+        return Workers(call.spec, columns, [*resources], lambda: call.sources.portable(resources))
     own = call.spec.concurrency or 1
     return Threads(call.function, Turns(own) if own > 1 else turns)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ import numpy.typing as npt
 
 from .base import Reward, RewardError
 
-RANGE_TOLERANCE = 1e-6  # rounding of a float32 sum, not a licence to leave the range
+# Of the range's larger end, if that is more than 1: rounding of a float32 sum, not a licence to leave it.
+RANGE_TOLERANCE = 1e-6
 
 
 class Scored(NamedTuple):
@@ -43,7 +43,7 @@ def checked_scores(reward: Reward, returned: Any, samples: int, where: str) -> S
         RewardError: not one value a sample, so that no sample has a score.
     """
     values = returned.tolist() if hasattr(returned, "tolist") else returned  # array or tensor
-    if not isinstance(values, Sequence) or isinstance(values, str):
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise RewardError(
             f"reward {reward.name!r} returned {type(returned).__name__}; return a list with a number or None "
             f"for each of the {samples} samples (a function that awaits is declared with 'async def')"
@@ -55,7 +55,7 @@ def checked_scores(reward: Reward, returned: Any, samples: int, where: str) -> S
         )
     if all(type(value) is float for value in values):
         found = np.array(values, dtype=np.float64)
-        low, high = reward.low - RANGE_TOLERANCE, reward.high + RANGE_TOLERANCE
+        low, high = _ends(reward)
         if ((found >= low) & (found <= high)).all():
             return Scored(found, {})
     return _one_by_one(values, lambda value: _fault(reward, value))
@@ -75,15 +75,21 @@ def _one_by_one(values: Sequence[Any], fault: Callable[[Any], str | None]) -> Sc
     return Scored(found, faults)
 
 
+def _ends(reward: Reward) -> tuple[float, float]:
+    room = RANGE_TOLERANCE * max(1.0, abs(reward.low), abs(reward.high))
+    return reward.low - room, reward.high + room
+
+
 def _fault(reward: Reward, value: Any) -> str | None:
     """What is wrong with one value and how to fix it; None if nothing is."""
     if not isinstance(value, int | float):
         return (
             f"value {value!r} is a {type(value).__name__}; return a number, or None if the score is missing"
         )
-    if math.isnan(value):
+    if value != value:  # math.isnan fails on an int that no float holds
         return "value is NaN; return None if the score is missing"
-    if not reward.low - RANGE_TOLERANCE <= value <= reward.high + RANGE_TOLERANCE:
+    low, high = _ends(reward)
+    if not low <= value <= high:
         return (
             f"value {value!r} is outside the declared range [{reward.low:g}, {reward.high:g}]; correct the "
             "function, or declare the range that it has"

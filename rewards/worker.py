@@ -13,17 +13,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from .binding import bind
+from .calls import RemoteError
 from .registry import resolve
 from .spec import RewardSpec
-
-
-class RemoteError(Exception):
-    """What a function raised in a worker; the message is its traceback there."""
 
 
 def main(descriptor: int) -> None:
@@ -57,27 +54,31 @@ def _read(pipe: Connection, messages: queue.SimpleQueue[bytes]) -> None:
         try:
             messages.put(pipe.recv_bytes())
         except (EOFError, OSError):
-            os._exit(0)
+            os.killpg(0, signal.SIGKILL)  # what the function started too: its group is this process's own
 
 
 def _prepared(
-    path: list[str], folder: str, spec: RewardSpec, columns: list[str], shared: Mapping[str, Any]
+    path: list[str],
+    folder: str,
+    spec: RewardSpec,
+    columns: Sequence[str],
+    names: Sequence[str],
+    shared: Mapping[str, Any],
 ) -> tuple[Any, Any]:
     sys.path[:] = path
     os.chdir(folder)
-    call = bind(resolve(spec), spec, columns, shared)
+    call = bind(resolve(spec), spec, columns, names)
     return call.function, {**shared, **call.params}
 
 
 def _portable(error: Exception) -> Exception:
     """The exception with its traceback's text, as something that can be pickled."""
     text = "".join(traceback.format_exception(error))
-    remote = RemoteError(f"in a worker process:\n{text}")
     try:
         copy: Exception = pickle.loads(pickle.dumps(error))
     except Exception:
         copy = RemoteError(f"{type(error).__name__}: {error}")
-    copy.add_note(str(remote))
+    copy.add_note(f"in a worker process:\n{text}")
     return copy
 
 
