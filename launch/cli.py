@@ -302,9 +302,11 @@ def _cause(error: Exception) -> BaseException | None:
     from .config import ConfigError
 
     fault: BaseException | None = error
-    while isinstance(fault, RewardError | RewardSpecError | ConfigError):
+    while isinstance(fault, ConfigError) and fault.__cause__ is not None:
         fault = fault.__cause__
-    return None if fault is error else fault
+    while isinstance(fault, RewardError | RewardSpecError):
+        error, fault = fault, fault.__cause__
+    return fault if isinstance(error, RewardError | RewardSpecError) else None
 
 
 def blamed(error: BaseException) -> str:

@@ -153,7 +153,7 @@ def test_every_server_takes_the_weights_and_a_share_of_the_prompts(tmp_path):
     one, other = Server(), Server()
     with served(tmp_path, one, other) as engine:
         engine.update("run-0", weights)
-        groups = engine.generate(REQUESTS, SAMPLING)
+        groups = list(engine.generate(REQUESTS, SAMPLING))
         engine.update("run-1", weights)
         assert [p.name for p in (tmp_path / "exchange").iterdir()] == ["weights-run-1.safetensors"]
     assert one.version == other.version == "run-1"
@@ -171,7 +171,7 @@ def test_a_faulty_answer_is_asked_for_again_whole(tmp_path, spoil):
     with served(tmp_path, server) as engine:
         engine.update("v", weights)
         server.spoil = [spoil]
-        groups = engine.generate(REQUESTS, SAMPLING)
+        groups = list(engine.generate(REQUESTS, SAMPLING))
     assert [[answer.tokens for answer in group] for group in groups] == [[(5, 9)] * 2] * 2
     assert server.calls.count("/inference/v1/generate") == 3
 
@@ -183,7 +183,7 @@ def test_a_fault_that_lasts_stops_the_run(tmp_path, spoil):
         engine.update("v", weights)
         server.spoil = [spoil] * 1000
         with pytest.raises(RolloutError, match=r"after 0\.5 s \(rollout\.patience\)"):
-            engine.generate(REQUESTS, SAMPLING)
+            list(engine.generate(REQUESTS, SAMPLING))
 
 
 def test_a_server_that_lost_its_weights_gets_them_again(tmp_path):
@@ -191,7 +191,7 @@ def test_a_server_that_lost_its_weights_gets_them_again(tmp_path):
     with served(tmp_path, server) as engine:
         engine.update("v", weights)
         server.version = "default"  # as after a restart
-        groups = engine.generate(REQUESTS, SAMPLING)
+        groups = list(engine.generate(REQUESTS, SAMPLING))
     assert server.loaded == [[1.0, 2.0]] * 2
     assert {answer.versions for group in groups for answer in group} == {("v",)}
 
@@ -206,7 +206,7 @@ def test_a_server_that_restarts_between_the_check_and_the_answer_is_found_out(tm
             return stale(found)
 
         server.spoil = [restart]
-        groups = engine.generate(REQUESTS[:1], SAMPLING)
+        groups = list(engine.generate(REQUESTS[:1], SAMPLING))
     assert server.loaded == [[1.0, 2.0]] * 2
     assert groups[0][0].versions == ("v",)
 
@@ -221,7 +221,7 @@ def test_another_server_answers_for_a_slow_one(tmp_path):
             return found
 
         slow.spoil = [late]
-        engine.generate(REQUESTS[:1], SAMPLING)
+        list(engine.generate(REQUESTS[:1], SAMPLING))
     assert quick.calls.count("/inference/v1/generate") == 1
 
 
@@ -229,7 +229,7 @@ def test_an_empty_batch_asks_nobody(tmp_path):
     server = Server()
     with served(tmp_path, server) as engine:
         engine.update("v", weights)
-        assert engine.generate([], SAMPLING) == []
+        assert list(engine.generate([], SAMPLING)) == []
 
 
 def test_the_key_is_asked_for_and_given(tmp_path, monkeypatch):
