@@ -25,6 +25,7 @@ from .binding import BATCH, DERIVED, Batch, bind
 from .calls import OutOfTimeError, Turns, loop, result
 from .registry import as_spec, resolve_all
 from .scorer import Scorer
+from .scores import checked_scores
 from .spec import RewardSpec
 
 # Of a value from each rank, all of them in the order of the ranks.
@@ -77,8 +78,8 @@ class RewardEngine:
             if spec.sum is None
         ]
         self._sums = {
-            spec.name: np.array([spec.sum.get(name, 0.0) for name in self.names])
-            for spec in specs
+            reward: ([self.names.index(name) for name in spec.sum], list(spec.sum.values()))
+            for reward, spec in zip(self.rewards, specs, strict=True)
             if spec.sum is not None
         }
         self._turns = one_by_one
@@ -142,9 +143,14 @@ class RewardEngine:
         scores = np.full((batch.n, len(self.names)), np.nan)
         for one, column in zip(self._scored, values, strict=True):
             scores[:, self.names.index(one.call.reward.name)] = column
-        for name, weights in self._sums.items():
-            parts = weights != 0
-            scores[:, self.names.index(name)] = scores[:, parts] @ weights[parts]
+        for reward, (parts, weights) in self._sums.items():
+            total = (scores[:, parts] @ np.array(weights)).tolist()
+            values = [None if value != value else value for value in total]
+            added = checked_scores(reward, values, batch.n, "samples")
+            if added.faults:
+                row, wrong = next(iter(added.faults.items()))
+                raise RewardError(f"reward {reward.name!r}, sample {row}: {wrong}")
+            scores[:, self.names.index(reward.name)] = added.values
         return scores.astype(np.float32)
 
     def score_prefixes(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from .registry import reward
 
@@ -116,6 +115,8 @@ class OfferRanks:
         """``[users, tags]``: percentile rank, 0 the least probable tag of the household and 1 the most; ties
         share their mean."""
         if week not in self._found:
+            from scipy.stats import rankdata  # half a second, which every worker process would wait for
+
             probable = self.ranker.probability(self.history.features(week))
             ranks = (rankdata(probable, axis=1) - 1) / max(1, probable.shape[1] - 1)
             self._found[week] = ranks.astype(np.float32)

@@ -146,6 +146,8 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         self.kl_coefficient = self.beta
         self._scores: Tensor | None = None
         self._tags: _TagCredit | None = None
+        # Failures and seconds of the rewards before this batch, whose first groups may be asked for early.
+        self._before = engine.failed, engine.seconds
         self._early: Early | None = None
         self._asked: Any = []
         self._answered: dict[int, Sequence[int]] = {}
@@ -174,9 +176,8 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
         def score() -> tuple[np.ndarray, _Running | None]:
             early, self._early = self._early, None
-            before = {**self.engine.failed}, {**self.engine.seconds}
             scores = self.engine.score(prompts, completions, columns, group_size, early)
-            self._log_rewards(scores, *before)
+            self._log_rewards(scores, *self._before)
             if not (training and self.credit == "tag"):
                 return scores, None
             positions = [tag_positions(self._decoded(ids)) for ids in completion_ids_list]
@@ -247,6 +248,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         training = self.model.training
+        self._before = self.engine.failed, self.engine.seconds
         if self.engine.elsewhere and not self.tools:
             size = self.num_generations if training else self.num_generations_eval
             self._early, self._asked, self._answered = self.engine.early(size), inputs, {}

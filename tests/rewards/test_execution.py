@@ -180,7 +180,7 @@ def test_an_exception_of_a_worker_keeps_its_type_and_traceback():
 
 def test_a_worker_that_hangs_disturbs_no_other():
     texts = ["hang", "a", "b", "c", "d", "e", "f", "g"]
-    spec = in_worker("sleeps_once", workers=2, timeout=3.0, on_error="missing", batch_size=4, max_missing=1)
+    spec = in_worker("sleeps_once", workers=2, timeout=1.0, on_error="missing", batch_size=4, max_missing=1)
     built = engine(spec)
     first = built.score(PROMPTS, texts, WEEKS, 4)[:, 0]
     assert np.isnan(first[:4]).all()
@@ -314,6 +314,13 @@ def test_a_sum_adds_up_other_rewards(spec):
     found = built.score(PROMPTS, TEXTS, WEEKS, 4)
     assert found[:-1, 0].tolist() == pytest.approx([-0.3] * 4 + [-0.1] * 3)
     assert np.isnan(found[-1, 0])  # where a part is missing
+
+
+def test_a_sum_out_of_the_range_that_its_entry_gives_is_an_error(spec):
+    a = spec(lambda week: [w / 10 for w in week], "a")
+    built = engine(a, RewardSpec(name="s", sum={"a": 10.0}, range=(0, 1)))
+    with pytest.raises(RewardError, match=r"'s', sample 4: value 2\.0 is outside the declared range"):
+        built.score(PROMPTS, TEXTS, WEEKS, 4)
 
 
 def test_a_sum_names_rewards_of_the_list(spec):
