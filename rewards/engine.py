@@ -144,9 +144,9 @@ class RewardEngine:
         for one, column in zip(self._scored, values, strict=True):
             scores[:, self.names.index(one.call.reward.name)] = column
         for reward, (parts, weights) in self._sums.items():
-            total = (scores[:, parts] @ np.array(weights)).tolist()
-            values = [None if value != value else value for value in total]
-            added = checked_scores(reward, values, batch.n, "samples")
+            total: list[float] = (scores[:, parts] @ np.array(weights)).tolist()
+            summed = [None if np.isnan(value) else value for value in total]
+            added = checked_scores(reward, summed, batch.n, "samples")
             if added.faults:
                 row, wrong = next(iter(added.faults.items()))
                 raise RewardError(f"reward {reward.name!r}, sample {row}: {wrong}")
