@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from ..envs.llm import ChatConfig
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
 from ..rl.advantages import find_rule
@@ -107,6 +108,8 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """Supervised training before reinforcement learning."""
     rewards: tuple[RewardSpec, ...]
     """What is measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
+    judge: ChatConfig | None = None
+    """A language model that rewards may ask: the resource ``judge``."""
     optimizer: OptimizerConfig
     """What is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
@@ -260,12 +263,14 @@ def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:
             model = RewardSpec
         else:
             annotation = model.model_fields[parent].annotation
-            model = (
-                annotation
-                if isinstance(annotation, type) and issubclass(annotation, BaseModel)
-                else RewardSpec
-            )
+            # A section that may be absent is `Section | None`.
+            sections = [part for part in (annotation, *get_args(annotation)) if _is_section(part)]
+            model = sections[0] if sections else RewardSpec
     return list(model.model_fields)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

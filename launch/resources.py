@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..envs import offers
+from ..envs.llm import ChatModel, Endpoint
 from ..envs.task import TagTask
 from ..rewards import encode_tags, parameters, resolve_all
 from ..rewards.calendar import CalendarFit
@@ -47,10 +48,28 @@ def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
     return OfferRanks(OfferRanker.fit(found, before=end), found.history)
 
 
+def judge(config: RunConfig, task: TagTask) -> ChatModel:
+    """The language model that rewards may ask.
+
+    Raises:
+        ConfigError: the configuration names none, or its key is not set.
+    """
+    if config.judge is None:
+        raise ConfigError(
+            "a reward reads 'judge', but the configuration names no model: set judge.url and judge.model, "
+            "such as judge.url=http://127.0.0.1:8000/v1"
+        )
+    try:
+        return Endpoint(config.judge)
+    except ValueError as error:
+        raise ConfigError(f"judge: {error}") from error
+
+
 RESOURCES: dict[str, Callable[[RunConfig, TagTask], Any]] = {
     "encoder": encoder,
     "calendar_table": calendar_table,
     "offers": offer_ranks,
+    "judge": judge,
 }
 
 

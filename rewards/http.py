@@ -21,15 +21,13 @@ followed.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
+from ..envs.client import Client
 from .base import Completion, RewardError
 from .registry import reward
 
@@ -63,21 +61,8 @@ class HttpReward:
         token_env: str | None = None,
         timeout: float = 60.0,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"url={url!r} must be an address of the form http://host/path or https://host/path"
-            )
-        if timeout <= 0:
-            raise ValueError(f"timeout={timeout} must be a positive number of seconds")
-        if token_env is not None and not os.environ.get(token_env):
-            raise ValueError(
-                f"token_env={token_env!r}: this environment variable is not set; export the token"
-            )
-        self.url, self.columns, self.timeout = url, tuple(columns), timeout
-        self._headers = dict(headers or {})
-        self._token = None if token_env is None else os.environ[token_env]
-        self._local = threading.local()
+        self._client = Client(url, headers=headers, token_env=token_env, timeout=timeout)
+        self.columns = tuple(columns)
         # What the engine reads: these columns and nothing else.
         self.__signature__ = Signature(
             [Parameter(name, Parameter.KEYWORD_ONLY) for name in ("prompts", "completions", *self.columns)]
@@ -99,25 +84,11 @@ class HttpReward:
             "columns": {name: columns[name] for name in self.columns},
         }
         try:
-            answer = self._session().post(
-                self.url, json=content, timeout=self.timeout, allow_redirects=False, auth=self._sign
-            )
+            answer = self._client.post(content)
         except requests.RequestException as error:
-            raise RewardError(f"POST {self.url} failed, with timeout={self.timeout:g}: {error}") from error
+            url, timeout = self._client.url, self._client.timeout
+            raise RewardError(f"POST {url} failed, with timeout={timeout:g}: {error}") from error
         return self._scores(answer, len(completions))
-
-    def _session(self) -> requests.Session:
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-            self._local.session.headers.update(self._headers)
-        session: requests.Session = self._local.session
-        return session
-
-    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """An ``auth`` of requests, since it would put a password from ``.netrc`` in place of a header."""
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
     def _scores(self, answer: requests.Response, samples: int) -> list[float | None]:
         if not 200 <= answer.status_code < 300:
@@ -138,4 +109,4 @@ class HttpReward:
 
     def _fault(self, answer: requests.Response, wrong: str) -> RewardError:
         beginning = answer.text[:EXCERPT]
-        return RewardError(f"{self.url}: {wrong} (status {answer.status_code}, answer {beginning!r})")
+        return RewardError(f"{self._client.url}: {wrong} (status {answer.status_code}, answer {beginning!r})")

@@ -4,11 +4,15 @@ A snippet that begins with the name of a file is that file. Other Python runs, a
 recrl.
 """
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -40,8 +44,34 @@ def reward_model(folder):
     BertForSequenceClassification(config).save_pretrained(folder)
 
 
+class Judge(BaseHTTPRequestHandler):
+    """Grades without reason, but always the same."""
+
+    def do_POST(self):
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        said = {
+            "message": {"content": ["Good", "Average", "Bad"][zlib.crc32(asked) % 3]},
+            "finish_reason": "stop",
+        }
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"choices": [said]}).encode())
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, cache):
+def judge():
+    """Its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, cache, judge):
     """With the guide's files, and a reward model of any kind under the name that it uses."""
     made = tmp_path_factory.mktemp("guide")
     for kind, text in SNIPPETS:
@@ -49,8 +79,11 @@ def folder(tmp_path_factory, cache):
         if name is None:
             continue
         if kind == "yaml":
-            # Only the tables' place is another.
-            text = yaml.safe_dump({**yaml.safe_load(text), "data": {"cache": str(cache)}})
+            # Only the places of tables and judge are others.
+            tree = {**yaml.safe_load(text), "data": {"cache": str(cache)}}
+            if "judge" in tree:
+                tree["judge"]["url"] = judge
+            text = yaml.safe_dump(tree)
         (made / name[1]).write_text(text)
     reward_model(made / "my-reward-model")
     return made

@@ -173,3 +173,16 @@ def test_what_is_better_low_is_not_maximised():
     ):
         load("demo", [weighted, "optimizer.constraints=[]"])
     load("demo", [rewards, "optimizer.constraints=['duplicates in [0.01, 0.1] (mean)']"])
+
+
+def test_a_reward_that_asks_a_judge_needs_one(tmp_path, cache, panel_task):
+    path = tmp_path / "asking_rewards.py"
+    path.write_text("async def asking(completion, judge):\n    return float(await judge.ask('How good?'))\n")
+    entry = f"{{name: asking, use: '{path}:asking', range: [0, 1]}}"
+    options = [f"rewards=[recall, novelty, duplicates, {entry}]", f"data.cache={cache}"]
+    with pytest.raises(ConfigError, match=r"a reward reads 'judge', .* set judge\.url and judge\.model"):
+        prepare_setup(load("demo", options), Display(False))
+    with pytest.raises(ConfigError, match="judge: url='owl/chat/completions' must be an address"):
+        prepare_setup(load("demo", [*options, "judge={url: owl, model: owl}"]), Display(False))
+    with pytest.raises(ConfigError, match=r"unknown setting 'judge\.modle'; did you mean 'model'"):
+        load("demo", ["judge={url: 'http://127.0.0.1/v1', model: owl, modle: owl}"])

@@ -1,5 +1,6 @@
 """Rollouts on vLLM from the command line: whole runs, a run's own server, and what works here."""
 
+import asyncio
 import signal
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import requests
 import yaml
 from test_distributed import free_port
 from test_run import SMALL, finished, lines, recrl
+
+from recrl.envs.llm import ChatConfig, ChatError, Endpoint
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
 
@@ -49,6 +52,15 @@ def test_a_run_and_its_server_with_a_key(config, tmp_path, panel_task, monkeypat
         refused = requests.post(f"{address}/update_weights", json={}, timeout=10)
         assert refused.status_code == 401
         assert server.poll() is None
+        # It is a judge too, though of a policy that has hardly learned to speak.
+        grades = {"structured_outputs": {"choice": ["good", "bad"]}}
+        judge = ChatConfig(url=f"{address}/v1", model="policy", token_env=KEY, max_tokens=32)
+        held = Endpoint(judge.model_copy(update={"options": grades}))
+        (grade,) = held.chat(["Is this list good?"])
+        assert grade in ("good", "bad")
+        assert asyncio.run(held.ask("Is this list good?")) == grade
+        with pytest.raises(ChatError, match="cut off at max_tokens=32"):
+            Endpoint(judge).chat(["Is this list good?"])
     finally:
         server.send_signal(signal.SIGTERM)
         output, _ = server.communicate(timeout=60)
