@@ -21,15 +21,19 @@ _FAILED = 1
 @app.command(name="list")
 def list_() -> None:
     """The rewards that a configuration may name: shipped ones, and those of installed packages."""
-    from ..rewards import known, resolve
+    from ..rewards import RewardSpecError, known, resolve
 
     table = Table("name", "range", "better", "per", "reads", "what it is", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     console = Console()
     for name, origin in known().items():
-        found = resolve(name)
+        try:
+            found = resolve(name)
+        except RewardSpecError as error:  # of one package, which the others must not suffer from
+            table.add_row(name, "", "", "", "", f"[red]cannot be used[/]: {escape(str(error))}")
+            continue
         what = (inspect.getdoc(found.function) or "").partition("\n")[0].replace("``", "")
-        if origin.startswith("entry point"):
+        if "entry point" in origin:
             what = f"{what} [{origin}]"
         reads = ", ".join(_reads(found))
         interval = f"{found.low:g} to {found.high:g}"

@@ -20,6 +20,8 @@ from typing import Any, Literal, get_args
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
 
+# Scores are kept as float32.
+LARGEST = 1e38
 # Judged on the first tags of an answer too.
 PER_TAG = ("tag", "tag_mean")
 Per = Literal["sample", "group", "tag", "tag_mean"]
@@ -67,9 +69,10 @@ class Reward:
             raise RewardSpecError(
                 f"reward name {self.name!r} must be non-empty and without ':' (':' marks 'module:function')"
             )
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+        if not (-LARGEST <= self.low < self.high <= LARGEST):
             raise RewardSpecError(
-                f"reward {self.name!r}: range=({self.low}, {self.high}) must be finite numbers, low < high"
+                f"reward {self.name!r}: range=({self.low}, {self.high}) must be finite numbers, low < high, "
+                f"and within +-{LARGEST:g}"
             )
         if self.per not in get_args(Per):
             raise RewardSpecError(f"reward {self.name!r}: per={self.per!r} must be one of {get_args(Per)}")

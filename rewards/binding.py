@@ -18,14 +18,15 @@ A function with ``**kwargs`` gets every dataset column and resource, as from TRL
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from .base import (
-    PER_TAG,
     Completion,
     Reward,
     RewardFunction,
@@ -56,6 +57,7 @@ class Batch:
 
     n: int
     group_size: int
+    samples: Sequence[int]  # number of each row in the batch that the caller knows, for messages
     columns: Mapping[str, Sequence[Any]]  # dataset columns, prompts, completions: [sample]
     derived: Mapping[str, Sequence[Any]]  # [sample]
     resources: Mapping[str, Any]
@@ -70,10 +72,6 @@ class Sources:
     resources: tuple[str, ...]
     everything: bool  # the function has **kwargs
 
-    def arguments(self, batch: Batch, rows: Sequence[int]) -> dict[str, Any]:
-        """Keyword arguments for some rows of a batch."""
-        return {**self.entries(batch, rows), **self.shared(batch.resources)}
-
     def entries(self, batch: Batch, rows: Sequence[int]) -> dict[str, Entries]:
         """The columns' part of the arguments."""
         columns = {**batch.columns} if self.everything else {c: batch.columns[c] for c in self.columns}
@@ -87,7 +85,7 @@ class Sources:
         return {name: resources[name] for name in (resources if self.everything else self.resources)}
 
     def portable(self, resources: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of them that another process can have."""
+        """Those of them that do not change during a run, so that another process can have them."""
         return {name: value for name, value in self.shared(resources).items() if name not in LIVE}
 
 
@@ -102,8 +100,10 @@ class Call:
     target: Any
     """The user's function or object."""
     sources: Sources
+    named: tuple[str, ...]
+    """Its parameters that ``params`` do not set."""
     by_row: bool
-    """The user's function scores one sample a call."""
+    """It scores one sample a call."""
     params: Mapping[str, Any]
     update: tuple[Callable[..., None], Sources] | None
     """What a stateful reward learns each training batch from."""
@@ -116,21 +116,44 @@ class Call:
     def stateful(self) -> bool:
         return hasattr(self.target, "state_dict")
 
+    @property
+    def in_order(self) -> bool:
+        """Whether its calls have to follow one another in the order of the batch: each may remember, or say
+        something of, the samples of the last."""
+        return (self.stateful and self.update is None) or "log_extra" in self.sources.resources
+
+    @property
+    def digest(self) -> str:
+        """Of the file that the function stands in; of nothing where there is none."""
+        function = self.reward.function
+        found = function if inspect.isclass(function) or inspect.isroutine(function) else type(function)
+        try:
+            content = Path(inspect.getfile(inspect.unwrap(found))).read_bytes()
+        except (OSError, TypeError):
+            content = b""
+        return hashlib.sha256(content).hexdigest()
+
     def spans(self, rows: Sequence[int], group_size: int) -> list[Sequence[int]]:
         """The rows of each call.
 
         Args:
             rows: Rows that need a score: whole groups, if the reward compares the samples of a group.
         """
-        size = self.spec.batch_size or (1 if self.by_row and self.is_async else len(rows))
         if self.reward.per == "group":
             return [rows[i : i + group_size] for i in range(0, len(rows), group_size)]
-        if self.spec.workers and self.spec.batch_size is None:
-            size = -(-len(rows) // self.spec.workers)
+        if self.spec.batch_size is not None:
+            size = self.spec.batch_size
+        elif self.is_async:
+            size = 1 if self.by_row else len(rows)
+        else:  # an equal part for each that can make a call
+            size = -(-len(rows) // (self.spec.workers or self.spec.concurrency or 1))
         return [rows[i : i + size] for i in range(0, len(rows), max(size, 1))]
 
     def arguments(self, batch: Batch, rows: Sequence[int]) -> dict[str, Any]:
-        return {**self.sources.arguments(batch, rows), **self.params}
+        """Keyword arguments for some rows of a batch."""
+        # What changes is no part of a cache's key.
+        shared = self.sources.portable if self.spec.cache else self.sources.shared
+        return {**self.sources.entries(batch, rows), **shared(batch.resources), **self.params}
 
 
 def is_async(function: RewardFunction) -> bool:
@@ -151,7 +174,7 @@ def bind(
         resources: Names of the engine's resources.
 
     Raises:
-        RewardSpecError: a parameter has no source, ``params`` do not fit, or settings exclude one another.
+        RewardSpecError: a parameter has no source, or ``params`` do not fit.
     """
     params = dict(spec.params) if not spec.use.endswith("()") else {}
     function: Any = reward.function
@@ -160,9 +183,13 @@ def bind(
             function, params = function(**params), {}
         except (TypeError, ValueError) as error:
             raise RewardSpecError(f"reward {reward.name!r}: params {params} do not fit: {error}") from error
+        except Exception as error:
+            raise RewardSpecError(
+                f"reward {reward.name!r} cannot be made, {type(error).__name__}: {error}"
+            ) from error
         if not callable(function):
             raise RewardSpecError(f"reward {reward.name!r}: class {type(function).__name__} needs a __call__")
-    named, open_ended = _parameters(function)
+    named, open_ended = _parameters(function, reward.name)
     by_row = bool(ONE.keys() & (named.keys() - params.keys())) and "completions" not in named
     unknown = [name for name in params if name not in named]
     if unknown and not open_ended:
@@ -179,26 +206,36 @@ def bind(
     sources = _sources(reward, [*wanted, *reward.needs], _optional(named), columns, resources, everything)
     update = None
     if hasattr(function, "update") and hasattr(function, "state_dict"):
-        learns, learns_all = _parameters(function.update)
+        learns, learns_all = _parameters(function.update, reward.name)
         may_lack = _optional(learns)
         update = function.update, _sources(reward, list(learns), may_lack, columns, resources, learns_all)
-    call = Call(
+    return Call(
         reward,
         spec,
-        _one_by_one(function) if by_row else function,
+        _one_by_one(function, named, open_ended) if by_row else function,
         function,
         sources,
+        tuple(name for name in named if name not in params),
         by_row,
         params,
         update,
     )
-    _check(call, wanted, resources)
-    return call
 
 
-def _parameters(function: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    parameters = inspect.signature(function).parameters.values()
+def _parameters(function: Any, reward: str) -> tuple[dict[str, inspect.Parameter], bool]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:  # some that are written in C
+        raise RewardSpecError(
+            f"reward {reward!r}: {error}, so that nobody knows what it reads; wrap it in a Python function"
+        ) from error
     named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    for name, parameter in named.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise RewardSpecError(
+                f"reward {reward!r}: parameter {name!r} is positional-only, but rewards are called by name; "
+                "remove the '/' of its signature"
+            )
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -236,65 +273,10 @@ def _sources(
     )
 
 
-def _check(call: Call, wanted: Sequence[str], resources: Collection[str]) -> None:
-    """Settings that exclude one another."""
-    reward, spec = call.reward, call.spec
-    if reward.per == "tag_mean" and "slots" not in resources:
-        raise RewardSpecError(f"reward {reward.name!r}: per='tag_mean' needs the resource 'slots'; pass it")
-    if reward.per in PER_TAG and (
-        "answers" not in wanted or not {"completions", "completion_ids"}.isdisjoint(wanted)
-    ):
-        raise RewardSpecError(
-            f"reward {reward.name!r}: per={reward.per!r} needs a function that reads the parsed 'answers' "
-            "and neither completions nor completion_ids, since it is called on the first tags of an answer; "
-            f"it reads: {', '.join(wanted)}. Use per='sample'"
-        )
-    if reward.per in PER_TAG and call.is_async:
-        raise RewardSpecError(
-            f"reward {reward.name!r}: per={reward.per!r} would call an async function once for each tag of "
-            "an answer; make it a plain function, or use per='sample'"
-        )
-    if reward.per == "group" and call.by_row:
-        raise RewardSpecError(
-            f"reward {reward.name!r}: per='group' compares the samples of a group, but the function scores "
-            "one 'completion' a call; let it take 'completions', or use per='sample'"
-        )
-    if reward.per == "group" and spec.batch_size is not None:
-        raise RewardSpecError(
-            f"reward {reward.name!r}: batch_size={spec.batch_size} with per='group', whose calls are one "
-            "group each; leave it out"
-        )
-    if spec.workers and call.is_async:
-        raise RewardSpecError(
-            f"reward {reward.name!r}: workers={spec.workers} of an async function, which waits in this "
-            "process; set concurrency, or make it a plain function"
-        )
-    if spec.workers and spec.concurrency:
-        raise RewardSpecError(
-            f"reward {reward.name!r}: workers={spec.workers} and concurrency={spec.concurrency}; a worker "
-            "makes one call at a time: leave concurrency out"
-        )
-    live = set(LIVE).intersection(call.sources.resources)
-    if spec.workers and live:
-        raise RewardSpecError(
-            f"reward {reward.name!r} reads {min(live)!r}, which its workers={spec.workers} processes would "
-            "not see change; use workers: 0"
-        )
-    if spec.cache and live:
-        raise RewardSpecError(
-            f"reward {reward.name!r} reads {min(live)!r}, which changes, so cached scores would be stale; "
-            "set cache: false"
-        )
-    if call.stateful and (spec.workers or spec.cache or (spec.concurrency or 1) > 1):
-        raise RewardSpecError(
-            f"reward {reward.name!r} remembers samples (it has a state_dict): workers, cache and concurrency "
-            "would each show it others; leave them out"
-        )
-
-
-def _one_by_one(function: RewardFunction) -> RewardFunction:
+def _one_by_one(
+    function: RewardFunction, named: Mapping[str, inspect.Parameter], open_ended: bool
+) -> RewardFunction:
     """A function of one sample as one of lists."""
-    named, open_ended = _parameters(function)
 
     def rows(arguments: dict[str, Any]) -> list[dict[str, Any]]:
         columns = {name: values for name, values in arguments.items() if isinstance(values, Entries)}

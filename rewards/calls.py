@@ -16,6 +16,7 @@ import os
 import pickle
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,7 +88,9 @@ class Awaited:
     async def _awaited(self, arguments: Mapping[str, Any]) -> Any:
         try:
             return await self._function(**arguments)
-        except (SystemExit, KeyboardInterrupt) as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             raise _raisable(error) from error
 
     def close(self) -> None:
@@ -145,6 +148,7 @@ class Workers:
         columns: Dataset columns of each batch.
         names: Of the engine's resources, all of them.
         shared: Resources that the function reads, as they are when a process starts.
+        digest: Of the file that the function stands in; a process that finds another one refuses.
     """
 
     def __init__(
@@ -153,8 +157,11 @@ class Workers:
         columns: Sequence[str],
         names: Sequence[str],
         shared: Callable[[], Mapping[str, Any]],
+        digest: str,
     ) -> None:
-        self._spec, self._columns, self._names, self._shared = spec, columns, names, shared
+        self._shared = shared
+        # As they are now: a worker that starts later finds the same function.
+        self._setup = sys.path[:], os.getcwd(), spec, columns, names, digest
         self._turns = asyncio.Semaphore(spec.workers)
         self.seconds = 0.0
         self._idle: list[_Process] = []
@@ -175,7 +182,7 @@ class Workers:
         while self._idle:
             if (process := self._idle.pop()).alive():  # the machine may have ended it between two batches
                 return process
-        return await _Process.start((self._spec, self._columns, self._names, dict(self._shared())))
+        return await _Process.start((*self._setup, dict(self._shared())))
 
     def close(self) -> None:
         while self._idle:
@@ -251,6 +258,8 @@ class _Process:
 
     def __init__(self, process: subprocess.Popen[bytes], pipe: Connection) -> None:
         self._process, self._pipe = process, pipe
+        # A long message waits until the process reads it, and the loop must not wait with it.
+        self._thread = _Thread()
         self.kill = weakref.finalize(self, _kill, process, pipe)
 
     @classmethod
@@ -266,7 +275,7 @@ class _Process:
         theirs.close()
         started = cls(process, ours)
         try:
-            (await started.ask((sys.path, os.getcwd(), *message), WORKER_START))()
+            (await started.ask(message, WORKER_START))()
         except BaseException:
             started.kill()
             raise
@@ -277,17 +286,9 @@ class _Process:
 
     async def ask(self, message: Any, timeout: float) -> Callable[[], Any]:
         """Send and wait for the answer, which returns or raises as the function did."""
-        loop = asyncio.get_running_loop()
-        readable = loop.create_future()
+        exchanged = asyncio.wrap_future(self._thread.submit(partial(_exchange, self._pipe, message)))
         try:
-            # In a thread: a long message waits until the process reads it.
-            await loop.run_in_executor(None, self._pipe.send_bytes, pickle.dumps(message))
-            loop.add_reader(self._pipe.fileno(), _set, readable)
-            try:
-                await _within(timeout, readable)
-            finally:
-                loop.remove_reader(self._pipe.fileno())
-            raised, value = pickle.loads(self._pipe.recv_bytes())
+            raised, value = await _within(timeout, exchanged)
         except (EOFError, OSError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
@@ -302,17 +303,20 @@ class _Process:
         return found
 
 
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _exchange(pipe: Connection, message: Any) -> Any:
+    pipe.send_bytes(pickle.dumps(message))
+    return pickle.loads(pipe.recv_bytes())
 
 
 def _kill(process: subprocess.Popen[bytes], pipe: Connection) -> None:
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # it may have left its group
     process.wait()
-    pipe.close()
+    # Wakes the thread that may still be sending or waiting; the pipe is closed when nobody holds it any more.
+    with suppress(OSError), socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @cache

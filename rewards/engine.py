@@ -1,8 +1,5 @@
 """Scores one generation batch: named rewards in, a matrix ``scores[sample, reward]`` out.
 
-``RewardEngine``  all rewards of a run
-``Early``         groups of a batch whose rewards were asked for while others were still sampled
-
 Rewards run beside each other and beside the caller: async functions on an event loop, plain ones in turn in
 one thread (or in several, or in processes of their own: ``concurrency`` and ``workers`` of ``spec.py``). A
 value that cannot be trusted (wrong length or type, NaN, out of the declared range), an exception, and a call
@@ -23,8 +20,10 @@ import numpy as np
 from .base import PER_TAG, Completion, Reward, RewardError, RewardSpecError
 from .binding import BATCH, DERIVED, Batch, bind
 from .calls import OutOfTimeError, Turns, loop, result
+from .early import Early
+from .preconditions import check_call
 from .registry import as_spec, resolve_all
-from .scorer import Scorer
+from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
 from .spec import RewardSpec
 
@@ -59,8 +58,8 @@ class RewardEngine:
         columns: Collection[str],
     ) -> None:
         self.resources = dict(resources)
-        derived = [name for name, (resource, _) in DERIVED.items() if resource in resources]
-        provided = [*BATCH, *derived, *resources]
+        made = [name for name, (resource, _) in DERIVED.items() if resource in resources]
+        provided = [*BATCH, *made, *resources]
         for name in columns:
             if name in provided:
                 raise RewardSpecError(
@@ -72,11 +71,14 @@ class RewardEngine:
         self.names: tuple[str, ...] = tuple(reward.name for reward in self.rewards)
         self.ranges: dict[str, tuple[float, float]] = {r.name: (r.low, r.high) for r in self.rewards}
         one_by_one = Turns(1)
-        self._scored = [
-            Scorer(bind(reward, spec, columns, resources), self.resources, [*columns], one_by_one)
+        calls = [
+            bind(reward, spec, columns, resources)
             for reward, spec in zip(self.rewards, specs, strict=True)
             if spec.sum is None
         ]
+        for call in calls:
+            check_call(call, resources)
+        self._scored = [Scorer(call, self.resources, [*columns], one_by_one) for call in calls]
         self._sums = {
             reward: ([self.names.index(name) for name in spec.sum], list(spec.sum.values()))
             for reward, spec in zip(self.rewards, specs, strict=True)
@@ -107,7 +109,7 @@ class RewardEngine:
         Args:
             group_size: completions per prompt.
         """
-        return Early(self, group_size)
+        return Early([one for one in self._scored if one.elsewhere], self._batch, group_size)
 
     def score(
         self,
@@ -133,16 +135,18 @@ class RewardEngine:
             RewardError: a reward failed, and its ``on_error`` is ``raise`` or its ``max_missing`` is reached.
             ValueError: the batch is not as announced: N % group_size, a column's length, a missing column.
         """
-        batch = self._batch(prompts, completions, columns, group_size, _derived(self._scored))
+        batch = self._batch(prompts, completions, columns, group_size, derived(self._scored))
         asked = early.answers(completions) if early is not None else {}
         try:
-            values = self._scores(self._scored, batch, asked)
+            found = self._scores(self._scored, batch, asked)
         finally:
             if early is not None:  # a part may have failed while others are on their way
                 early.cancel()
         scores = np.full((batch.n, len(self.names)), np.nan)
-        for one, column in zip(self._scored, values, strict=True):
+        for one, (column, faults) in zip(self._scored, found, strict=True):
             scores[:, self.names.index(one.call.reward.name)] = column
+            if one.call.spec.on_error == "missing":
+                one.count(batch.n, faults)
         for reward, (parts, weights) in self._sums.items():
             total: list[float] = (scores[:, parts] @ np.array(weights)).tolist()
             summed = [None if np.isnan(value) else value for value in total]
@@ -170,7 +174,8 @@ class RewardEngine:
                 answer.
 
         Returns:
-            ``[N, P, K]`` float32; 0 for other rewards and where a reward is missing.
+            ``[N, P, K]`` float32; 0 for other rewards. A value that is missing is that of the beginning
+            before, or else the mean of all: it stands for an expectation, which a 0 would be far from.
         """
         n, answers = len(completions), self._derive("answers", completions)
         running = np.zeros((n, lengths, len(self.names)), dtype=np.float32)
@@ -183,14 +188,17 @@ class RewardEngine:
         batch = Batch(
             len(rows),
             1,
+            samples.tolist(),
             columns={name: [values[i] for i in samples] for name, values in repeated.items()},
             derived={"answers": [answers[i].first(p) for i, p in rows]},
             resources=self.resources,
         )
         per_tag = [one for one in self._scored if one.call.reward.per in PER_TAG]
-        for one, values in zip(per_tag, self._scores(per_tag, batch, {}), strict=True):
+        for one, (values, faults) in zip(per_tag, self._scores(per_tag, batch, {}), strict=True):
+            if faults:
+                one.note_beginnings(len(rows), faults)
             k = self.names.index(one.call.reward.name)
-            running[samples, sizes, k] = np.nan_to_num(values)
+            running[samples, sizes, k] = _filled(values, sizes)
             if one.call.reward.per == "tag_mean":
                 # A mean over p tags is noisier than their share of the whole answer's, which is what counts.
                 running[samples, sizes, k] *= np.minimum(1.0, sizes / self.resources["slots"])
@@ -214,8 +222,8 @@ class RewardEngine:
         updates = [one.call.update for one in self._scored if one.call.update is not None]
         if not updates:
             return
-        derived = {name for _, sources in updates for name in sources.derived}
-        batch = self._batch(prompts, completions, columns, 1, derived)
+        read = {name for _, sources in updates for name in sources.derived}
+        batch = self._batch(prompts, completions, columns, 1, read)
         for update, sources in updates:
             mine = sources.entries(batch, range(batch.n))
             everyone = gather([mine])
@@ -261,16 +269,16 @@ class RewardEngine:
         loop().call_soon_threadsafe(self._turns.close)
 
     def _scores(
-        self, rewards: Sequence[Scorer], batch: Batch, asked: Mapping[str, list[Future[np.ndarray]]]
-    ) -> list[np.ndarray]:
+        self, rewards: Sequence[Scorer], batch: Batch, asked: Mapping[str, list[Future[Scores]]]
+    ) -> list[tuple[np.ndarray, list[RewardError]]]:
         found = asyncio.run_coroutine_threadsafe(_together(rewards, batch, asked), loop())
         try:
             return result(found, max((one.call.spec.timeout for one in self._scored), default=0.0))
         except OutOfTimeError as error:
             awaited = [one.call.reward.name for one in self._scored if one.call.is_async]
             raise RewardError(
-                f"an async reward ({' or '.join(awaited)}) {error}. Let it await what it waits for, or "
-                "make it a plain function"
+                f"an async reward ({' or '.join(awaited) or 'of another engine'}) {error}. Let it await what "
+                "it waits for, or make it a plain function"
             ) from None
         finally:  # after an error or Ctrl-C, do not leave calls running that nobody waits for
             found.cancel()
@@ -288,7 +296,8 @@ class RewardEngine:
         completions: Sequence[Completion],
         columns: Mapping[str, Sequence[Any]],
         group_size: int,
-        derived: Collection[str],
+        read: Collection[str],
+        first: int = 0,
     ) -> Batch:
         n = len(completions)
         if group_size < 1 or n % group_size:
@@ -306,82 +315,49 @@ class RewardEngine:
         return Batch(
             n,
             group_size,
+            range(first, first + n),
             columns={**columns, "prompts": prompts, "completions": completions},
-            derived={name: self._derive(name, completions) for name in derived},
+            derived={name: self._derive(name, completions) for name in read},
             resources=self.resources,
         )
-
-
-class Early:
-    """Groups of one batch, given to the rewards that wait elsewhere as soon as they are there."""
-
-    def __init__(self, engine: RewardEngine, group_size: int) -> None:
-        self._engine, self._group_size = engine, group_size
-        self._rewards = [one for one in engine._scored if one.elsewhere]
-        self._given: dict[int, Sequence[Completion]] = {}
-        self._parts: dict[int, list[Future[np.ndarray]]] = {}
-
-    def add(
-        self,
-        first: int,
-        prompts: Sequence[Any],
-        completions: Sequence[Completion],
-        columns: Mapping[str, Sequence[Any]],
-    ) -> None:
-        """Whole groups.
-
-        Args:
-            first: Row of the batch that they begin with.
-
-        Raises:
-            ValueError: the rows are not as announced.
-        """
-        derived = _derived(self._rewards)
-        batch = self._engine._batch(prompts, completions, columns, self._group_size, derived)
-        self._given[first] = completions
-        self._parts[first] = [
-            asyncio.run_coroutine_threadsafe(one.score(batch, first), loop()) for one in self._rewards
-        ]
-
-    def answers(self, completions: Sequence[Completion]) -> dict[str, list[Future[np.ndarray]]]:
-        """Scores by reward, in parts; none if these are not the completions that were given."""
-        starts = sorted(self._given)
-        given = [completion for first in starts for completion in self._given[first]]
-        if given != list(completions):
-            self.cancel()
-            return {}
-        parts = zip(*(self._parts[first] for first in starts), strict=True)
-        return {one.call.reward.name: list(of) for one, of in zip(self._rewards, parts, strict=True)}
-
-    def cancel(self) -> None:
-        """Nobody will ask."""
-        for part in self._parts.values():
-            for future in part:
-                future.cancel()
-
-
-def _derived(rewards: Sequence[Scorer]) -> set[str]:
-    return {name for one in rewards for name in one.call.sources.derived}
 
 
 async def _together(
     rewards: Sequence[Scorer],
     batch: Batch,
-    asked: Mapping[str, list[Future[np.ndarray]]],
-) -> list[np.ndarray]:
-    """Scores of each reward; after a fault of one the others' calls are not left running."""
+    asked: Mapping[str, list[Future[Scores]]],
+) -> list[tuple[np.ndarray, list[RewardError]]]:
+    """Scores and faults of each reward; after a fault of one the others' calls are not left running."""
 
-    async def parts(early: list[Future[np.ndarray]]) -> np.ndarray:
-        return np.concatenate(await asyncio.gather(*map(asyncio.wrap_future, early)))
-
-    tasks = [
-        asyncio.ensure_future(
-            parts(asked[name]) if (name := one.call.reward.name) in asked else one.score(batch)
+    async def whole(one: Scorer) -> tuple[np.ndarray, list[RewardError]]:
+        early = asked.get(one.call.reward.name)
+        parts = (
+            [await one.score(batch)]
+            if early is None
+            else await asyncio.gather(*map(asyncio.wrap_future, early))
         )
-        for one in rewards
-    ]
+        values = np.concatenate([part for part, _ in parts])
+        return values, [fault for _, faults in parts for fault in faults.values()]
+
+    tasks = [asyncio.ensure_future(whole(one)) for one in rewards]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _filled(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Scores of beginnings without gaps.
+
+    Args:
+        values: ``[rows]``; the beginnings of an answer follow one another, from no tag on. NaN = missing.
+        sizes: ``[rows]``, tags of each.
+    """
+    present = np.isfinite(values)
+    if present.all():
+        return values
+    start = np.flatnonzero(sizes == 0)[np.cumsum(sizes == 0) - 1]
+    last = np.maximum.accumulate(np.where(present, np.arange(len(values)), -1))
+    mean = values[present].mean() if present.any() else 0.0
+    return np.where(last >= start, values[last], mean)

@@ -80,7 +80,13 @@ def reward(
             raise RewardSpecError(
                 f"reward name {name!r} of {_origin(function)} is taken by {_origin(known.function)}: rename"
             )
-        setattr(function, _DECLARATION, declared)
+        try:
+            setattr(function, _DECLARATION, declared)
+        except AttributeError as error:
+            raise RewardSpecError(
+                f"reward {name!r}: a {type(function).__name__} cannot be declared with @reward; wrap it in a "
+                "function, or give its config entry a range"
+            ) from error
         _registered[name] = declared
         return function
 
@@ -177,11 +183,22 @@ def parameters(found: Reward) -> tuple[str, ...]:
 
 
 def known() -> dict[str, str]:
-    """Name of each reward that a config may use as it is -> where it comes from."""
+    """Name of each reward that a config may use as it is -> where it comes from.
+
+    What two packages offer is there with both, and refused by `resolve`; what is registered goes before both.
+    """
     _import_built_in()
-    here = {name: f"{found.function.__module__}" for name, found in sorted(_registered.items())}
-    offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return here | {entry.name: f"entry point {entry.value}" for entry in offered if entry.name not in here}
+    offered: dict[str, list[str]] = {}
+    for entry in _offered():
+        offered.setdefault(entry.name, []).append(f"entry point {_where(entry)}")
+    found = {}
+    for name, declared in sorted(_registered.items()):
+        module, places = declared.function.__module__, offered.pop(name, [])
+        if any(place.startswith(f"entry point {module}:") for place in places):  # its package was imported
+            found[name] = " and ".join(places)
+        else:
+            found[name] = f"{module}, which hides {' and '.join(places)}" if places else module
+    return found | {name: " and ".join(places) for name, places in offered.items()}
 
 
 def _sum(entry: RewardSpec, parts: dict[str, Reward]) -> Reward:
@@ -193,11 +210,17 @@ def _sum(entry: RewardSpec, parts: dict[str, Reward]) -> Reward:
                 f"reward {entry.name!r}: sum names {name!r}, which the list of rewards lacks or which is a "
                 f"sum itself{_nearest(name, set(parts))}"
             )
+    low_is_better = [n for n, weight in entry.sum.items() if parts[n].direction == "lower" and weight > 0]
+    if entry.direction is None and 0 < len(low_is_better) < len(entry.sum):
+        name = low_is_better[0]
+        raise RewardSpecError(
+            f"reward {entry.name!r}: sum adds {name!r}, which is better low, to rewards that are not; make "
+            f"its weight {-entry.sum[name]:g}, or say what is meant with direction: higher or lower"
+        )
+    direction: Direction = entry.direction or ("lower" if low_is_better else "higher")
     ends = [[weight * end for end in (parts[n].low, parts[n].high)] for n, weight in entry.sum.items()]
     low, high = entry.range or (sum(map(min, ends)), sum(map(max, ends)))
-    return Reward(
-        entry.name, _nobody_calls, low, high, unit=entry.unit, direction=entry.direction or "higher"
-    )
+    return Reward(entry.name, _nobody_calls, low, high, unit=entry.unit, direction=direction)
 
 
 def _nobody_calls(**_: Any) -> None:
@@ -208,10 +231,20 @@ def _made(entry: RewardSpec, factory: Any) -> Any:
     """What a factory makes of the entry's params."""
     try:
         return factory(**entry.params)
-    except TypeError as error:
+    except Exception as error:
         raise RewardSpecError(
-            f"reward {entry.name!r}: {entry.use} with params {entry.params} does not fit: {error}"
+            f"reward {entry.name!r}: {entry.use} with params {entry.params} does not fit, "
+            f"{type(error).__name__}: {error}"
         ) from error
+
+
+def _offered() -> list[importlib.metadata.EntryPoint]:
+    return sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=_where)
+
+
+def _where(entry: importlib.metadata.EntryPoint) -> str:
+    package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
+    return f"{entry.value}{package}"
 
 
 def _import_built_in() -> None:
@@ -235,17 +268,23 @@ def _load(use: str) -> Any:
 
     if use in _registered:
         return _registered[use].function
-    offered = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    if use in offered.names:
+    offered = [entry for entry in _offered() if entry.name == use]
+    if len(offered) > 1:
+        raise RewardSpecError(
+            f"reward {use!r} is offered by {' and by '.join(map(_where, offered))}; say which: "
+            f"{{name: {use}, use: {offered[0].value!r}}}"
+        )
+    for entry in offered:
         try:
-            return offered[use].load()
+            return entry.load()
         except Exception as error:
             raise RewardSpecError(
-                f"reward {use!r}: entry point {offered[use].value!r} of {offered[use].dist} cannot be "
-                f"loaded, {type(error).__name__}: {error}"
+                f"reward {use!r}: entry point {_where(entry)} cannot be loaded, {type(error).__name__}: "
+                f"{error}"
             ) from error
+    usable = {*_registered, *(entry.name for entry in _offered())}
     raise RewardSpecError(
-        f"unknown reward {use!r}{_nearest(use, {*_registered, *offered.names})}. A function of your own is "
+        f"unknown reward {use!r}{_nearest(use, usable)}. A function of your own is "
         "'package.module:function' or 'path/to/file.py:function'"
     )
 
@@ -282,8 +321,10 @@ def _import_file(name: str) -> ModuleType:
             module_spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[module_name]
+            beside = isinstance(error, ModuleNotFoundError) and (path.parent / f"{error.name}.py").is_file()
+            hint = f"; for a module beside it, set PYTHONPATH={path.parent}" if beside else ""
             raise RewardSpecError(
-                f"reward file {path} cannot be imported, {type(error).__name__}: {error}"
+                f"reward file {path} cannot be imported, {type(error).__name__}: {error}{hint}"
             ) from error
     return sys.modules[module_name]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .base import Reward, RewardError
 
-# Of the range's larger end, if that is more than 1: rounding of a float32 sum, not a licence to leave it.
+# Of the range's larger end: rounding of a float32 sum, not a licence to leave it.
 RANGE_TOLERANCE = 1e-6
 
 
@@ -76,7 +76,7 @@ def _one_by_one(values: Sequence[Any], fault: Callable[[Any], str | None]) -> Sc
 
 
 def _ends(reward: Reward) -> tuple[float, float]:
-    room = RANGE_TOLERANCE * max(1.0, abs(reward.low), abs(reward.high))
+    room = RANGE_TOLERANCE * max(abs(reward.low), abs(reward.high))
     return reward.low - room, reward.high + room
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from .base import RewardSpecError
 from .binding import bind
 from .calls import RemoteError
 from .registry import resolve
@@ -40,7 +41,7 @@ def main(descriptor: int) -> None:
                 function, shared = _prepared(*pickle.loads(message))
                 answer: tuple[bool, Any] = False, None
             else:
-                found = function(**pickle.loads(message), **shared)
+                found = function(**{**pickle.loads(message), **shared})
                 answer = False, found.tolist() if hasattr(found, "tolist") else found
             content = pickle.dumps(answer)
         except Exception as error:
@@ -63,11 +64,17 @@ def _prepared(
     spec: RewardSpec,
     columns: Sequence[str],
     names: Sequence[str],
+    digest: str,
     shared: Mapping[str, Any],
 ) -> tuple[Any, Any]:
     sys.path[:] = path
     os.chdir(folder)
     call = bind(resolve(spec), spec, columns, names)
+    if call.digest != digest:
+        raise RewardSpecError(
+            f"reward {spec.name!r}: the file of {spec.use} changed while the run goes on, so a new worker "
+            "would score by another function; put the old file back, or begin a new run"
+        )
     return call.function, {**shared, **call.params}
 
 

@@ -32,7 +32,7 @@ from trl.data_utils import is_conversational
 
 from ..rewards import RewardEngine, RewardError
 from ..rewards.binding import LIVE
-from ..rewards.engine import Early
+from ..rewards.early import Early
 from .advantages import AdvantageBatch, find_rule
 from .checkpoints import Manifest
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
@@ -170,9 +170,6 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         columns["completion_ids"] = completion_ids_list
         training = self.model.training
         group_size = self.num_generations if training else self.num_generations_eval
-        for name in LIVE:
-            if name in self.engine.resources:
-                self.engine.resources[name] = self._live(name)
 
         def score() -> tuple[np.ndarray, _Running | None]:
             early, self._early = self._early, None
@@ -215,7 +212,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         if early is None:
             return
         self._answered.update(zip(members, tokens, strict=True))
-        size = self.num_generations if self.model.training else self.num_generations_eval
+        size = early.group_size
         for first in sorted({i // size * size for i in members}):
             rows = range(first, first + size)
             if not all(i in self._answered for i in rows):
@@ -249,6 +246,9 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         training = self.model.training
         self._before = self.engine.failed, self.engine.seconds
+        for name in LIVE:
+            if name in self.engine.resources:
+                self.engine.resources[name] = self._live(name)
         if self.engine.elsewhere and not self.tools:
             size = self.num_generations if training else self.num_generations_eval
             self._early, self._asked, self._answered = self.engine.early(size), inputs, {}

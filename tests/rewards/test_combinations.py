@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
 from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine, RewardError, RewardSpec, RewardSpecError, cache
@@ -51,6 +52,70 @@ def test_a_cache_tells_the_first_tags_of_an_answer_from_the_whole(spec):
         found = cached.score_prefixes(PROMPTS, TEXTS, {}, 4)
         np.testing.assert_array_equal(found, plain.score_prefixes(PROMPTS, TEXTS, {}, 4))
     assert found[1, :, 0].tolist() == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_equal_inputs_of_groups_that_were_asked_for_early_score_the_same(spec):
+    """Though both were under way at once, before either had a score."""
+    calls = []
+
+    async def judge(completions):
+        calls.append(1)
+        await asyncio.sleep(0.05 / len(calls))
+        return [len(calls) / 10 + i / 100 for i in range(len(completions))]
+
+    built = engine(spec(judge, cache=True))
+    early = built.early(2)
+    for first in (0, 2):
+        early.add(first, PROMPTS[:2], ["tea", "milk"], {})
+    found = built.score(PROMPTS, ["tea", "milk"] * 2, {}, 2, early)[:, 0]
+    assert len(calls) == 2
+    assert found[:2].tolist() == found[2:].tolist()
+    assert built.score(PROMPTS, ["tea", "milk"] * 2, {}, 2)[:2, 0].tolist() == found[:2].tolist()
+
+
+def test_every_sample_of_a_cached_fault_is_counted(spec):
+    def fails(completions):
+        raise ConnectionError("nobody is there")
+
+    built = engine(spec(fails, cache=True, on_error="missing", max_missing=0.007))
+    assert np.isnan(score(built, ["tea", "tea", "tea", "milk"])).all()
+    assert built.failed == {"r": 4}
+    with pytest.raises(RewardError, match="could not score 8 of the last 8 samples"):
+        score(built, ["tea"] * 4)
+
+
+def test_what_changes_is_hidden_from_a_cached_reward(spec):
+    def counts(completions, **kwargs):
+        return [float("trainer_state" in kwargs)] * len(completions)
+
+    assert score(engine(spec(counts, cache=True), trainer_state=1)) == [0] * 4
+    assert score(engine(spec(counts), trainer_state=1)) == [1] * 4
+
+
+def test_answers_that_were_not_used_early_are_not_counted(spec):
+    async def fails(completions):
+        raise ConnectionError("nobody is there")
+
+    built = engine(spec(fails, on_error="missing", max_missing=1))
+    early = built.early(4)
+    early.add(0, PROMPTS, TEXTS, {})
+    assert np.isnan(built.score(PROMPTS, TEXTS[::-1], {}, 4, early)).all()
+    assert built.failed == {"r": 4}
+
+
+def test_entries_beside_samples_keep_their_order(spec):
+    """``log_extra`` adds to a column whose rows are the samples of a batch."""
+    noted = []
+
+    async def notes(completion, log_extra):
+        await asyncio.sleep(0.02 if completion == "milk" else 0)
+        log_extra("text", [completion])
+        return 0.5
+
+    built = engine(spec(notes), log_extra=lambda name, values: noted.extend(values))
+    assert not built.elsewhere
+    score(built)
+    assert noted == TEXTS
 
 
 def test_a_cache_that_is_full_forgets_nothing_of_the_batch_at_hand(spec, monkeypatch):
@@ -239,3 +304,11 @@ def test_the_range_has_room_for_the_rounding_of_float32(spec, high):
 def test_what_no_float_holds_is_no_score(spec, returned, message):
     with pytest.raises(RewardError, match=message):
         score(engine(spec(lambda completions: returned, range=(0, 100))), ["a"])
+
+
+@pytest.mark.parametrize("returned", [torch.eye(4).to_sparse(), 10**5000], ids=["sparse", "long"])
+def test_what_cannot_even_be_read_is_a_fault(spec, returned):
+    entry = spec(lambda completions: returned if torch.is_tensor(returned) else [returned] * 4)
+    with pytest.raises(RewardError, match=r"reward 'r' returned a .* that cannot be read, .*Return a list"):
+        score(engine(entry))
+    assert np.isnan(score(engine(entry.model_copy(update={"on_error": "missing"})))).all()

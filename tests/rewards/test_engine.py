@@ -167,10 +167,21 @@ def test_fewer_lengths_than_tags_may_be_asked_for():
     np.testing.assert_array_equal(short, full[:, :2])
 
 
-def test_a_missing_score_of_the_first_tags_counts_as_nothing(spec):
-    some = spec(lambda answers: [len(a.slots) / 4 if len(a.slots) > 1 else None for a in answers], per="tag")
-    running = prefixes(engine(some), [[{"role": "assistant", "content": "milk\nbread\ntea"}]] * 4)
-    assert running[0, :, 0].tolist() == [0, 0, 0.5, 0.75]
+def test_a_missing_score_of_the_first_tags_is_that_of_the_tags_before_or_the_mean(spec, caplog):
+    def some(answers):
+        scores = [6.0 + len(a.slots) if a.slots else None for a in answers]
+        lost = [list(a.slots) == [0, 1] for a in answers]  # milk and bread
+        return [np.nan if gone else score for gone, score in zip(lost, scores, strict=True)]
+
+    built = engine(spec(some, per="tag", range=(5, 10), on_error="missing", max_missing=0))
+    texts = ["milk\nbread\ntea", "tea\nbread\nmilk", "tea", ""]
+    running = prefixes(built, [[{"role": "assistant", "content": text}] for text in texts])[..., 0]
+    mean = (7 + 9 + 7 + 8 + 9 + 7) / 6
+    expected = [[mean, 7, 7, 9], [mean, 7, 8, 9], [mean, 7, 7, 7], [mean] * 4]
+    np.testing.assert_allclose(running, expected, rtol=1e-6)
+    # A beginning is no answer of the policy: it is said, and not counted.
+    assert "'r' could not score 1 of 11 beginnings of answers" in caplog.text
+    assert built.failed == {"r": 0}
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,16 @@ def test_plain_functions_take_turns_unless_threads_are_asked_for(spec):
     score(spec(slow, "a", batch_size=2), spec(slow, "b", batch_size=2))
     assert (most[0], len(threads)) == (1, 1)
     assert threading.main_thread() not in threads
-    score(spec(slow, "c", batch_size=1, concurrency=4))
-    assert most[0] == 4
+
+    together = threading.Barrier(4)
+
+    def waits(completions):
+        together.wait(5)  # for three others
+        return [0.5] * len(completions)
+
+    score(spec(waits, "c", batch_size=1, concurrency=4))
+    score(spec(waits, "d", concurrency=4))  # an equal part each
+    score(spec(lambda completion: waits([completion])[0], "e", concurrency=4))
 
 
 def test_a_timeout_of_the_function_itself_is_its_own_exception(spec):
@@ -176,6 +184,30 @@ def test_an_exception_of_a_worker_keeps_its_type_and_traceback():
         score(in_worker("raises"))
     assert isinstance(raised.value.__cause__, KeyError)
     assert "counted_rewards.py" in "".join(raised.value.__cause__.__notes__)
+
+
+def test_a_worker_that_starts_later_finds_the_same_function(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, value in ((here, 0.25), (there, 0.75)):
+        folder.mkdir()
+        (folder / "late_rewards.py").write_text(
+            f"def r(completions):\n    return [{value}] * len(completions)\n"
+        )
+    monkeypatch.chdir(here)
+    built = engine(RewardSpec(name="r", use="late_rewards.py:r", range=(0, 1), workers=1))
+    monkeypatch.chdir(there)
+    assert set(built.score(PROMPTS, TEXTS, WEEKS, 4)[:, 0].tolist()) == {0.25}
+    for child in children():
+        child.kill()
+    (here / "late_rewards.py").write_text("def r(completions):\n    return [0.5] * len(completions)\n")
+    with pytest.raises(RewardError, match=r"the file of late_rewards\.py:r changed while the run goes on"):
+        built.score(PROMPTS, TEXTS, WEEKS, 4)
+    built.close()
+
+
+def test_params_go_before_columns_in_a_worker_too():
+    spec = in_worker("reads", params={"depth": 3, "week": [5] * 8})
+    assert score(spec)[:, 0].tolist() == pytest.approx([0.12] * 8)
 
 
 def test_a_worker_that_hangs_disturbs_no_other():
@@ -314,6 +346,19 @@ def test_a_sum_adds_up_other_rewards(spec):
     found = built.score(PROMPTS, TEXTS, WEEKS, 4)
     assert found[:-1, 0].tolist() == pytest.approx([-0.3] * 4 + [-0.1] * 3)
     assert np.isnan(found[-1, 0])  # where a part is missing
+
+
+def test_a_sum_of_what_is_better_low_says_so(spec):
+    good, bad = spec(lambda week: week, "good"), spec(lambda week: week, "bad", direction="lower")
+
+    def direction(**fields):
+        return engine(good, bad, RewardSpec(name="s", **fields)).rewards[2].direction
+
+    with pytest.raises(RewardSpecError, match=r"'s': sum adds 'bad', .* make its weight -0\.5, or say"):
+        direction(sum={"good": 0.5, "bad": 0.5})
+    assert direction(sum={"good": 0.5, "bad": 0.5}, direction="higher") == "higher"
+    assert direction(sum={"good": 0.5, "bad": -0.5}) == "higher"
+    assert direction(sum={"bad": 2.0}) == "lower"
 
 
 def test_a_sum_out_of_the_range_that_its_entry_gives_is_an_error(spec):
@@ -497,7 +542,60 @@ def test_a_memory_without_update_is_forgetful(spec):
     assert engine(spec(Forgetful)).forgetful() == ["r"]
 
 
+def test_a_memory_that_could_not_be_kept_is_refused(spec):
+    class Unsaved:
+        def __call__(self, completions):
+            return [0.0] * len(completions)
+
+        def update(self, completions):
+            pass
+
+    class Awaiting(Counted):
+        async def update(self, completions):
+            pass
+
+    class HalfSaved(Unsaved):
+        def state_dict(self):
+            return {}
+
+    with pytest.raises(RewardSpecError, match=r"\(update\) but has no state_dict and no load_state_dict"):
+        engine(spec(Unsaved))
+    with pytest.raises(RewardSpecError, match=r"\(update\) but has no load_state_dict"):
+        engine(spec(HalfSaved))
+    with pytest.raises(RewardSpecError, match="update is an async function, which nobody awaits"):
+        engine(spec(Awaiting))
+
+
+def test_a_memory_that_learns_as_it_scores_sees_the_batch_in_its_order(spec):
+    class Seen:
+        def __init__(self):
+            self.texts = []
+
+        async def __call__(self, completion):
+            await asyncio.sleep(0.02 if not self.texts else 0)  # the first takes longest
+            self.texts.append(completion)
+            return len(self.texts) / 10
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    built = engine(spec(Seen))
+    assert not built.elsewhere  # groups that end early would come first
+    assert built.score(PROMPTS, TEXTS, WEEKS, 4)[:, 0].tolist() == pytest.approx(
+        [i / 10 for i in range(1, 9)]
+    )
+    with pytest.raises(RewardSpecError, match="per='tag' is called on the first tags of answers too"):
+        engine(spec(type("Tags", (Seen,), {"__call__": lambda self, answers: []}), per="tag"))
+
+
 # --- settings that exclude one another ---
+
+
+def positional(completions, /):
+    return [0.0] * len(completions)
 
 
 async def awaited(completions):
@@ -515,11 +613,18 @@ async def awaited(completions):
         (awaited, {"per": "group", "batch_size": 2}, "batch_size=2 with per='group'.* leave it out"),
         (lambda completion: 0, {"per": "group"}, "one 'completion' a call; .* or use per='sample'"),
         (lambda completions, log_metric: 0, {"workers": 1}, "reads 'log_metric', .* use workers: 0"),
+        (lambda completion, log_extra: 0, {"concurrency": 2}, "reads 'log_extra', .* leave it out"),
+        (
+            lambda completion, prompts: 0,
+            {},
+            r"names one sample and many \(completion, prompts\); read either",
+        ),
+        (positional, {}, "parameter 'completions' is positional-only, .* remove the '/'"),
     ],
 )
 def test_settings_that_exclude_one_another(spec, function, fields, message):
     with pytest.raises(RewardSpecError, match=f"reward 'r'.*{message}"):
-        engine(spec(function, **fields), log_metric=None)
+        engine(spec(function, **fields), log_metric=None, log_extra=None)
 
 
 @pytest.mark.parametrize("field", [{"timeout": 0}, {"retries": -1}, {"batch_size": 0}, {"max_missing": 2}])

@@ -3,9 +3,11 @@
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from recrl.launch.cli import app
 from recrl.rewards.base import Reward, RewardSpecError, completion_text
-from recrl.rewards.registry import resolve, reward
+from recrl.rewards.registry import known, resolve, reward
 from recrl.rewards.spec import RewardSpec
 
 MODULE = """
@@ -99,16 +101,55 @@ def test_a_dotted_path(reward_file, monkeypatch):
     assert resolve("house_rewards:graded").unit == 0.5
 
 
-def test_an_entry_point_of_an_installed_package(tmp_path, monkeypatch):
-    (tmp_path / "acme_rewards.py").write_text(MODULE.format(name="acme_registered"))
-    info = tmp_path / "acme-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[recrl.rewards]\nacme = acme_rewards:graded\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """A package with one module, and entry points as pip leaves them."""
+
+    def make(package, content, **offers):
+        site = tmp_path / f"site-{package}"
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{package}_rewards.py").write_text(content)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        lines = "".join(f"{name} = {package}_rewards:{target}\n" for name, target in offers.items())
+        (info / "entry_points.txt").write_text(f"[recrl.rewards]\n{lines}")
+        monkeypatch.syspath_prepend(str(site))
+
+    return make
+
+
+def test_an_entry_point_of_an_installed_package(install):
+    install("acme", MODULE.format(name="acme_registered"), acme="graded")
+    assert known()["acme"] == "entry point acme_rewards:graded of acme 1.0"
     assert resolve(RewardSpec(name="acme")).high == 5.0
     with pytest.raises(RewardSpecError, match="did you mean 'acme'"):
         resolve("acmee")
+
+
+def test_a_name_that_two_packages_offer_is_refused_with_both(install):
+    for package in ("left", "right"):
+        install(package, MODULE.format(name=f"{package}_registered"), tasty="graded")
+    assert "of left 1.0 and entry point right_rewards" in known()["tasty"]
+    with pytest.raises(RewardSpecError, match=r"offered by left.* and by right.*use: 'left_rewards:graded'"):
+        resolve("tasty")
+    assert resolve(RewardSpec(name="tasty", use="right_rewards:graded")).high == 5.0
+
+
+def test_a_name_of_ours_hides_that_of_a_package_and_says_so(install):
+    install("shadow", MODULE.format(name="shadow_registered"), recall="graded")
+    assert "which hides entry point shadow_rewards:graded of shadow 1.0" in known()["recall"]
+    assert resolve("recall").high == 1.0
+
+
+def test_a_package_that_cannot_be_used_leaves_the_others_in_the_list(install):
+    install("broken", "import no_such_thing\n", spoiled="graded")
+    install("bare", "def plain(completions):\n    return [0.0] * len(completions)\n", undeclared="plain")
+    listed = " ".join(CliRunner().invoke(app, ["rewards", "list"], env={"COLUMNS": "300"}).stdout.split())
+    assert (
+        "cannot be used: reward 'spoiled': entry point broken_rewards:graded of broken 1.0 cannot" in listed
+    )
+    assert "cannot be used: reward 'undeclared' (undeclared) declares no range" in listed
+    assert "validity" in listed
 
 
 def test_an_unknown_name_offers_the_nearest_and_the_list():

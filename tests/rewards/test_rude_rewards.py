@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -57,8 +58,17 @@ def cancels_itself():
     raise asyncio.CancelledError
 
 
+def panics():
+    """As extensions written in Rust do."""
+
+    class PanicException(BaseException):
+        pass
+
+    raise PanicException("index out of bounds")
+
+
 @pytest.mark.parametrize("kind", ["plain", "async"])
-@pytest.mark.parametrize("rude", [stops, exits, interrupts, cancels, cancels_itself])
+@pytest.mark.parametrize("rude", [stops, exits, interrupts, cancels, cancels_itself, panics])
 def test_no_exception_ends_more_than_its_call(engine, rude, kind):
     def plain(completions):
         return [rude() if text == "rude" else 0.5 for text in completions]
@@ -177,3 +187,37 @@ def test_a_fork_of_a_process_that_scored_can_score(tmp_path):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script)], env=environment, check=True, timeout=60)
+
+
+def test_a_worker_that_stands_still_runs_out_of_time_whatever_it_is_sent():
+    spec = RewardSpec(name="r", use=f"{FILE}:rude", range=(0, 1), workers=1, timeout=1, on_error="missing")
+    built = RewardEngine([spec.model_copy(update={"max_missing": 1})], resources={}, columns=[])
+    for text in ("short", "long" * 500_000):  # a long message waits until it is read
+        worker = round(score(built, "fine")[0] * 1e7)
+        os.kill(worker, signal.SIGSTOP)
+        started = time.monotonic()
+        assert np.isnan(score(built, text)[0])
+        assert time.monotonic() - started < 5
+        assert not psutil.pid_exists(worker)
+    built.close()
+
+
+def test_threads_that_others_wait_in_do_not_hold_a_worker_up(engine):
+    """An async reward whose blocking client fills the event loop's own threads."""
+    let_go = threading.Event()
+
+    async def asks(completion):
+        await asyncio.to_thread(let_go.wait, 30)
+        return 0.5
+
+    stuck = engine(asks, timeout=0.5, on_error="missing", max_missing=1, concurrency=64)
+    spec = RewardSpec(name="w", use=f"{FILE}:rude", range=(0, 1), workers=1, timeout=20)
+    built = RewardEngine([spec], resources={}, columns=[])
+    try:
+        assert np.isnan(score(stuck, *["a"] * 64)).all()
+        started = time.monotonic()
+        assert score(built, "fine")[0] > 0
+        assert time.monotonic() - started < 15
+    finally:
+        let_go.set()
+    built.close()

@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerCallback
 
 from recrl.rewards import RewardEngine, RewardSpec, completion_text, reward
-from recrl.rewards.engine import Early
+from recrl.rewards.early import Early
 from recrl.rl.preconditions import check_memories
 
 noted = []
@@ -142,3 +142,17 @@ def test_a_memory_of_each_rank_alone_is_refused_on_several():
     check_memories(engine, 1)
     with pytest.raises(ValueError, match=r"'forgetful' remembers samples but has no update .* each of 2"):
         check_memories(engine, 2)
+
+
+@reward("watching", range=(0, 1))
+async def watching(completions, trainer_state, log_metric):
+    log_metric("watched", 1.0)
+    noted.append(trainer_state.global_step)
+    return grade(completions, [[]] * len(completions))
+
+
+@pytest.mark.parametrize("evaluated", [2, 4])
+def test_an_early_reward_sees_the_step_at_hand_whatever_evaluation_asks(tmp_path, evaluated):
+    noted.clear()
+    logs(tmp_path, "watching", max_steps=2, num_generations_eval=evaluated)
+    assert noted == [0] * fixed_rollouts.GROUPS + [1] * fixed_rollouts.GROUPS
