@@ -199,6 +199,8 @@ def test_a_worker_that_starts_later_finds_the_same_function(tmp_path, monkeypatc
     assert set(built.score(PROMPTS, TEXTS, WEEKS, 4)[:, 0].tolist()) == {0.25}
     for child in children():
         child.kill()
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
     (here / "late_rewards.py").write_text("def r(completions):\n    return [0.5] * len(completions)\n")
     with pytest.raises(RewardError, match=r"the file of late_rewards\.py:r changed while the run goes on"):
         built.score(PROMPTS, TEXTS, WEEKS, 4)
