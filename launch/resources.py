@@ -34,7 +34,7 @@ def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
     """Percentile of each tag by the probability that a household takes an offer of it.
 
     Raises:
-        ConfigError: the data have no coupons, or not in these tags.
+        ConfigError: the data have no coupons, not in these tags, or too few before ``statistics_end``.
     """
     if (config.data.source, config.data.track) != ("completejourney", "category"):
         raise ConfigError(
@@ -45,7 +45,10 @@ def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
     end = task.protocol.statistics_end
     assert end is not None, "a prepared task has its protocol filled in"
     found = offers.load(task)
-    return OfferRanks(OfferRanker.fit(found, before=end), found.history)
+    try:
+        return OfferRanks(OfferRanker.fit(found, before=end), found.history)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def judge(config: RunConfig, task: TagTask) -> ChatModel:

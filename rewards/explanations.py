@@ -34,13 +34,14 @@ MEMORY = 160  # explanations, as in RecGPT-V2
 _LEXICON = "protected_attributes.yaml"
 
 # A sentence with one of these speaks of what the household did. "buy" alone, "usually" and "often" are left
-# out: "Buy milk tonight" and "often served with milk" state nothing about anybody.
+# out: "Buy milk tonight" and "often served with milk" state nothing about anybody. So are "you get", "you
+# had" and "you like": "you get 10 % off", "you had better", "if you like".
 MARKERS = (
     *("bought", "purchased", "last week", "last weeks", "last month", "household buys", "family buys"),
     *("you buy", "you purchase", "you have been buying", "you've been buying"),
-    *("you picked", "you pick", "you ordered", "you order", "you chose", "you got", "you get", "you had"),
-    *("you usually", "you often", "you always", "you regularly", "you frequently", "you like", "you love"),
-    *("you enjoy", "you enjoyed", "you stock", "you stocked", "you already", "you keep"),
+    *("you picked", "you pick", "you ordered", "you order", "you chose"),
+    *("you usually", "you often", "you always", "you regularly", "you frequently"),
+    *("you enjoyed", "you stock", "you stocked", "you already", "you keep"),
     *("your basket", "your baskets", "your cart", "your history", "your purchase", "your purchases"),
     *("your favourite", "your favorite", "your usual", "your regular", "your recent", "your last"),
 )
@@ -155,7 +156,12 @@ def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 6
 
     Worst cases: n words without a repeat score 1, however short; pair it with ``text_length``. Words past the
     budget are not judged.
+
+    Raises:
+        ValueError: no text could hold an n-gram.
     """
+    if not 1 <= n <= max_words:
+        raise ValueError(f"n={n} must be at least 1 and at most max_words={max_words}")
     scores = []
     for completion in completions:
         text = words(completion_text(completion))[:max_words]
@@ -169,6 +175,7 @@ def claim_precision(
     completions: Sequence[Completion],
     history: Sequence[Sequence[int]],
     catalog: Catalog,
+    item: Sequence[Sequence[int]] | None = None,
     markers: Sequence[str] = MARKERS,
 ) -> list[float | None]:
     """Facts about the household that are true in its log, over all that the explanation states.
@@ -176,19 +183,24 @@ def claim_precision(
     A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
     household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
     ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts
-    once, however often it is stated.
+    once, however often it is stated. What is recommended (``item``) is no fact about the household.
 
-    Worst cases: one sure fact scores 1 like ten; a sentence without a marker states nothing, whatever it
-    says; "you bought no milk" counts as milk; a tag whose name holds the end of a sentence is not found.
+    Worst cases: one sure fact scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
+    tag "cookies", and goods by other names state nothing, true or false; nor does a sentence without a
+    marker. It does not understand: "you bought no milk" and "other shoppers bought milk" count as milk, and
+    without ``item`` so does the recommended milk beside "you bought". A tag whose name holds the end of a
+    sentence is not found.
 
     Args:
         history: tag ids of each sample's household.
+        item: tag ids that each sample recommends, if the data have this column.
         markers: phrases, in the language of the explanations.
     """
     tags, ids = _mentions(catalog)
-    speaks, same = _phrases(tuple(markers)), catalog.equivalence_class
+    speaks = _sought("markers", markers if isinstance(markers, str) else tuple(markers))
+    same = catalog.equivalence_class
     scores: list[float | None] = []
-    for completion, bought in zip(completions, history, strict=True):
+    for i, (completion, bought) in enumerate(zip(completions, history, strict=True)):
         told = [words(sentence) for sentence in sentences(completion_text(completion))]
         stated = {
             same[ids[mention.phrase]]
@@ -196,6 +208,7 @@ def claim_precision(
             if speaks.any(sentence)
             for mention in tags.find(sentence)
         }
+        stated -= {same[tag] for tag in item[i]} if item is not None else set()
         known = {same[tag] for tag in bought} if stated else set()
         scores.append(len(stated & known) / len(stated) if stated else None)
     return scores
@@ -206,11 +219,6 @@ def _mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
     """What finds a catalogue's tags and aliases in a text, and the tag of each phrase."""
     names = [*catalog.tags, *catalog.aliases]
     return Phrases(names), [catalog.id(name) for name in names]
-
-
-@lru_cache(maxsize=32)
-def _phrases(phrases: tuple[str, ...]) -> Phrases:
-    return Phrases(phrases)
 
 
 @reward("text_length", range=(0, 1))
@@ -233,7 +241,7 @@ class BannedWords:
     """
 
     def __init__(self, words: Collection[str]) -> None:
-        self._phrases = _sought("words", words)
+        self._phrases = _sought("words", words if isinstance(words, str) else tuple(words))
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         return [float(self._phrases.any(words(completion_text(completion)))) for completion in completions]
@@ -260,7 +268,7 @@ class AttributeLeak:
         attributes = content.get("attributes") if isinstance(content, dict) else None
         if not isinstance(attributes, dict) or not all(isinstance(p, list) for p in attributes.values()):
             raise ValueError(f"lexicon={path} must hold 'attributes: {{age: [a phrase, another], ...}}'")
-        self._phrases = _sought(f"phrases of lexicon={path}", [*chain.from_iterable(attributes.values())])
+        self._phrases = _sought(f"phrases of lexicon={path}", (*chain.from_iterable(attributes.values()),))
 
     def __call__(
         self, completions: Sequence[Completion], protected: Sequence[Sequence[str] | None] | None = None
@@ -273,13 +281,23 @@ class AttributeLeak:
         texts = [words(completion_text(completion)) for completion in completions]
         named = [self._phrases.any(text) for text in texts]
         if protected is not None:
-            own = [_phrases(tuple(values or ())).any(t) for t, values in zip(texts, protected, strict=True)]
+            own = [self._own(text, values) for text, values in zip(texts, protected, strict=True)]
             named = list(map(max, named, own))
         return list(map(float, named))
 
+    def _own(self, text: Sequence[str], values: Sequence[str] | None) -> bool:
+        if values is None or len(values) == 0:
+            return False
+        return _sought("protected", values if isinstance(values, str) else tuple(values)).any(text)
 
-def _sought(setting: str, phrases: Collection[str]) -> Phrases:
-    """What finds phrases that a gate relies on: each of them can be found."""
+
+@lru_cache(maxsize=1024)
+def _sought(setting: str, phrases: tuple[str, ...] | str) -> Phrases:
+    """What finds phrases that a gate relies on.
+
+    Raises:
+        ValueError: they are no list, or one of them could never be found.
+    """
     if isinstance(phrases, str) or not phrases:
         raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")
     for phrase in phrases:

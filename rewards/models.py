@@ -66,6 +66,8 @@ class RewardModel:
             raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length} must be at least 1, or null for what the model takes")
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self._device = torch.device(device or accelerator or "cpu")
         self._tokenizer, self._model = _load(model, getattr(torch, dtype))
@@ -77,7 +79,7 @@ class RewardModel:
             )
         self._activation, self._batch_size = activation, batch_size
         self._pad = _padding(model, self._tokenizer, self._model.config, batch_size)
-        self._max_length = max_length or _longest(self._tokenizer, self._model.config)
+        self._max_length = _max_length(max_length, self._tokenizer, self._model)
         self.shortened = 0
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Completion]) -> list[float]:
@@ -206,5 +208,21 @@ def _padding(model: str, tokenizer: Any, config: Any, batch_size: int) -> int:
     return config.pad_token_id or 0
 
 
-def _longest(tokenizer: Any, config: Any) -> int:
-    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or math.inf)
+def _max_length(asked: int | None, tokenizer: Any, model: Any) -> float:
+    """Tokens that a text may have; infinite where nothing bounds them."""
+    import torch
+
+    positions = getattr(model.config, "max_position_embeddings", None) or math.inf
+    learned = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
+    ]
+    for module in learned:  # RoBERTa counts from the position behind its padding's
+        reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+        positions = min(positions, module.num_embeddings - reserved)
+    if learned and asked is not None and asked > positions:
+        raise ValueError(
+            f"max_length={asked}: {model.name_or_path} has positions for {positions} tokens only"
+        )
+    return asked or min(tokenizer.model_max_length, positions)

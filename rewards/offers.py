@@ -56,6 +56,7 @@ class OfferRanker:
 
         Raises:
             ImportError: scikit-learn is not installed.
+            ValueError: too few campaigns began before.
         """
         try:
             from sklearn.linear_model import LogisticRegression
@@ -67,6 +68,12 @@ class OfferRanker:
 
         unseen = offers.history.panel.unseen[offers.user]
         rows = (offers.week >= FIRST_WEEK) & (offers.week < before) & ~unseen
+        campaigns = len(np.unique(offers.campaign[rows]))
+        if campaigns < FOLDS:
+            raise ValueError(
+                f"offers: {campaigns} campaigns began before week {before}, and the ranker needs {FOLDS}; "
+                "learn from more weeks (data.protocol.statistics_end)"
+            )
         x, y = offers.features[rows], offers.taken[rows]
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
         held_out = cross_val_predict(
@@ -129,8 +136,9 @@ def offer_acceptance(
 ) -> list[float]:
     """Mean over the shown tags of the tag's percentile, by the probability that an offer of it is taken.
 
-    0.5 for tags drawn at random, 0 if no valid tag is shown. A ranking reward: probabilities near .0075 have
-    no scale to learn from. The ranker learned from coupons of the panel, see `recrl bench offers`.
+    0.5 for tags drawn at random, 0 if no valid tag is shown; one good tag scores like K of them. A ranking
+    reward: probabilities near .0075 have no scale to learn from. The ranker learned from coupons of the
+    panel, see `recrl bench offers`.
 
     Args:
         user: index of each sample's household.

@@ -10,7 +10,11 @@ how it reads   ``length``, ``tag_length``, ``validity``, ``duplicates``
 
 All read ``answers``, the parsed completions: an answer is a list of slots, each a tag id or invalid.
 ``slots`` = K is the list length that was asked for. P^K, the shown tags, are the distinct valid tags among
-the first K slots: an invalid or repeated string uses its slot up, so that padding a list never pays.
+the first K slots: an invalid or repeated string uses its slot up.
+
+Worst cases: by the means over the shown tags (``novelty``, ``calendar_fit``, ``tag_length``) one good tag
+scores like K of them, alone or repeated, and ``duplicates`` is at its best for an empty answer: hold
+``length``, ``validity`` and ``duplicates`` beside them.
 """
 
 from __future__ import annotations

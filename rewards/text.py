@@ -24,8 +24,8 @@ _WORD = regex.compile(rf"(?V1){_IDEOGRAPH}|{_RUN}(?:'{_RUN})*")
 _ASCII_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
 # Fillers, joiners and variation selectors are not all format characters; controls are, but for white space.
 _INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cf}]|(?!\s)\p{Cc}")
-# A point within a number, 1.5, ends nothing.
-_SENTENCE_END = regex.compile(r"(?:[!?\n。！？]|\.(?!\d)|(?<!\d)\.)+")
+# A point within a number, 1.5, ends nothing. Line breaks are those of str.splitlines.
+_SENTENCE_END = regex.compile(r"(?:[!?;…\n\r\v\f\x85\u2028\u2029。．！？；｡।॥؟۔]|\.(?!\d)|(?<!\d)\.)+")
 
 
 def plain(text: str) -> str:
@@ -42,7 +42,7 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """Pieces that end with a full stop, question mark, exclamation mark or line break.
+    """Pieces that end with a full stop, ellipsis, question mark, exclamation mark, semicolon or line break.
 
     An abbreviation ends a piece too.
     """
@@ -59,7 +59,7 @@ class Found(NamedTuple):
 
 
 class Phrases:
-    """Finds phrases as whole words, the longest at each place.
+    """Finds phrases as whole words, the longest at each place; a possessive is its word (milk's, milk).
 
     Args:
         phrases: A phrase without a word (only signs) is never found.
@@ -68,14 +68,14 @@ class Phrases:
     def __init__(self, phrases: Iterable[str]) -> None:
         self._by_first: dict[str, list[tuple[list[str], int]]] = {}
         for number, phrase in enumerate(phrases):
-            if split := words(phrase):
+            if split := _without_possessive(words(phrase)):
                 self._by_first.setdefault(split[0], []).append((split, number))
         for candidates in self._by_first.values():
             candidates.sort(key=lambda candidate: -len(candidate[0]))
 
     def find(self, text: Sequence[str]) -> Iterator[Found]:
         """Those in a list of words, from left to right, none inside another."""
-        i = 0
+        text, i = _without_possessive(text), 0
         while i < len(text):
             found = self._at(text, i)
             if found is not None:
@@ -84,6 +84,7 @@ class Phrases:
 
     def any(self, text: Sequence[str]) -> bool:
         """Whether one of them is in a list of words."""
+        text = _without_possessive(text)
         return any(self._at(text, i) is not None for i in range(len(text)))
 
     def _at(self, text: Sequence[str], i: int) -> Found | None:
@@ -93,11 +94,25 @@ class Phrases:
         return None
 
 
+def _without_possessive(words: Sequence[str]) -> list[str]:
+    return [word.removesuffix("'s") for word in words]
+
+
 def band(words: int, full: Sequence[int], half: Sequence[int]) -> float:
     """1.0 for a number within ``full``, 0.5 within ``half``, else 0; bounds belong to the better band.
 
     Source: the length reward of RecGPT-V2 (arXiv 2512.14503), with 6 to 11 and 4 to 13 words.
+
+    Raises:
+        ValueError: a band is not two numbers, least and most, or the half lies within the full one.
     """
+    for name, ends in (("full", full), ("half", half)):
+        if isinstance(ends, str) or not isinstance(ends, Sequence) or len(ends) != 2 or ends[0] > ends[1]:
+            raise ValueError(
+                f"{name}={ends!r} must be the least and the most number of words, such as [6, 11]"
+            )
+    if not half[0] <= full[0] <= full[1] <= half[1]:
+        raise ValueError(f"full={list(full)} must lie within half={list(half)}")
     if full[0] <= words <= full[1]:
         return 1.0
     return 0.5 if half[0] <= words <= half[1] else 0.0

@@ -11,6 +11,7 @@ from recrl.envs.catalog import Catalog
 from recrl.envs.data import completejourney
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rewards.explanations import (
+    MARKERS,
     AttributeLeak,
     BannedWords,
     IdfDiversity,
@@ -19,6 +20,8 @@ from recrl.rewards.explanations import (
     sibling_diversity,
     text_length,
 )
+from recrl.rewards.registry import resolve
+from recrl.rewards.tags import tag_length
 from recrl.rewards.text import words
 
 VOCABULARY = (
@@ -175,11 +178,33 @@ CATALOG = Catalog(
         ("You have often bought cream.", [0], 0),
         ("Last week: 2.5 l of milk and cream", [0], 1 / 2),
         ("Buy cheese, often served with cream", [], None),  # advice
+        ("You get 10% off milk. You had better try cream, if you like cheese", [], None),
+        ("You bought frzn pizza.", [5], 1),  # by an alias alone
+        ("You bought cheeses.", [1], 1),  # an equivalent of what was bought, stated and not
+        ("The milk's here: you bought cream… Try ice cream; cheese is new", [4], 1 / 2),
         ("", [0], None),
     ],
 )
 def test_claim_precision(text, history, score):
     assert claim_precision([text], [history], CATALOG) == [score]
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_each_marker_makes_a_sentence_a_claim(marker):
+    assert claim_precision([f"So {marker} milk. Cream is new."], [[0]], CATALOG) == [1]
+
+
+def test_what_is_recommended_is_no_claim_about_the_household():
+    text = "Since you often bought milk, try our cream tonight."
+    assert claim_precision([text], [[0]], CATALOG) == [0.5]
+    assert claim_precision([text, text], [[0], [0]], CATALOG, item=[[4], [3]]) == [1, 0.5]
+    assert claim_precision(["You bought cheese"], [[1]], CATALOG, item=[[2]]) == [None]  # its equivalent
+
+
+@pytest.mark.parametrize("markers", ["you bought", [], ["!!"]])
+def test_markers_that_could_never_be_found_are_refused(markers):
+    with pytest.raises(ValueError, match="markers"):
+        claim_precision(["You bought milk"], [[0]], CATALOG, markers=markers)
 
 
 def test_other_languages_bring_their_own_markers():
@@ -196,12 +221,54 @@ def test_text_length_counts_words():
     assert text_length(["one"], full=(1, 2), half=(1, 3)) == [1]
 
 
+@pytest.mark.parametrize(
+    ("n", "score"),
+    [(3, 0), (4, 0.5), (5, 0.5), (6, 1), (11, 1), (12, 0.5), (13, 0.5), (14, 0)],
+)
+def test_the_bands_of_the_paper_are_the_default(n, score):
+    """RecGPT-V2: 1.0 for 6 to 11 words, 0.5 for 4 to 6 or 11 to 13, else 0; of texts and of tags."""
+    text = " ".join(["milk,"] * n)
+    assert text_length([text]) == [score]
+    answers = [Catalog(tags=(text,)).parse(text)]
+    assert tag_length(answers, Catalog(tags=(text,)), slots=1) == [score]
+
+
+@pytest.mark.parametrize(
+    ("bands", "error"),
+    [
+        ({"full": [11, 6]}, r"full=\[11, 6\] must be the least and the most"),
+        ({"full": 6}, "full=6 must be the least and the most"),
+        ({"half": [4, 8, 13]}, r"half=\[4, 8, 13\] must be the least and the most"),
+        ({"full": [1, 2]}, r"full=\[1, 2\] must lie within half=\[4, 13\]"),
+    ],
+)
+def test_bands_that_cannot_be_are_refused(bands, error):
+    with pytest.raises(ValueError, match=error):
+        text_length(["one"], **bands)
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"max_words": 1}, {"max_words": -1}])
+def test_n_grams_that_no_text_holds_are_refused(bad):
+    with pytest.raises(ValueError, match="must be at least 1 and at most max_words"):
+        distinct_n(["a b c"], **bad)
+
+
 def test_banned_words_are_whole_words_in_any_spelling():
     reward = BannedWords(words=["cheap", "buy now", "最便宜"])
     found = reward(
-        ["So cheap!", "cheaper", "ＣＨＥＡＰ", "che\u200bap", "Buy  NOW", "buy it now", "全城最便宜！", ""]
+        [
+            "So cheap!",
+            "cheaper",
+            "ＣＨＥＡＰ",
+            "che\u200bap",
+            "Buy  NOW",
+            "buy it now",
+            "全城最便宜！",
+            "cheap’s",
+            "",
+        ]
     )
-    assert found == [1, 0, 1, 1, 1, 0, 1, 0]
+    assert found == [1, 0, 1, 1, 1, 0, 1, 1, 0]
     with pytest.raises(ValueError, match=r"words=.* must list at least one"):
         BannedWords(words=[])
     with pytest.raises(ValueError, match="words='cheap'"):
@@ -233,6 +300,8 @@ def test_banned_words_without_words_is_refused_before_a_run():
         "Your religion asks for it",
         "As a single mother you have little time",
         "For a household of ４５-54",
+        "A diabetic's choice",
+        "Your wife's favourite",
     ],
 )
 def test_a_protected_attribute_is_a_leak(text):
@@ -247,6 +316,9 @@ def test_a_protected_attribute_is_a_leak(text):
         "Halal baby food and snacks for kids on a diet",
         "The pears are asian, the corn is white",
         "A single cream for women's vitamins",
+        "Sold as a single serving for your race day",
+        "Cheddar, two years old, perfectly married flavours",
+        "White household vinegar",
     ],
 )
 def test_speaking_of_goods_is_no_leak(text):
@@ -255,6 +327,16 @@ def test_speaking_of_goods_is_no_leak(text):
 
 def test_a_household_without_a_profile_has_no_values_to_leak():
     assert AttributeLeak()(["Milk for 45-54", "Milk"], protected=[None, []]) == [0, 0]
+
+
+@pytest.mark.parametrize("values", ["45-54", ["$"], [""], [2]])
+def test_values_of_a_profile_that_could_never_be_found_are_refused(values):
+    with pytest.raises(ValueError, match="protected"):
+        AttributeLeak()(["Milk for 45-54"], protected=[values])
+
+
+def test_a_leak_is_better_avoided():
+    assert resolve("attribute_leak").direction == "lower"
 
 
 def test_a_value_of_another_household_is_no_leak():

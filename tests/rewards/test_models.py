@@ -37,6 +37,7 @@ SIZE = {
 FAMILIES = {
     "llama": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 8},
+    "roberta": {"type_vocab_size": 1, "max_position_embeddings": 65},
     "bert": {"type_vocab_size": 2},  # looks both ways, with positions that are learned
 }
 
@@ -203,6 +204,34 @@ def test_the_longest_text_is_what_the_model_was_made_for(tmp_path):
     [score] = RewardModel(str(tmp_path), device="cpu")([" ".join([*WORDS, *WORDS]) + " "], ["w1"])
     kept = " ".join([*WORDS[-1:], *WORDS, "w1"])  # 62 words, <bos> and <eos>
     assert score == pytest.approx(alone(model, words, kept)[0].sigmoid().item(), abs=1e-5)
+
+
+def test_positions_that_a_model_lacks_are_no_room(tmp_path):
+    save(tmp_path / "bert", "bert", words=tokenizer())
+    with pytest.raises(ValueError, match=r"max_length=100: .* has positions for 64 tokens only"):
+        RewardModel(str(tmp_path / "bert"), max_length=100, device="cpu")
+    with pytest.raises(ValueError, match="max_length=-1 must be at least 1"):
+        RewardModel(str(tmp_path / "bert"), max_length=-1, device="cpu")
+    # RoBERTa counts from the position behind the one of its padding.
+    words = tokenizer()
+    model = save(tmp_path / "roberta", "roberta", words=words, max_position_embeddings=65)
+    [score] = RewardModel(str(tmp_path / "roberta"), device="cpu")([" ".join([*WORDS, *WORDS]) + " "], ["w1"])
+    kept = " ".join([*WORDS[-1:], *WORDS, "w1"])  # 62 words, <bos> and <eos>: 64 of 65 positions
+    assert score == pytest.approx(alone(model, words, kept)[0].sigmoid().item(), abs=1e-5)
+
+
+def test_weights_of_another_type(tmp_path):
+    words = tokenizer()
+    model = save(tmp_path, words=words)
+    prompts, completions = samples(4)
+    reward = RewardModel(str(tmp_path), dtype="bfloat16", batch_size=1, device="cpu")
+    halved = model.to(torch.bfloat16)
+    texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    expected = [alone(halved, words, text)[0].sigmoid().item() for text in texts]
+    found = reward(prompts, completions)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    exact = RewardModel(str(tmp_path), device="cpu")(prompts, completions)
+    assert 1e-5 < np.abs(np.subtract(exact, found)).max() < 0.02
 
 
 # --- models that cannot be used, refused before training ---

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from scipy.stats import mannwhitneyu
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from recrl.envs import offers
 from recrl.envs.catalog import ParsedAnswer
@@ -85,6 +86,55 @@ def test_features_of_a_pair_by_hand(found, tables, panel_task):
     assert found.features[pair, 6] == pytest.approx(min(1, len(answered) / max(1, len(seen))))
 
 
+def test_goods_and_tags_of_pairs_by_hand(found, tables, panel_task):
+    """Weeks with the coupon's goods, and with the tag of its goods that was bought in most weeks."""
+    panel, catalog = panel_task.panel, panel_task.catalog
+    category = dict(tables["products"].select("product_id", "product_category").iter_rows())
+    goods = {}
+    for row in tables["coupons"].iter_rows(named=True):
+        goods.setdefault((int(row["campaign_id"]), row["coupon_upc"]), set()).add(row["product_id"])
+    known = {name for name in set(category.values()) if name is not None and is_tag(catalog, name)}
+
+    # Pairs stand in the order of campaign, household and coupon.
+    def coupons_of(campaign):
+        return sorted(
+            upc for c, upc in goods if c == campaign and any(category[p] in known for p in goods[c, upc])
+        )
+
+    chosen = np.flatnonzero(found.taken)[::40]
+    assert len(chosen) >= 8
+    seen = set()
+    for pair in chosen:
+        user, campaign, week = (int(getattr(found, name)[pair]) for name in ("user", "campaign", "week"))
+        mine = np.flatnonzero((found.user == user) & (found.campaign == campaign))
+        upc = coupons_of(campaign)[int(np.searchsorted(mine, pair))]
+        bought = tables["transactions"].filter(pl.col("household_id") == int(panel.users[user]))
+        offered = {p for p in goods[campaign, upc] if category[p] in known}
+        lines = [row for row in bought.iter_rows(named=True) if row["week"] < week]
+        of_goods = len({row["week"] for row in lines if row["product_id"] in offered})
+        weeks = {}
+        for w, t in zip(panel.week[panel.user == user], panel.tag[panel.user == user], strict=True):
+            if w < week:
+                weeks.setdefault(int(t), set()).add(int(w))
+        of_tag = max(len(weeks.get(catalog.id(category[p]), ())) for p in offered)
+        expected = [np.log1p(of_goods), float(of_goods == 0), np.log1p(of_tag)]
+        np.testing.assert_allclose(found.features[pair, :3], expected, rtol=1e-6)
+        of_all = found.history.features(week)[user, :, :3]
+        for tag in range(len(catalog)):
+            times = len(weeks.get(tag, ()))
+            np.testing.assert_allclose(of_all[tag], [np.log1p(times), times == 0, np.log1p(times)])
+        seen.add(of_goods)
+    assert len(seen) > 3
+
+
+def is_tag(catalog, name):
+    try:
+        catalog.id(name)
+    except KeyError:
+        return False
+    return True
+
+
 def test_nothing_from_the_week_of_the_campaign_on_is_known(panel_task, found, tables):
     """Purchases, coupons, redemptions and campaigns of later weeks are taken away: nothing changes."""
     panel = panel_task.panel
@@ -126,6 +176,28 @@ def test_it_is_the_regression_that_scikit_learn_fits(found, september, ranker):
     np.testing.assert_allclose(ranker.score(found.features), model.decision_function(standard), atol=1e-6)
 
 
+def test_it_is_calibrated_on_campaigns_that_its_scores_have_not_seen(found, september, ranker):
+    """Platt's two parameters, from a loop over folds of campaigns."""
+    unseen = found.history.panel.unseen[found.user]
+    rows = (found.week >= FIRST_WEEK) & (found.week < september) & ~unseen
+    x, y, campaigns = found.features[rows], found.taken[rows], found.campaign[rows]
+    scores = np.zeros(len(y))
+    for learned, held in GroupKFold(5).split(x, y, campaigns):
+        assert not set(campaigns[learned]) & set(campaigns[held])
+        mean, std = x[learned].mean(axis=0), x[learned].std(axis=0)
+        model = LogisticRegression(max_iter=1000).fit((x[learned] - mean) / std, y[learned])
+        scores[held] = model.decision_function((x[held] - mean) / std)
+    platt = LogisticRegression(C=1e6).fit(scores[:, None], y)
+    assert (ranker.slope, ranker.shift) == pytest.approx((platt.coef_[0, 0], platt.intercept_[0]), rel=1e-4)
+    log_odds = ranker.slope * ranker.score(x) + ranker.shift
+    np.testing.assert_allclose(ranker.probability(x), 1 / (1 + np.exp(-log_odds)))
+
+
+def test_too_few_campaigns_to_learn_from_are_said(found):
+    with pytest.raises(ValueError, match=r"campaigns began before week 12, and the ranker needs 5"):
+        OfferRanker.fit(found, 12)
+
+
 def test_probabilities_are_near_the_rate_at_which_offers_are_taken(found, september, ranker):
     later = found.week >= september
     probable, taken = ranker.probability(found.features)[later], found.taken[later]
@@ -152,6 +224,10 @@ def test_the_reward_is_the_mean_percentile_of_the_shown_tags(found, ranker):
     answers = [ParsedAnswer((*shown, 5)), ParsedAnswer((-1, 3, 3)), ParsedAnswer(())]
     scores = offer_acceptance(answers, user=[7, 7, 7], origin=[41, 41, 41], offers=ranks, slots=3)
     assert scores == pytest.approx([np.mean(percentiles), percentiles[0], 0], abs=1e-6)
+    # Another week is another history.
+    earlier = offer_acceptance(answers, user=[7, 7, 7], origin=[20, 41, 41], offers=ranks, slots=3)
+    assert earlier[0] != pytest.approx(scores[0], abs=1e-6)
+    assert earlier[1] == scores[1]
 
 
 def test_other_data_have_no_offers(tmp_path, panel_task):

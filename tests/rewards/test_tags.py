@@ -130,6 +130,20 @@ def test_alignment_is_the_cosine_to_the_weighted_history(text, expected):
     assert score("alignment", text) == pytest.approx(expected, abs=1e-6)
 
 
+def test_alignment_of_households_that_share_only_tags_or_only_weights():
+    engine = RewardEngine(
+        ["alignment"],
+        resources={"catalog": CATALOG, "encoder": ENCODER, "slots": 3},
+        columns=["history", "history_weight"],
+    )
+    columns = {
+        "history": [[0], [1], [0, 1], [0, 1]],
+        "history_weight": [[1.0], [1.0], [1.0, 0.0], [0.0, 1.0]],
+    }
+    found = engine.score(["?"] * 4, ["milk"] * 4, columns, group_size=1)[:, 0]
+    assert found.tolist() == pytest.approx([1, 0, 1, 0], abs=1e-6)
+
+
 def test_alignment_is_missing_without_a_history():
     assert np.isnan(score("alignment", "milk", history=[], history_weight=[]))
 
@@ -247,6 +261,7 @@ def test_ndcg_is_missing_without_a_target_and_nothing_for_an_empty_answer():
 @pytest.mark.parametrize(("text", "expected"), [("milk\neggs", 1), ("eggs\nwine\nbread\ntea", 0), ("", 0)])
 def test_hit_is_whether_any_shown_tag_is_wanted(text, expected):
     assert score("hit", text) == expected
+    assert score("hit", text, target=[0, 3, 5, 6, 7]) == expected  # one of many is enough
     assert np.isnan(score("hit", text, target=[]))
 
 
@@ -270,6 +285,7 @@ def test_novel_recall_is_recall_of_what_was_not_bought_lately(text, target, look
         ("soft drinks\nmilk", (2, 2), (1, 3), 0.75),
         ("a b c d e f\nmilk", (6, 11), (4, 13), 0.5),
         ("gold\nsoft drinks", (2, 2), (1, 3), 1.0),  # what is no tag has no name
+        ("gold\ngold\ngold\nmilk\nsoft drinks", (2, 2), (1, 3), 0.0),  # beyond the list that was asked for
         ("", (1, 2), (1, 3), 0.0),
     ],
 )
