@@ -7,6 +7,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -148,13 +149,15 @@ def check(
         return made
 
     on_stage("scores")
+    given = deepcopy(answers)
     try:
         alone = engine()
         scores = _scored(alone, answers, everything)
     except RewardError as error:
         return Checked(reward, [Finding("scores", "fail", str(error))], None, {}, answers.origin)
     grouped = scores.reshape(-1, answers.group)
-    findings = [_range(reward, scores), _missing(scores), _ties(grouped)]
+    findings = [_range(reward, scores), _missing(scores), _ties(grouped), _untouched(given, answers)]
+    answers = given
     on_stage("speed")
     findings.append(_speed(alone, specs[name], answers))
     on_stage("determinism")
@@ -209,6 +212,20 @@ def _ties(grouped: Scores) -> Finding:
     if dead == 1:
         return Finding("ties", "fail", f"{text}: no answer can be preferred to another")
     return Finding("ties", "warn" if dead > DEAD else "pass", text)
+
+
+def _untouched(given: Asked, left: Asked) -> Finding:
+    """Other rewards and the trainer hold the same objects."""
+    changed = [name for name, values in given.columns.items() if not _equal(values, left.columns[name])]
+    changed += [name for name in ("prompts", "completions") if getattr(given, name) != getattr(left, name)]
+    if changed:
+        text = f"it changes its arguments ({', '.join(changed)}), which others read too; copy before changing"
+        return Finding("arguments", "fail", text)
+    return Finding("arguments", "pass", "left as they were")
+
+
+def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def _speed(engine: RewardEngine, spec: RewardSpec, answers: Asked) -> Finding:

@@ -28,7 +28,8 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """Registered name, entry point, ``package.module:function`` or ``path/to/file.py:function``; with ``()``
     behind it the function is called with ``params`` first, and what it returns is the reward."""
     sum: dict[str, float] | None = None
-    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is."""
+    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is. A positive
+    weight on one that is better low needs a ``direction``."""
     range: tuple[float, float] | None = None
     """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
     unit: float | None = None
@@ -46,7 +47,7 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """At most so many samples a call (whole groups for ``per: group``); by default all that are there."""
     concurrency: int | None = Field(default=None, ge=1)
     """Calls in flight at once: by default 16 of an async function, 1 of a plain one. More than 1 of a plain
-    one run in threads at the same time."""
+    one run in threads at the same time, each with an equal part of the samples."""
     workers: int = Field(default=0, ge=0)
     """Processes of their own that call a plain function; one that hangs or dies is replaced."""
     timeout: float = Field(default=600.0, gt=0)

@@ -59,6 +59,11 @@ def wide(completions):
 def broken(completions):
     return [2.0] * len(completions)
 
+@reward("greedy", range=(0, 20))
+def greedy(completions, target):
+    return [len(bought) - len([bought.pop() for _ in bought[5:]]) + len(t) % 9
+            for bought, t in zip(target, texts(completions))]
+
 @reward("silent", range=(0, 1))
 def silent(completions):
     return [None] * len(completions)
@@ -113,6 +118,7 @@ def test_a_sound_reward_passes(found):
         ("wide", "range", "warn"),
         ("broken", "scores", "fail"),
         ("silent", "range", "fail"),
+        ("greedy", "arguments", "fail"),
     ],
 )
 def test_what_is_wrong_is_found(found, name, what, verdict):
