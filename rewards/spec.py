@@ -28,8 +28,8 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """Registered name, entry point, ``package.module:function`` or ``path/to/file.py:function``; with ``()``
     behind it the function is called with ``params`` first, and what it returns is the reward."""
     sum: dict[str, float] | None = None
-    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is. A positive
-    weight on one that is better low needs a ``direction``."""
+    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is. A
+    positive weight on one that is better low needs a ``direction``."""
     range: tuple[float, float] | None = None
     """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
     unit: float | None = None
