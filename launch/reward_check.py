@@ -225,7 +225,9 @@ def _untouched(given: Asked, left: Asked) -> Finding:
 
 
 def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(
+        np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other, strict=True)
+    )
 
 
 def _speed(engine: RewardEngine, spec: RewardSpec, answers: Asked) -> Finding:
