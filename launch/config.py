@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
@@ -19,6 +19,7 @@ from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
 from ..rl.advantages import find_rule
 from ..rl.constraints import Problem
+from ..rl.credit import Credit
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
@@ -58,7 +59,7 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     ``novelty >= 0.1 -> 0.3 over 100 (mean)``."""
     rule: str = "lagrangian"
     """How rewards become advantages."""
-    credit: Literal["sequence", "tag"] = "sequence"
+    credit: Credit = "sequence"
     """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all share the
     answer's."""
     gradient_conflict_every: int = 0

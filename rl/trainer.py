@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from .advantages import AdvantageBatch, find_rule
 from .checkpoints import Manifest
 from .conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
 from .constraints import Problem, objective_values, segment_indicators
-from .credit import count_tokens, spread, tag_positions
+from .credit import Credit, count_tokens, spread, tag_positions
 from .duals import DualConfig, Duals
 from .grpo import SharedPrefixGRPOTrainer
 from .preconditions import (
@@ -107,7 +107,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         processing_class: PreTrainedTokenizerBase,
         rule: str = "lagrangian",
         duals: DualConfig | None = None,
-        credit: Literal["sequence", "tag"] = "sequence",
+        credit: Credit = "sequence",
         gradient_conflict_every: int = 0,
         eval_dataset: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,

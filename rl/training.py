@@ -19,6 +19,7 @@ from ..rewards import RewardEngine
 from .attention import Kernel
 from .branches import Sampling
 from .constraints import Problem
+from .credit import Credit
 from .duals import DualConfig
 from .preconditions import check_split, longest_prompt
 from .processes import distributed_state
@@ -99,7 +100,7 @@ def make_trainer(
     config: TrainConfig,
     rule: str,
     duals: DualConfig,
-    credit: Literal["sequence", "tag"] = "sequence",
+    credit: Credit = "sequence",
     gradient_conflict_every: int = 0,
     rollout: RolloutConfig | None = None,
     answer_tokens: int,

@@ -57,5 +57,5 @@ def score_policy(
     penalty = (oracle.prices + np.maximum(oracle.prices, exchange)) @ short
     certificate = oracle.objective - objective - oracle.prices @ slacks
     complementary = oracle.prices @ np.abs(slacks)
-    score = max((objective - penalty) / oracle.objective, 0.0)
-    return Score(violation, feasible, float(certificate), float(complementary), float(score))
+    score = max(float((objective - penalty) / oracle.objective), 0.0)
+    return Score(violation, feasible, float(certificate), float(complementary), score)

@@ -25,6 +25,7 @@ import torch
 
 from recrl.rl.advantages import find_rule
 from recrl.rl.constraints import Problem
+from recrl.rl.credit import Credit
 
 from .. import BenchmarkError
 from .oracles import find_oracle
@@ -51,8 +52,7 @@ class Run:
     problem: str
     rule: str
     seed: int
-    credit: str = "sequence"
-    """``sequence`` or ``tag``: what answers for a reward, the whole answer or each of its tags."""
+    credit: Credit = "sequence"
     multipliers: tuple[float, ...] | None = None
     """Multipliers that stay as they are; None: learned."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recrl.rl.advantages import AdvantageBatch, Rule, find_rule
 from recrl.rl.constraints import constraint_values, objective_values
+from recrl.rl.credit import Credit
 from recrl.rl.duals import Duals
 
 from .problems import KnownProblem
@@ -79,7 +80,7 @@ class Run:
     Checkpoint behaviour: `policy.logits`, `generator` and the state of `duals` are all that changes.
     """
 
-    def __init__(self, known: KnownProblem, rule: Rule, seed: int, credit: str = "sequence") -> None:
+    def __init__(self, known: KnownProblem, rule: Rule, seed: int, credit: Credit = "sequence") -> None:
         if credit == "tag" and known.running is None:
             raise ValueError(f"{credit=}: an action of {known.name!r} has no parts; use credit='sequence'")
         self.known, self.rule, self.policy, self.credit = known, rule, TabularPolicy(known), credit
@@ -141,7 +142,7 @@ class Run:
         return objective.item(), (pi[..., None] * self._values).sum(dim=1).mean(dim=0)
 
 
-def train(known: KnownProblem, rule: Rule | str, seed: int, credit: str = "sequence") -> dict[str, Any]:
+def train(known: KnownProblem, rule: Rule | str, seed: int, credit: Credit = "sequence") -> dict[str, Any]:
     """Train from scratch and score the last policy by its exact expectations.
 
     Args:

@@ -22,6 +22,7 @@ from recrl.envs.catalog import Catalog, ParsedAnswer
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
 from recrl.rl.constraints import Problem, constraint_values
+from recrl.rl.credit import Credit
 from recrl.rl.duals import DualConfig, Duals
 from recrl.rl.prefix import continuation_logits
 from recrl.rl.sharing import can_share
@@ -141,7 +142,7 @@ def train(
     seed: int = 0,
     *,
     multipliers: Sequence[float] | None = None,
-    credit: str = "sequence",
+    credit: Credit = "sequence",
     steps: int = _STEPS,
     points: int = 30,
 ) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def train(
         if multipliers is not None:
             trainer.duals = FixedDuals(aim, multipliers)
         every = max(1, steps // points)
-        trace = _Trace(trainer.duals, lambda: expectations(trainer.model, tokenizer, toy.table), steps, every)
+        trace = _Trace(trainer.duals, lambda: expectations(model, tokenizer, toy.table), steps, every)
         trainer.add_callback(trace)
         trainer.train()
     return _record(trainer, oracle, seed, credit, trace, time.perf_counter() - began)
@@ -221,7 +222,7 @@ class _Trace(TrainerCallback):
 
 
 def _record(
-    trainer: ConstrainedGRPOTrainer, oracle: Oracle, seed: int, credit: str, trace: _Trace, seconds: float
+    trainer: ConstrainedGRPOTrainer, oracle: Oracle, seed: int, credit: Credit, trace: _Trace, seconds: float
 ) -> dict[str, Any]:
     aim, duals, rule = trainer.problem, trainer.duals, trainer.rule
     names = [c.name for c in aim.constraints]

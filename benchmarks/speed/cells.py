@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from recrl.rl.rollouts.settings import Engine
+
 from .. import BenchmarkError
 
 
@@ -62,7 +64,7 @@ class Sampler:
     """
 
     text: str
-    engine: str
+    engine: Engine
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
