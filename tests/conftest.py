@@ -1,6 +1,10 @@
 """Shared fixtures: the real panel, built once a session, and a small catalogue."""
 
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -47,3 +51,19 @@ def groceries() -> Catalog:
         aliases={"SFT DRINKS": "soft drinks"},
         equivalents=[("cheese", "cheeses")],
     )
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[HTTPServer], HTTPServer]]:
+    """Runs servers, each in a thread, until the test ends."""
+    with ExitStack() as ending:
+
+        def start(server: HTTPServer) -> HTTPServer:
+            ending.enter_context(server)
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            ending.callback(thread.join)
+            ending.callback(server.shutdown)
+            return server
+
+        yield start

@@ -52,13 +52,8 @@ def said(text, ended="stop"):
 
 
 @pytest.fixture
-def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+def server(serve):
+    return serve(Server())
 
 
 def model(server, **settings):

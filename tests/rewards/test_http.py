@@ -47,13 +47,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+def server(serve):
+    return serve(Server())
 
 
 def test_a_request_carries_the_samples_and_the_named_columns_and_nothing_else(server):
