@@ -109,14 +109,14 @@ class Endpoint:
         try:
             answer = self._client.post(content)
         except requests.RequestException as error:
-            raise ChatError(f"POST {self._client.url} failed, timeout={config.timeout:g}: {error}") from error
+            raise ChatError(f"POST {self._client.url} failed, timeout={config.timeout:g}: {error}") from None
         try:
             answer.raise_for_status()
             (choice,) = answer.json()["choices"]
             text, ended = choice["message"]["content"], choice["finish_reason"]
-        except (requests.RequestException, LookupError, TypeError, ValueError) as error:
+        except (requests.RequestException, LookupError, TypeError, ValueError):
             came = f"status {answer.status_code}, {answer.text[:EXCERPT]!r}"
-            raise ChatError(f"{self._asked}: no answer of one choice with a message ({came})") from error
+            raise ChatError(f"{self._asked}: no answer of one choice with a message ({came})") from None
         if ended == "length":
             said = repr((text or "")[:EXCERPT])
             raise ChatError(f"{self._asked}: cut off at max_tokens={config.max_tokens}; set more ({said})")

@@ -204,10 +204,9 @@ def _missing(scores: Scores) -> Finding:
 
 def _ties(grouped: Scores) -> Finding:
     """A group in which all score the same teaches nothing."""
-    dead = np.nanmean(
-        [np.ptp(group[np.isfinite(group)]) == 0 for group in grouped if np.isfinite(group).any()]
-    )
-    pairs = [a == b for group in grouped for a, b in combinations(group[np.isfinite(group)], 2)]
+    scored = [group[np.isfinite(group)] for group in grouped if np.isfinite(group).any()]
+    dead = np.mean([np.ptp(group) == 0 for group in scored] or [True])
+    pairs = [a == b for group in scored for a, b in combinations(group, 2)]
     text = f"{dead:.1%} of the groups are dead (all the same), {np.mean(pairs or [True]):.1%} of pairs tie"
     if dead == 1:
         return Finding("ties", "fail", f"{text}: no answer can be preferred to another")

@@ -234,7 +234,8 @@ def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedToken
 
 
 def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: bool) -> None:
-    exists = (folder / "config.yaml").exists()
+    # A start that was refused has left its configuration alone.
+    exists = folder.is_dir() and {path.name for path in folder.iterdir()} > {"config.yaml"}
     if resume is not None and fresh:
         raise ConfigError(f"--resume {resume} goes on with a run and --fresh deletes it; give one of them")
     if resume not in (None, "auto") and not Path(resume).is_dir():

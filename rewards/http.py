@@ -87,7 +87,7 @@ class HttpReward:
             answer = self._client.post(content)
         except requests.RequestException as error:
             url, timeout = self._client.url, self._client.timeout
-            raise RewardError(f"POST {url} failed, with timeout={timeout:g}: {error}") from error
+            raise RewardError(f"POST {url} failed, with timeout={timeout:g}: {error}") from None
         return self._scores(answer, len(completions))
 
     def _scores(self, answer: requests.Response, samples: int) -> list[float | None]:
@@ -95,8 +95,8 @@ class HttpReward:
             raise self._fault(answer, f"{answer.reason}: it must answer with a status of 2xx")
         try:
             found = answer.json()
-        except requests.JSONDecodeError as error:
-            raise self._fault(answer, "its answer is not JSON") from error
+        except requests.JSONDecodeError:
+            raise self._fault(answer, "its answer is not JSON") from None
         scores = found.get("scores") if isinstance(found, dict) else None
         if not isinstance(scores, list):
             raise self._fault(answer, 'its answer must be {"scores": [...]}')

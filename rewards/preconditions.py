@@ -19,6 +19,9 @@ def check_call(call: Call, resources: Collection[str]) -> None:
         RewardSpecError: names the reward, the setting and the fix.
     """
     reward, spec = call.reward, call.spec
+    if not (call.named or call.sources.everything or reward.needs):
+        hint = "" if spec.use.endswith("()") else f". If it makes the reward, write use: '{spec.use}()'"
+        raise RewardSpecError(f"reward {reward.name!r} reads nothing: its params are all that it takes{hint}")
     _check_memory(call)
     if call.by_row and not {*ONE.values()}.isdisjoint(call.named):
         raise RewardSpecError(

@@ -40,6 +40,7 @@ ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
 BUILT_IN_MODULES = ("tags", "explanations", "offers", "models", "http")
 
+MOST_NAMES = 40  # that an error lists
 _DECLARATION = "__recrl_reward__"  # the attribute in which a decorated function carries its Reward
 _registered: dict[str, Reward] = {}
 F = TypeVar("F", bound=RewardFunction)
@@ -260,9 +261,9 @@ def _load(use: str) -> Any:
     if colon:
         module = _module(module_name)
         if not hasattr(module, attribute):
-            names = [
-                name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
-            ]
+            there = {name for name, value in vars(module).items() if callable(value)}
+            names = there.union(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
+            names = {name for name in names if not name.startswith("_")}
             raise RewardSpecError(f"{module_name} has no {attribute!r}{_nearest(attribute, names)}")
         return getattr(module, attribute)
 
@@ -336,4 +337,5 @@ def _origin(function: RewardFunction) -> str:
 def _nearest(name: str, known: set[str] | list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(sorted(known)) or 'none'}"
+    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"{hint} known: {', '.join(sorted(known)[:MOST_NAMES]) or 'none'}{more}"

@@ -124,6 +124,8 @@ class Scorer:
                 f"reward {reward.name!r} on {where}: {error}. Make the function faster, or set its timeout, "
                 "retries or on_error: missing"
             ) from None
+        except RewardError as error:  # says itself what is wrong
+            raise RewardError(f"reward {reward.name!r} on {where}: {error}") from error
         except Exception as error:
             raise RewardError(
                 f"reward {reward.name!r} raised {type(error).__name__} on {where}: {error}. Fix the "

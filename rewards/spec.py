@@ -65,9 +65,13 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     def _sum_alone(self) -> RewardSpec:
         if self.sum is None:
             return self
-        if not self.sum:
-            raise ValueError("sum: name at least one reward and its weight")
-        beside = self.model_fields_set - {"name", "sum", "range", "unit", "weight", "direction"}
+        if not any(self.sum.values()):
+            raise ValueError("sum: name at least one reward and its weight, other than 0")
+        plain = RewardSpec(name=self.name)  # a saved configuration spells every default out
+        allowed = {"name", "sum", "range", "unit", "weight", "direction"}
+        beside = {
+            name for name in self.model_fields_set - allowed if getattr(self, name) != getattr(plain, name)
+        }
         if beside:
             raise ValueError(f"sum adds up other rewards: leave out {', '.join(sorted(beside))}")
         return self

@@ -19,6 +19,21 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(path, tmp_pat
     assert load(str(again)) == config
 
 
+def test_every_way_to_name_a_reward_survives_a_round_trip(tmp_path):
+    rewards = [
+        "recall",
+        {"name": "new", "use": "novelty", "timeout": 5, "direction": "higher"},
+        {"name": "worth", "sum": {"recall": 0.7, "new": 0.3}, "range": [0, 1], "weight": 2},
+    ]
+    judge = {"url": "http://127.0.0.1:8000/v1", "model": "owl", "options": {"seed": 1}}
+    config = load(
+        "demo", [f"rewards={rewards}", f"judge={judge}", "optimizer.constraints=[worth >= 0.2 (mean)]"]
+    )
+    again = tmp_path / "again.yaml"
+    again.write_text(configuration.dump(config))
+    assert load(str(again)) == config
+
+
 def test_overrides_and_their_shorthands():
     config = load(
         "demo",

@@ -73,7 +73,12 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
     config = {
         **SMALL,
         "data": {"cache": str(cache)},
-        "rewards": ["recall", "fresh_food", {"name": "wide_shelf", "params": {"memory": 40}}],
+        "rewards": [
+            "recall",
+            "fresh_food",
+            {"name": "wide_shelf", "params": {"memory": 40}},
+            {"name": "shop", "sum": {"fresh_food": 0.5, "wide_shelf": 0.5}},
+        ],
         "optimizer": {
             "objective": "recall",
             "constraints": ["fresh_food >= 0.3 (mean)", "wide_shelf >= 0.9 (mean)"],
@@ -95,13 +100,14 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
     output, _ = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED, output[-4000:]
     assert len(lines(stopped)) < STEPS
-    finished(installed, "train", str(path), f"output={stopped}", "--resume", "auto")
+    finished(installed, "train", str(stopped / "config.yaml"), "--resume", "auto")  # as the output says
 
     one, other = (load_file(run / "policy" / "model.safetensors") for run in (whole, stopped))
     assert all((one[name] == other[name]).all() for name in one)
     for before, after in zip(lines(whole), lines(stopped), strict=True):
         kept = [name for name in before if name.startswith(("rewards/", "constraint/", "objective"))]
         assert any(name.startswith("constraint/wide_shelf") for name in kept)
+        assert "rewards/shop/mean" in kept
         assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
     # The memory counts: its first batch found the shelf empty.
     wide = [line["rewards/wide_shelf/mean"] for line in lines(whole)]

@@ -170,6 +170,13 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, 
     assert (run / "report.md").exists()
 
 
+def test_a_start_that_was_refused_leaves_the_folder_free(config, tmp_path):
+    wrong = "rewards=[recall, novelty, duplicates, {name: scored, use: http, params: {url: ftp://host}}]"
+    assert "'ftp://host' must be an address" in finished("train", str(config), wrong, code=2)
+    wrong = wrong.replace("ftp", "http").replace("}}", ", columns: [histroy]}}")
+    assert "needs 'histroy', which nothing provides" in finished("train", str(config), wrong, code=2)
+
+
 def test_a_users_own_log(config, tmp_path):
     start = dt.datetime(2024, 1, 1, 12)
     rows = [

@@ -416,6 +416,25 @@ def test_a_resume_with_other_rewards_is_refused(spec):
         engine(spec(Seen)).load_state_dict(engine("recall").state_dict())
 
 
+def test_a_function_that_makes_a_reward_is_not_one(spec):
+    def longest(most):
+        return lambda completions: [len(text) / most for text in completions]
+
+    built = spec(longest, params={"most": 10})
+    with pytest.raises(RewardSpecError, match=r"'r' reads nothing: .* write use: '.*:r\(\)'"):
+        engine(built)
+    made = engine(built.model_copy(update={"use": f"{built.use}()"}))
+    assert made.score(["p"], ["milk"], {}, 1).tolist() == pytest.approx(np.array([[0.4]]))
+
+
+def test_a_reward_that_says_itself_what_is_wrong_is_not_blamed(spec):
+    def refuses(completions):
+        raise RewardError("no licence: set SHOP_LICENCE")
+
+    with pytest.raises(RewardError, match=r"^reward 'r' on samples 0\.\.\d+: no licence: set SHOP_LICENCE$"):
+        score(spec(refuses))
+
+
 def test_a_class_that_is_no_reward(spec):
     with pytest.raises(RewardSpecError, match="'r': class dict needs a __call__"):
         engine(spec(dict))

@@ -164,6 +164,17 @@ def test_an_unknown_function_offers_the_nearest(reward_file):
         resolve(f"{reward_file}:grade")
 
 
+def test_an_unknown_function_of_a_module_that_loads_late_offers_the_nearest():
+    with pytest.raises(RewardSpecError, match=r"did you mean 'think_format_reward'\?"):
+        resolve("trl.rewards:think_formt_reward")
+
+
+def test_an_error_does_not_list_the_thousand_names_of_a_module():
+    with pytest.raises(RewardSpecError, match=r"known: .* and \d{3,} more") as raised:
+        resolve("transformers:reward")
+    assert len(str(raised.value)) < 2000
+
+
 def test_a_plain_function_needs_a_declared_range(reward_file):
     with pytest.raises(
         RewardSpecError, match=r"'plain' .* declares no range\. Decorate .* range: \[low, high\]"
