@@ -3,6 +3,7 @@
 A bar for each stage, and the objective with every constraint's slack and price.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -67,7 +68,7 @@ class Display:
                 nonlocal reported
                 if done // every > reported or done == total:
                     reported = done // every
-                    shown = "; ".join(f"{r.name}: slack {r.slack:+.3f}, price {r.price:.3f}" for r in rows)
+                    shown = "; ".join(f"{r.name}: {_slack(r)}, price {r.price:.3f}" for r in rows)
                     self.say(f"{name} {done}/{total} {note}{'; ' + shown if shown else ''}")
 
             yield say
@@ -79,6 +80,10 @@ class Display:
                 live.update(Group(progress, _constraints(rows)) if rows else progress)
 
             yield advance
+
+
+def _slack(row: ConstraintReport) -> str:
+    return row.status if math.isnan(row.slack) else f"slack {row.slack:+.3f}"
 
 
 def _constraints(rows: tuple[ConstraintReport, ...]) -> Table:

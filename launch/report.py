@@ -74,6 +74,7 @@ def write(folder: Path) -> Path:
         f"{config['train']['prompts_per_step']} prompts and {config['train']['group_size']} answers each.",
         "",
         *_infeasible(log),
+        *_failed(log),
         "![Objective, slacks and prices over steps](plots/training.png)",
         "",
         "A slack at or above zero meets the constraint. "
@@ -128,18 +129,20 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
     headline = f"recall@{result['slots']}"
     last = policies[-1]
     gain = sampled["gain"]
-    verdict = "rose" if gain["low"] > 0 else "fell" if gain["high"] < 0 else "did not change measurably"
     lines = [
         f"## Test: {name}, later weeks "
         f"({population['episodes']:,} episodes of {population['users']:,} users)",
         "",
         "### Sampled, as in training",
         "",
-        f"The objective {verdict}: {_signed(gain)} over the warm start.",
+        _gained(gain),
         "",
         _table(
             ["reward", *policies],
-            [[reward, *(_interval(row[p]) for p in policies)] for reward, row in sampled["rewards"].items()],
+            [
+                [reward, *(_interval(row[p]) if row[p] else "no score" for p in policies)]
+                for reward, row in sampled["rewards"].items()
+            ],
         ),
         "",
         _table(
@@ -205,6 +208,13 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
                 text += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
         lines += [text, ""]
     return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+
+
+def _gained(gain: Mapping[str, float] | None) -> str:
+    if gain is None:
+        return "**Nothing can be said of the objective**: no episode has a score for it."
+    verdict = "rose" if gain["low"] > 0 else "fell" if gain["high"] < 0 else "did not change measurably"
+    return f"The objective {verdict}: {_signed(gain)} over the warm start."
 
 
 def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -291,6 +301,23 @@ def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
     return [line for text in found for line in (f"**Infeasible?** {text}.", "")]
 
 
+def _failed(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Answers that a reward could not score; nothing where all could."""
+    shares: dict[str, list[float]] = {}
+    for row in log:
+        for key, share in row.items():
+            if key.startswith("rewards/") and key.endswith("/failed"):
+                shares.setdefault(key.removeprefix("rewards/").removesuffix("/failed"), []).append(share)
+    found = [
+        f"`{name}` {np.mean(values):.1%} (of a step up to {max(values):.1%})"
+        for name, values in shares.items()
+        if any(values)
+    ]
+    if not found:
+        return []
+    return [f"**Not scored**, and left out of means and advantages: {', '.join(found)} of the answers.", ""]
+
+
 def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.", ""]
     for row in shown:
@@ -372,14 +399,11 @@ def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path:
     figure, axis = plt.subplots(figsize=(8, 5))
     for i, (name, table) in enumerate(deployed["metrics"].items()):
         x, y = table["novelty"], table[headline]
-        axis.errorbar(
-            x["mean"],
-            y["mean"],
-            xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
-            yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
-            fmt="o" if name in ("trained", "warm start") else "s",
-            color="C3" if name == "trained" else "C1" if name == "warm start" else "grey",
-        )
+        color = "C3" if name == "trained" else "C1" if name == "warm start" else "grey"
+        # Not as error bars: an interval of equal values can miss their mean by a rounding.
+        axis.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=color)
+        axis.plot((x["mean"], x["mean"]), (y["low"], y["high"]), color=color)
+        axis.plot(x["mean"], y["mean"], "o" if name in ("trained", "warm start") else "s", color=color)
         below = -12 if i % 2 else 6
         axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, below))
     if result["novelty_floor"]:

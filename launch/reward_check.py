@@ -156,7 +156,12 @@ def check(
     except RewardError as error:
         return Checked(reward, [Finding("scores", "fail", str(error))], None, {}, answers.origin)
     grouped = scores.reshape(-1, answers.group)
-    findings = [_range(reward, scores), _missing(scores), _ties(grouped), _untouched(given, answers)]
+    findings = [
+        _range(reward, scores),
+        _missing(scores, alone, specs[name]),
+        _ties(grouped),
+        _untouched(given, answers),
+    ]
     answers = given
     on_stage("speed")
     findings.append(_speed(alone, specs[name], answers))
@@ -196,10 +201,15 @@ def _range(reward: Reward, scores: Scores) -> Finding:
     return Finding("range", "pass", text)
 
 
-def _missing(scores: Scores) -> Finding:
-    share = float(np.isnan(scores).mean())
-    verdict: Verdict = "pass" if share < DEAD else "warn"
-    return Finding("missing", verdict, f"{share:.1%} of the answers have no score")
+def _missing(scores: Scores, engine: RewardEngine, spec: RewardSpec) -> Finding:
+    share, failed = float(np.isnan(scores).mean()), engine.failed.get(spec.name, 0) / len(scores)
+    text = f"{share:.1%} of the answers have no score"
+    if failed > spec.max_missing:
+        text += f", {failed:.1%} since it failed: more than max_missing={spec.max_missing:g} ends a run"
+        return Finding("missing", "fail", text)
+    if failed:
+        text += f", {failed:.1%} since it failed"
+    return Finding("missing", "warn" if failed or share >= DEAD else "pass", text)
 
 
 def _ties(grouped: Scores) -> Finding:

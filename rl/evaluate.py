@@ -261,12 +261,10 @@ def _sampled(
         constraints.append(row)
     return {
         "rewards": {
-            name: {policy: asdict(estimate(columns[name], users)) for policy, columns in per_episode.items()}
+            name: {policy: _estimate(columns[name], users) for policy, columns in per_episode.items()}
             for name in ("objective", *problem.names)
         },
-        "gain": asdict(
-            paired_difference(per_episode[last]["objective"], per_episode[first]["objective"], users)
-        ),
+        "gain": _estimate(per_episode[last]["objective"] - per_episode[first]["objective"], users),
         "constraints": constraints,
         "unobserved": unobserved,
     }
@@ -284,9 +282,8 @@ def _deployed(
     def table(name: str) -> dict[str, Any]:
         found = {}
         for metric, column in values[name].items():
-            if np.isnan(column).all():
-                continue
-            found[metric] = asdict(estimate(column, users))
+            if (estimated := _estimate(column, users)) is not None:
+                found[metric] = estimated
         return found
 
     headline, users = f"recall@{slots}", episodes["user"].to_numpy()
@@ -327,6 +324,11 @@ def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
         np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1),
         np.nan,
     ).astype(float)
+
+
+def _estimate(values: Values, users: npt.NDArray[np.integer]) -> dict[str, Any] | None:
+    """None where no episode has a value, such as those of a reward whose server is away."""
+    return None if np.isnan(values).all() else asdict(estimate(values, users))
 
 
 def _verdict(slack: Estimate) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -64,6 +65,11 @@ def greedy(completions, target):
     return [len(bought) - len([bought.pop() for _ in bought[5:]]) + len(t) % 9
             for bought, t in zip(target, texts(completions))]
 
+@reward("moody", range=(0, 1))
+def moody(completion):
+    number = len(completion[0]["content"])
+    return 1 / (number % 4) if number % 4 < 3 else 0.4
+
 @reward("silent", range=(0, 1))
 def silent(completions):
     return [None] * len(completions)
@@ -125,6 +131,21 @@ def test_what_is_wrong_is_found(found, name, what, verdict):
     checked = found(name)
     assert verdicts(checked)[what] == verdict
     assert checked.failed == (verdict == "fail")
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(0.1, "fail"), (0.9, "warn")])
+def test_answers_that_it_could_not_score_are_told_from_those_without_a_score(
+    file, cache, panel_task, limit, verdict
+):
+    moody = {"name": "moody", "use": f"{file}:moody", "on_error": "missing", "batch_size": 1}
+    rewards = [{**moody, "max_missing": limit}, "recall", "novelty", "duplicates"]
+    settings, called = with_reward(load("demo", [f"rewards={rewards}", f"data.cache={cache}"]), "moody")
+    setup = prepare_setup(settings, Display(False))
+    checked = reward_check.check(setup, called, reward_check.drafted(setup, 12, 6))
+    (said,) = [finding for finding in checked.findings if finding.what == "missing"]
+    share = f"{np.isnan(checked.scores).mean():.1%}"
+    assert said.verdict == verdict
+    assert said.found.startswith(f"{share} of the answers have no score, {share} since it failed")
 
 
 def test_findings_give_the_figures(found, tmp_path):

@@ -15,6 +15,7 @@ import yaml
 
 from recrl.launch.config import load
 from recrl.launch.progress import Display
+from recrl.launch.report import write
 from recrl.launch.run import prepare_setup
 
 SMALL = {
@@ -112,12 +113,29 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     again = json.loads((run / "evaluation.json").read_text())
     assert again["populations"]["unseen users"]["episodes"] == 10
 
+    # A reward that failed is told of, and intervals of equal values are drawn though they miss the mean.
+    rows = lines(run)
+    for row, share in zip(rows, (0.0, 0.5, 0.0, 0.25), strict=True):
+        row["rewards/diversity/failed"] = share
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = again["populations"]["unseen users"]["deployed"]["metrics"]["quota"]["novelty"]
+    table["low"] = table["high"] = table["mean"] - 1e-16
+    again["populations"]["unseen users"]["sampled"]["gain"] = None
+    (run / "evaluation.json").write_text(json.dumps(again))
+    text = write(run).read_text()
+    assert "`diversity` 18.8% (of a step up to 50.0%)" in text
+    assert "Nothing can be said of the objective" in text
+    assert "Not scored" not in report
+
 
 def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_path, panel_task):
     constraints = ["novelty >= 0.3 where segment=cold (mean)", "duplicates <= 0.5 -> 0.1 over 4 (mean)"]
+    (tmp_path / "quiet.py").write_text("def silent(completions):\n    return [None for _ in completions]\n")
+    silent = {"name": "silent", "use": str(tmp_path / "quiet.py:silent"), "range": [0, 1]}
     output = finished(
         "train",
         str(config),
+        f"rewards={json.dumps([*SMALL['rewards'], silent])}",
         f"optimizer.constraints={json.dumps(constraints)}",
         "optimizer.credit=tag",
         "optimizer.gradient_conflict_every=2",
@@ -139,7 +157,9 @@ def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_pat
     assert compared[0] or compared[2]
     assert not any(compared[1::2])
     assert "conflict/effective_weight/novelty" in log[-1]
-    assert "novelty >= 0.3 where segment=cold" in (run / "report.md").read_text()
+    report = (run / "report.md").read_text()
+    assert "novelty >= 0.3 where segment=cold" in report
+    assert "| silent | no score | no score |" in report
     (row,) = json.loads((run / "evaluation.json").read_text())["populations"]["unseen users"]["sampled"][
         "constraints"
     ][:1]
