@@ -211,8 +211,13 @@ def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    """The resolved configuration as YAML that :func:`load` reads."""
-    return yaml.safe_dump(TypeAdapter(RunConfig).dump_python(config, mode="json"), sort_keys=False)
+    """The resolved configuration as YAML that :func:`load` reads, from any folder."""
+    tree = TypeAdapter(RunConfig).dump_python(config, mode="json")
+    for entry in tree["rewards"]:
+        file, colon, function = entry["use"].rpartition(":")
+        if colon and file.endswith(".py"):
+            entry["use"] = f"{Path(file).absolute()}:{function}"
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def _find(path: str) -> Path:

@@ -160,19 +160,34 @@ def check(
         _range(reward, scores),
         _missing(scores, alone, specs[name]),
         _ties(grouped),
-        _untouched(given, answers),
     ]
-    answers = given
-    on_stage("speed")
-    findings.append(_speed(alone, specs[name], answers))
-    on_stage("determinism")
-    findings.append(_same("determinism", scores, _scored(engine(), answers, everything), "called again"))
-    on_stage("batches")
-    findings += _batches(engine, answers, scores)
-    on_stage("awkward answers")
-    findings.append(_awkward(engine(), answers))
+    untouched = _untouched(given, answers)
+    findings.append(untouched)
+    if untouched.verdict == "fail":  # it would damage what all else is asked with
+        return Checked(reward, findings, scores, {}, answers.origin)
+
+    def again() -> Finding:
+        return _same("determinism", scores, _scored(engine(), answers, everything), "called again")
+
+    stages: dict[str, Callable[[], list[Finding]]] = {
+        "speed": lambda: [_speed(alone, specs[name], answers)],
+        "determinism": lambda: [again()],
+        "batches": lambda: _batches(engine, answers, scores),
+        "awkward answers": lambda: [_awkward(engine(), answers)],
+    }
+    for stage, look in stages.items():
+        on_stage(stage)
+        try:
+            findings += look()
+        except RewardError as error:
+            findings.append(Finding(stage, "fail", str(error)))
     on_stage("other rewards")
-    return Checked(reward, findings, scores, _correlations(setup, answers, name), answers.origin)
+    try:
+        correlations = _correlations(setup, answers, name)
+    except RewardError as error:
+        correlations = {}
+        findings.append(Finding("other rewards", "warn", f"no correlations: {error}"))
+    return Checked(reward, findings, scores, correlations, answers.origin)
 
 
 def _scored(engine: RewardEngine, answers: Asked, chosen: Sequence[int], group: int | None = None) -> Scores:

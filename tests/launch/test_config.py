@@ -34,6 +34,18 @@ def test_every_way_to_name_a_reward_survives_a_round_trip(tmp_path):
     assert load(str(again)) == config
 
 
+def test_a_saved_configuration_finds_files_of_rewards_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def r(completions):\n    return [0.5 for _ in completions]\n")
+    monkeypatch.chdir(tmp_path)
+    mine = {"name": "mine", "use": "mine.py:r", "range": [0, 1]}
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(
+        configuration.dump(load("demo", [f"rewards={['recall', 'novelty', 'duplicates', mine]}"]))
+    )
+    monkeypatch.chdir(saved.parents[1])
+    assert load(str(saved)).rewards[-1].use == f"{tmp_path / 'mine.py'}:r"
+
+
 def test_overrides_and_their_shorthands():
     config = load(
         "demo",

@@ -70,6 +70,22 @@ def moody(completion):
     number = len(completion[0]["content"])
     return 1 / (number % 4) if number % 4 < 3 else 0.4
 
+@reward("spoils", range=(0, 1))
+def spoils(completions, history):
+    for tags in history:
+        tags.append(1)
+    return [len(t) % 9 / 9 for t in texts(completions)]
+
+asked = 0
+
+@reward("tires", range=(0, 1))
+def tires(completions):
+    global asked
+    asked += 1
+    if asked > 1:
+        raise ConnectionError("no more today")
+    return [len(t) % 9 / 9 for t in texts(completions)]
+
 @reward("silent", range=(0, 1))
 def silent(completions):
     return [None] * len(completions)
@@ -131,6 +147,23 @@ def test_what_is_wrong_is_found(found, name, what, verdict):
     checked = found(name)
     assert verdicts(checked)[what] == verdict
     assert checked.failed == (verdict == "fail")
+
+
+def test_one_that_spoils_what_others_read_is_looked_at_no_further(found):
+    checked = found("spoils")
+    assert checked.findings[-1].what == "arguments"
+    assert "it changes its arguments (history)" in checked.findings[-1].found
+
+
+def test_a_fault_of_a_later_call_keeps_what_was_found(found):
+    said = verdicts(found("tires"))
+    assert (said["range"], said["ties"], said["speed"], said["determinism"]) == (
+        "pass",
+        "pass",
+        "fail",
+        "fail",
+    )
+    assert said["other rewards"] == "warn"
 
 
 @pytest.mark.parametrize(("limit", "verdict"), [(0.1, "fail"), (0.9, "warn")])

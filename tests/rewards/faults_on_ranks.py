@@ -29,4 +29,6 @@ for on_error in ("raise", "missing"):
             outcome = {"error": str(error)}
         found[f"{fault}, {on_error}"] = {**outcome, "seconds": time.monotonic() - started}
         built.close()
+gather_object([None])  # neither leaves while the other is still talking
+state.destroy_process_group()
 (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
