@@ -40,7 +40,7 @@ ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
 BUILT_IN_MODULES = ("tags", "explanations", "offers", "models", "http")
 
-MOST_NAMES = 40  # that an error lists
+MOST_NAMES = 40  # of a module's, that an error lists
 _DECLARATION = "__recrl_reward__"  # the attribute in which a decorated function carries its Reward
 _registered: dict[str, Reward] = {}
 F = TypeVar("F", bound=RewardFunction)
@@ -264,7 +264,9 @@ def _load(use: str) -> Any:
             there = {name for name, value in vars(module).items() if callable(value)}
             names = there.union(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
             names = {name for name in names if not name.startswith("_")}
-            raise RewardSpecError(f"{module_name} has no {attribute!r}{_nearest(attribute, names)}")
+            raise RewardSpecError(
+                f"{module_name} has no {attribute!r}{_nearest(attribute, names, MOST_NAMES)}"
+            )
         return getattr(module, attribute)
 
     if use in _registered:
@@ -334,8 +336,8 @@ def _origin(function: RewardFunction) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
-def _nearest(name: str, known: set[str] | list[str]) -> str:
+def _nearest(name: str, known: set[str] | list[str], most: int | None = None) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
-    more = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
-    return f"{hint} known: {', '.join(sorted(known)[:MOST_NAMES]) or 'none'}{more}"
+    more = f" and {len(known) - most} more" if most is not None and len(known) > most else ""
+    return f"{hint} known: {', '.join(sorted(known)[:most]) or 'none'}{more}"
