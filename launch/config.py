@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from ..envs.llm import ChatConfig
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
+from ..rewards.registry import anchored
 from ..rl.advantages import find_rule
 from ..rl.constraints import Problem
 from ..rl.credit import Credit
@@ -214,9 +215,7 @@ def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML that :func:`load` reads, from any folder."""
     tree = TypeAdapter(RunConfig).dump_python(config, mode="json")
     for entry in tree["rewards"]:
-        file, colon, function = entry["use"].rpartition(":")
-        if colon and file.endswith(".py"):
-            entry["use"] = f"{Path(file).absolute()}:{function}"
+        entry["use"] = anchored(entry["use"])
     return yaml.safe_dump(tree, sort_keys=False)
 
 

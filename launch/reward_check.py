@@ -156,22 +156,17 @@ def check(
     except RewardError as error:
         return Checked(reward, [Finding("scores", "fail", str(error))], None, {}, answers.origin)
     grouped = scores.reshape(-1, answers.group)
-    findings = [
-        _range(reward, scores),
-        _missing(scores, alone, specs[name]),
-        _ties(grouped),
-    ]
     untouched = _untouched(given, answers)
-    findings.append(untouched)
+    findings = [_range(reward, scores), _missing(scores, alone, specs[name]), _ties(grouped), untouched]
     if untouched.verdict == "fail":  # it would damage what all else is asked with
         return Checked(reward, findings, scores, {}, answers.origin)
 
-    def again() -> Finding:
-        return _same("determinism", scores, _scored(engine(), answers, everything), "called again")
+    def determinism() -> list[Finding]:
+        return [_same("determinism", scores, _scored(engine(), answers, everything), "called again")]
 
     stages: dict[str, Callable[[], list[Finding]]] = {
         "speed": lambda: [_speed(alone, specs[name], answers)],
-        "determinism": lambda: [again()],
+        "determinism": determinism,
         "batches": lambda: _batches(engine, answers, scores),
         "awkward answers": lambda: [_awkward(engine(), answers)],
     }
@@ -299,10 +294,7 @@ def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
     texts = drafts.AWKWARD
     rows = [{"prompt": answers.prompts[0], **{n: values[0] for n, values in answers.columns.items()}}]
     strange = asked(rows * len(texts), texts, len(texts), "")
-    try:
-        found = _scored(engine, strange, range(len(texts)))
-    except RewardError as error:
-        return Finding("awkward answers", "fail", str(error))
+    found = _scored(engine, strange, range(len(texts)))
     shown = ", ".join("missing" if np.isnan(score) else f"{score:.3g}" for score in found)
     return Finding("awkward answers", "pass", f"empty, refusals, other scripts, 2,000 words: {shown}")
 

@@ -234,7 +234,7 @@ def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedToken
 
 
 def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: bool) -> None:
-    # A start that was refused has left its configuration alone.
+    # A start that was refused leaves nothing but its configuration.
     exists = folder.is_dir() and {path.name for path in folder.iterdir()} > {"config.yaml"}
     if resume is not None and fresh:
         raise ConfigError(f"--resume {resume} goes on with a run and --fresh deletes it; give one of them")

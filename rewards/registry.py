@@ -261,9 +261,9 @@ def _load(use: str) -> Any:
     if colon:
         module = _module(module_name)
         if not hasattr(module, attribute):
-            there = {name for name, value in vars(module).items() if callable(value)}
-            names = there.union(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
-            names = {name for name in names if not name.startswith("_")}
+            functions = {name for name, value in vars(module).items() if callable(value)}
+            functions.update(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
+            names = {name for name in functions if not name.startswith("_")}
             raise RewardSpecError(
                 f"{module_name} has no {attribute!r}{_nearest(attribute, names, MOST_NAMES)}"
             )
@@ -292,6 +292,16 @@ def _load(use: str) -> Any:
     )
 
 
+def anchored(use: str) -> str:
+    """The same reward, whatever the working folder: a file is named by its whole path."""
+    module, _, attribute = use.rpartition(":")
+    return f"{_file(module)}:{attribute}" if module.endswith(".py") else use
+
+
+def _file(name: str) -> Path:
+    return Path(name).expanduser().resolve()
+
+
 def _module(name: str) -> ModuleType:
     return _import_file(name) if name.endswith(".py") else _import_module(name)
 
@@ -310,7 +320,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(name: str) -> ModuleType:
-    path = Path(name).expanduser().resolve()
+    path = _file(name)
     if not path.is_file():
         raise RewardSpecError(f"no reward file {path} (given as {name!r}, read from folder {Path.cwd()})")
     # One module a file, so that two rewards of one file share its state; in sys.modules, so that they pickle.

@@ -46,6 +46,16 @@ def test_a_saved_configuration_finds_files_of_rewards_from_any_folder(tmp_path, 
     assert load(str(saved)).rewards[-1].use == f"{tmp_path / 'mine.py'}:r"
 
 
+def test_a_saved_configuration_finds_files_of_rewards_in_the_home_folder(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def r(completions):\n    return [0.5 for _ in completions]\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mine = {"name": "mine", "use": "~/mine.py:r", "range": [0, 1]}
+    config = load("demo", [f"rewards={['recall', 'novelty', 'duplicates', mine]}"])
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(configuration.dump(config))
+    assert load(str(saved)).rewards[-1].use == f"{tmp_path / 'mine.py'}:r"
+
+
 def test_overrides_and_their_shorthands():
     config = load(
         "demo",
