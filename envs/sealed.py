@@ -1,0 +1,136 @@
+"""Folders that are whole or not there: checkpoints, cached tables.
+
+The files are written into a folder aside, sealed with a manifest, and the folder is renamed: a process that is
+killed, or a disk that is full, leaves nothing under the name that others look for. What a copy or a bad disk did
+to a folder afterwards is found by the manifest, which is protected itself.
+
+``seal``     fingerprints of files, which are on the disk by then
+``publish``  the manifest, and the name that others see
+``read``     what a manifest says
+``fault``    why a folder is not whole
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+# CRC-32 of the rest of the manifest.
+_CRC = "crc"
+
+_BLOCK = 1 << 22  # bytes
+
+Fingerprints = dict[str, tuple[int, int]]
+"""File -> size in bytes and CRC-32."""
+
+
+class SealError(ValueError):
+    """A folder has no manifest, or one that cannot be trusted; the message names it."""
+
+
+def files(folder: Path) -> list[str]:
+    """Names of all files below a folder, the manifest left out."""
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != MANIFEST
+    )
+
+
+def seal(folder: Path, names: Iterable[str]) -> Fingerprints:
+    """Fingerprints of files, which are on the disk when this returns."""
+    sealed = {}
+    for name in names:
+        with (folder / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+        sealed[name] = fingerprint(folder / name)
+    return sealed
+
+
+def publish(written: Path, target: Path, facts: Mapping[str, Any], sealed: Fingerprints) -> None:
+    """Give a folder that was written aside its manifest and its name.
+
+    Args:
+        written: On the file system of ``target``, which it replaces.
+        facts: What else the manifest says, as JSON.
+        sealed: The files of the folder.
+    """
+    content = {**facts, "files": sealed}
+    with (written / MANIFEST).open("w") as stream:
+        stream.write(json.dumps({**content, _CRC: _crc(content)}, indent=1))
+        stream.flush()
+        os.fsync(stream.fileno())
+    for folder in {written, *((written / name).parent for name in sealed)}:
+        _sync(folder)
+    if target.exists():  # torn, or superseded
+        shutil.rmtree(target)
+    written.rename(target)
+    _sync(target.parent)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What the manifest of a folder says: the facts, and ``files``.
+
+    Raises:
+        SealError: it has none, or one that was damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+        crc = content.pop(_CRC, None)
+        content["files"] = {str(name): (int(size), int(crc)) for name, (size, crc) in content["files"].items()}
+    except FileNotFoundError as error:
+        raise SealError(f"{path} is missing: its writing did not come to an end") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise SealError(f"{path} cannot be read: {error}") from error
+    # Folders sealed by earlier versions carry no checksum of the manifest itself.
+    if crc is not None and crc != _crc(content):
+        raise SealError(f"{path} does not hold what was written")
+    return content
+
+
+def fault(folder: Path, *, deep: bool = True) -> str | None:
+    """Why a folder is not whole; None if it is.
+
+    Args:
+        deep: Read every file; else only look at names and sizes.
+    """
+    try:
+        sealed = read(folder)["files"]
+    except SealError as error:
+        return str(error)
+    for name, (size, crc) in sealed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} were written"
+        if deep and fingerprint(path) != (size, crc):
+            return f"{name} does not hold what was written"
+    return None
+
+
+def fingerprint(path: Path) -> tuple[int, int]:
+    """Size in bytes and CRC-32 of a file."""
+    size = crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return size, crc
+
+
+def _crc(content: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _sync(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
