@@ -1,13 +1,14 @@
-"""Folders that are whole or not there: checkpoints, cached tables.
+"""Folders and files that are whole or not there: checkpoints, cached tables, what a run writes.
 
-The files are written into a folder aside, sealed with a manifest, and the folder is renamed: a process that is
-killed, or a disk that is full, leaves nothing under the name that others look for. What a copy or a bad disk did
-to a folder afterwards is found by the manifest, which is protected itself.
+The files are written into a folder aside, sealed with a manifest, and the folder is renamed: a process that
+is killed, or a disk that is full, leaves nothing under the name that others look for. What a copy or a bad
+disk did to a folder afterwards is found by the manifest, which is protected itself.
 
 ``seal``     fingerprints of files, which are on the disk by then
 ``publish``  the manifest, and the name that others see
 ``read``     what a manifest says
 ``fault``    why a folder is not whole
+``write``    a file that is the old one or the new one
 """
 
 import json
@@ -15,10 +16,14 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
+
+ASIDE = ".aside"
+"""Suffix of a file that is being written."""
 
 # CRC-32 of the rest of the manifest.
 _CRC = "crc"
@@ -83,7 +88,9 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         crc = content.pop(_CRC, None)
-        content["files"] = {str(name): (int(size), int(crc)) for name, (size, crc) in content["files"].items()}
+        content["files"] = {
+            str(name): (int(size), int(crc)) for name, (size, crc) in content["files"].items()
+        }
     except FileNotFoundError as error:
         raise SealError(f"{path} is missing: its writing did not come to an end") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -113,6 +120,21 @@ def fault(folder: Path, *, deep: bool = True) -> str | None:
         if deep and fingerprint(path) != (size, crc):
             return f"{name} does not hold what was written"
     return None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that is, whatever happens, the old one or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
 
 
 def fingerprint(path: Path) -> tuple[int, int]:

@@ -4,20 +4,18 @@
 
 import os
 import sys
-import threading
-import traceback
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from . import rewards
-from .processes import INTERRUPTED
+from . import faults, rewards
+from .faults import fail
+from .processes import EXIT_CODES, Interruption, Stop, say_code, stopping
 
 if TYPE_CHECKING:
     from ..envs.task import TagTask
@@ -44,6 +42,7 @@ _PATIENCE = 300.0
 
 @app.command()
 def train(
+    context: typer.Context,
     config: Config,
     overrides: Overrides = None,
     resume: Resume = None,
@@ -53,12 +52,7 @@ def train(
     from . import run
     from .config import load
 
-    try:
-        run.train(load(config, overrides or []), resume=resume, fresh=fresh)
-    except run.InterruptedRunError as stop:
-        if os.environ.get("RANK", "0") != "0":
-            raise SystemExit(stop.code) from stop
-        fail(str(stop), stop.code)
+    run.train(load(config, overrides or []), resume=resume, fresh=fresh, stop=context.find_root().obj)
 
 
 @app.command()
@@ -125,28 +119,23 @@ def launch(
     )
     Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
     if not dry_run:
-        raise SystemExit(launcher.start(chosen, settings.folder, Display(), fresh=fresh))
+        raise SystemExit(launcher.start(chosen, settings.folder, Display(), resume=resume, fresh=fresh))
 
 
 @app.command(name="eval")
 def evaluate(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     overrides: Overrides = None,
 ) -> None:
     """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
-    from ..rl import policy
-    from . import report, run
+    from . import run
     from .config import ConfigError, load
-    from .progress import Display
 
     if not (folder / "policy" / "config.json").exists():
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
     settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
-    setup = run.prepare_setup(settings, Display())
-    _, tokenizer = policy.load(settings.policy.model_copy(update={"model": str(folder / "warm")}))
-    run.evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer)
-    report.write(folder)
-    Console().print(f"report: {folder / 'report.md'}")
+    run.evaluate_again(settings, context.find_root().obj)
 
 
 @app.command()
@@ -269,70 +258,28 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    stop = Stop()
     try:
-        app(arguments if arguments is not None else sys.argv[1:])
-    except KeyboardInterrupt:
-        fail("stopped before anything could be saved", INTERRUPTED)
+        with stopping(stop):
+            app(arguments if arguments is not None else sys.argv[1:], obj=stop)
+    except Interruption as error:
+        if os.environ.get("RANK", "0") != "0":
+            say_code(error.code)
+            raise SystemExit(error.code) from None
+        fail(str(error), error.code)
     except Exception as error:
-        if not isinstance(error, _mendable()):
-            raise
-        fault = _cause(error)
-        if fault is not None and (trace := blamed(fault)):
-            Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
-        fail(str(error), 2)
-
-
-def _mendable() -> tuple[type[Exception], ...]:
-    """Faults whose message tells the user what to do. Looked up when there is one: to import all of this
-    takes seconds."""
-    from ..envs.data.logs import DataError
-    from ..rewards import RewardError, RewardSpecError
-    from ..rl.checkpoints import CheckpointError
-    from ..rl.processes import LaunchError
-    from ..rl.rollouts.base import RolloutError
-    from .config import ConfigError
-
-    rewards = (RewardError, RewardSpecError)
-    return (*rewards, CheckpointError, ConfigError, DataError, LaunchError, RolloutError, ModuleNotFoundError)
-
-
-def _cause(error: Exception) -> BaseException | None:
-    """What a reward of the user raised, behind the errors that report it."""
-    from ..rewards import RewardError, RewardSpecError
-    from .config import ConfigError
-
-    fault: BaseException | None = error
-    while isinstance(fault, ConfigError) and fault.__cause__ is not None:
-        fault = fault.__cause__
-    while isinstance(fault, RewardError | RewardSpecError):
-        error, fault = fault, fault.__cause__
-    return fault if isinstance(error, RewardError | RewardSpecError) else None
-
-
-def blamed(error: BaseException) -> str:
-    """A traceback that begins in the code of the user, not in ours which called it; empty if it never gets
-    there."""
-    trace = error.__traceback__
-    while trace is not None and not _of_the_user(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return "".join(traceback.format_exception(type(error), error, trace))
-
-
-def _of_the_user(file: str) -> bool:
-    ours = [Path(__file__).parents[1] / floor for floor in ("envs", "rewards", "rl", "launch")]
-    if any(Path(file).is_relative_to(floor) for floor in ours):
-        return False
-    standard = Path(threading.__file__).parent
-    return "site-packages" in file or not (Path(file).is_relative_to(standard) or file.startswith("<frozen"))
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """End with one line on stderr; with code 2 it is marked as an error."""
-    prefix = "[red]error[/]: " if code == 2 else ""
-    Console(stderr=True).print(prefix + escape(message), highlight=False, soft_wrap=True)
-    raise SystemExit(code)
+        if isinstance(error, faults.mendable()):
+            fault = faults.cause(error)
+            if fault is not None and (trace := faults.blamed(fault)):
+                Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
+            fail(" ".join(str(error).split()), 2)
+        if (text := faults.disk_fault(error)) is not None:
+            fail(text, 2)
+        if stop.received is not None:  # torn by another process that has stopped
+            print(stop.interruption("stopped with the other processes"), file=sys.stderr)
+            raise SystemExit(EXIT_CODES[stop.received]) from None
+        say_code(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 import ipaddress
 import os
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from urllib.parse import urlsplit
 
@@ -27,9 +27,9 @@ import yaml
 
 from ..rl.preconditions import check_split
 from .config import ConfigError, RunConfig
-from .processes import EXIT_CODES, end, stopping
+from .folder import RunFolder
+from .processes import EXIT_CODES, EXIT_FOLDER, begin, codes_said, end, stopping
 from .progress import Display
-from .run import STOPPED
 from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
@@ -66,11 +66,13 @@ class Plan:
         training: The command.
         servers: Commands of rollout servers by their addresses; empty on every machine but the first.
         environment: What both need besides what is set here.
+        processes: Processes of the training on this machine.
     """
 
     training: tuple[str, ...]
     servers: dict[str, tuple[str, ...]]
     environment: dict[str, str]
+    processes: int
 
     def __str__(self) -> str:
         prefix = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
@@ -125,25 +127,25 @@ def plan(
     if total > 1:
         command += ["--main_process_port", str(cluster.port)]
     command += ["-m", "recrl.launch.train", *arguments]
-    return Plan(tuple(command), _servers(config, cluster, arguments[0], overrides), environment)
+    servers = _servers(config, cluster, arguments[0], overrides)
+    return Plan(tuple(command), servers, environment, cluster.processes)
 
 
-def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
+def start(chosen: Plan, folder: Path, display: Display, *, resume: str | None, fresh: bool) -> int:
     """Start it and wait for the end of the training; returns its exit code.
 
     Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint; its exit code is then that of
     ``recrl train``, where accelerate would only say that it failed. Servers end with the training.
 
     Args:
-        folder: Of the run.
-        fresh: The training replaces an earlier run.
+        folder: The run folder.
+        resume, fresh: What the training was given.
     """
-    environment = {**os.environ, **chosen.environment}
-    if fresh and chosen.servers and (folder / "config.yaml").exists():
-        shutil.rmtree(folder)  # now, or a server would take the earlier run's policy
-    stopped = folder / STOPPED
-    stopped.unlink(missing_ok=True)  # of an earlier run
+    if fresh and chosen.servers:
+        _set_aside(RunFolder(folder))
     with ExitStack() as stack:
+        codes = Path(stack.enter_context(TemporaryDirectory(prefix="recrl-exit-")))
+        environment = {**os.environ, **chosen.environment, EXIT_FOLDER: str(codes)}
         for address, command in chosen.servers.items():
             if healthy(address):
                 display.say(f"{address} answers already")
@@ -153,13 +155,41 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         training = stack.enter_context(
             _child(chosen.training, environment, int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
         )
+        received: list[int] = []
 
         def hand_on(number: int, _: FrameType | None) -> None:
+            received.append(number)
             training.send_signal(number)
 
         with stopping(hand_on):
             code = training.wait()
-    return EXIT_CODES[signal.Signals[stopped.read_text()]] if code and stopped.exists() else code
+        return exit_code(code, codes_said(codes), received, chosen.processes)
+
+
+def exit_code(code: int, said: Sequence[int], received: Sequence[int], processes: int) -> int:
+    """The exit code of a training: accelerate's own is 1 for whatever its processes ended with.
+
+    Args:
+        code: The code of accelerate.
+        said: What its processes left; one that was killed, or torn by another, left nothing.
+        received: Signals that were handed on.
+        processes: Number of processes.
+    """
+    if not code:
+        return 0
+    if faults := [one for one in said if one not in EXIT_CODES.values()]:
+        return max(faults)
+    if received:
+        return EXIT_CODES[signal.Signals(received[0])]
+    # A scheduler may have sent the signal to the processes themselves; where one is lost, accelerate does.
+    return said[0] if len(said) == processes else abs(code)
+
+
+def _set_aside(run: RunFolder) -> None:
+    """Now, or a server would take the earlier run's policy; the training gives it back if it cannot begin."""
+    run.refuse(None, True)
+    with run.locked():
+        run.set_aside()
 
 
 @contextmanager
@@ -167,7 +197,7 @@ def _child(
     command: Sequence[str], environment: dict[str, str], grace: float = 30
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process with a group of its own: the terminal's Ctrl-C reaches it once, through its parent."""
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    process = begin(command, environment)
     try:
         yield process
     finally:

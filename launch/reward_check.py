@@ -21,7 +21,7 @@ import torch
 from ..envs import drafts
 from ..rewards import Reward, RewardEngine, RewardError, RewardSpec
 from ..rl.conflict import conflict_metrics
-from .run import Setup
+from .setup import Setup
 
 Verdict = Literal["pass", "warn", "fail"]
 Scores = npt.NDArray[np.float32]  # [sample, reward]

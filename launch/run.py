@@ -1,223 +1,325 @@
 """A run from configuration to report: data, warm start, constrained reinforcement learning, evaluation.
 
-The run folder holds ``config.yaml`` (resolved), ``catalog.json``, ``warm_start.jsonl``, ``warm/`` (the
-policy after the warm start, which is also the KL reference), ``metrics.jsonl``, ``checkpoints/``,
-``policy/`` (the trained policy), TensorBoard events, ``evaluation.json``, ``examples.json``, ``report.md``
-and ``plots/``.
+The run folder holds ``run.json`` (its marker), ``config.yaml`` (resolved), ``catalog.json``,
+``warm_start.jsonl``, ``warm/`` (the policy after the warm start, which is also the KL reference),
+``metrics.jsonl``, ``checkpoints/``, ``policy/`` (the trained policy), TensorBoard events,
+``evaluation.json``, ``examples.json``, ``report.md`` and ``plots/``; while they last also ``warm_start/``
+(its checkpoint) and ``answers/`` (of the evaluation).
+
+A signal may stop it at any time: every stage saves what going on needs, or takes too little time to need it.
 """
 
+import hashlib
 import json
 import secrets
 import shutil
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from ..envs.prompts import COLUMNS, prompted_rows
-from ..envs.task import TagTask, prepare
-from ..rewards import RewardEngine
-from ..rewards.binding import LIVE
+from ..envs.sealed import fingerprint, write
 from ..rl import checkpoints, policy
+from ..rl.checkpoints import CheckpointError
 from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
-from ..rl.lists import line_tokens
-from ..rl.preconditions import check_segments
+from ..rl.kept import Kept
+from ..rl.policy import save_policy
 from ..rl.reference import describe, reference_multipliers
 from ..rl.trainer import ConstrainedGRPOTrainer
 from ..rl.training import distributed_state, make_trainer
-from ..rl.warmstart import warm_start
-from . import config as configuration
-from . import report
+from ..rl.warmstart import StoppedWarmStart, warm_start
+from . import changes, report
+from .callbacks import Interrupt, Recorder, StepLog
 from .config import ConfigError, RunConfig
-from .processes import EXIT_CODES, stopping
+from .folder import HEARTBEATS, RunFolder
+from .heartbeats import Heartbeats
+from .processes import Stop
 from .progress import Display
-from .resources import made
+from .setup import Setup, prepare_setup
 
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
-
-# Where a run that a signal stopped says by which; a launcher reads it, which sees of its processes only that
-# they failed.
-STOPPED = "stopped"
-
-
-class InterruptedRunError(Exception):
-    """The run was stopped by a signal after saving a checkpoint.
-
-    Attributes:
-        code: For the process to exit with, see ``EXIT_CODES``.
-    """
-
-    def __init__(self, message: str, number: signal.Signals) -> None:
-        super().__init__(message)
-        self.code = EXIT_CODES[number]
+# Files of an evaluation under way.
+_ANSWERS = "answers"
+# Checkpoint of the warm start.
+_WARMING = "warm_start"
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What every stage of a run shares."""
-
-    config: RunConfig
-    folder: Path
-    task: TagTask
-    engine: RewardEngine
-    embeddings: npt.NDArray[np.float32] | None
-    display: Display
-
-    def rows(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
-        return prompted_rows(
-            episodes, self.task.catalog, self.config.task.slots, self.config.task.max_history
-        )
-
-    @cached_property
-    def training_rows(self) -> list[dict[str, Any]]:
-        """Read by the warm start and by the trainer."""
-        episodes, limit = self.task.split("train"), self.config.task.max_train_episodes
-        if limit is not None and limit < episodes.height:
-            episodes = episodes[np.linspace(0, episodes.height - 1, limit).round().astype(int)]
-        return self.rows(episodes)
-
-    def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Room for an answer that is half as long again as an average one."""
-        mean = np.mean([len(tokens) for tokens in line_tokens(tokenizer, self.task.catalog)])
-        return int(np.ceil(1.5 * self.config.task.slots * mean)) + 1
-
-
-def train(config: RunConfig, *, resume: str | None = None, fresh: bool = False) -> Path:
+def train(
+    config: RunConfig, *, resume: str | None = None, fresh: bool = False, stop: Stop | None = None
+) -> Path:
     """Run everything.
 
     Args:
         config: The run.
         resume: ``auto`` goes on from the newest whole checkpoint of the run folder, and starts where there is
             none yet; else the folder of a checkpoint.
-        fresh: Delete an existing run folder first.
+        fresh: Replace an existing run; it is kept until the new one has its data, policy, rewards and
+            servers.
+        stop: The signals that the process listens to; by default none.
 
     Returns:
         The run folder.
 
     Raises:
-        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given.
+        ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, is in use, or was
+            made with other settings.
         CheckpointError: these processes cannot go on from the checkpoint, or one could not be written.
-        InterruptedRunError: stopped by Ctrl-C or SIGTERM; the checkpoint is written.
+        Interruption: stopped by Ctrl-C or SIGTERM; what going on needs is saved.
     """
-    state = distributed_state()
+    stop = stop or Stop()
+    state = distributed_state(config.train.collective_timeout)
     display = Display(state.is_main_process)
-    folder = config.folder
-    with state.main_process_first():
+    folder = RunFolder(config.folder)
+    with ExitStack() as ending:
+        found: list[str | None] = [None]
         if state.is_main_process:
-            _open_folder(config, folder, resume, fresh)
-        setup = prepare_setup(config, display)
-    _check_shared(folder, state)
-    model, tokenizer = _warmed(setup, state)
-    last = _checkpoint(folder, resume, state)
+            ending.enter_context(folder.locked())
+            found = [_open(folder, config, resume, fresh, display)]
+        broadcast_object_list(found)
+        last = Path(found[0]) if found[0] is not None else None
+        stop.hint = f"go on with: recrl train {folder.path / 'config.yaml'} --resume auto"
+        _check_shared(folder.path, state)
+        beats = Heartbeats(
+            folder.path / HEARTBEATS, state.process_index, state.num_processes, config.train.heartbeat
+        )
+        beats.start()
+        ending.callback(beats.close)
+        try:
+            trainer, setup, tokenizer = _prepared(config, folder, last, state, display, stop, beats)
+        except Exception:
+            if fresh and state.is_main_process and folder.put_back():
+                display.say(f"the run that was in {folder.path} is back")
+            raise
+        if state.is_main_process:
+            folder.settle()
+        if trainer is not None:
+            _optimise(setup, trainer, last, stop)
+            _save(trainer, folder.path, state)
+        elif state.is_main_process:  # stopped behind its last step
+            trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
+            save_policy(trained, tokenizer, folder.path / "policy")
+        if state.is_main_process:
+            # From the folder, and whole: under ZeRO-3 each process holds a part, and would load one.
+            unset_hf_deepspeed_config()
+            _evaluate_run(setup, tokenizer, stop)
+        beats.reached("report")
+        beats.wait_for("report")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        shutil.rmtree(folder.path / HEARTBEATS, ignore_errors=True)
+    return folder.path
+
+
+def evaluate_again(config: RunConfig, stop: Stop | None = None) -> None:
+    """Evaluate a finished run with other evaluation settings, and rewrite its report.
+
+    Raises:
+        ConfigError: the run folder is in use.
+        Interruption: stopped by Ctrl-C or SIGTERM; the answers so far are kept.
+    """
+    stop = stop or Stop()
+    stop.hint = "the same command goes on"
+    with RunFolder(config.folder).locked():
+        setup = prepare_setup(config, Display())
+        _, tokenizer = policy.load(config.policy.model_copy(update={"model": str(config.folder / "warm")}))
+        _evaluate_run(setup, tokenizer, stop)
+
+
+def _open(
+    folder: RunFolder, config: RunConfig, resume: str | None, fresh: bool, display: Display
+) -> str | None:
+    """Make the run folder ready; where to go on. Nothing is written before all that can be refused is."""
+    folder.refuse(resume, fresh)
+    last = _checkpoint(folder.path, resume)
+    if resume is not None:
+        _compare(folder, config, resume, last, display)
+    folder.sweep()
+    if fresh:
+        folder.set_aside()
+    if not folder.has_run():
+        folder.open(config, _about())
     if last is not None:
         display.say(f"going on from {last}")
-    if last is None or checkpoints.read(last).step < config.train.steps:
-        trainer = _trainer(setup, model, tokenizer)
-        if last is None and config.optimizer.reference.prompts:
-            trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
-        _optimise(setup, trainer, last)
-        trainer.save_model(str(folder / "policy"))
-    elif state.is_main_process:  # stopped behind its last step
-        trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
-        trained.save_pretrained(folder / "policy")
-        tokenizer.save_pretrained(folder / "policy")
+    return None if last is None else str(last)
+
+
+def _about() -> dict[str, Any]:
+    """What the marker of a new run says."""
+    return {"recrl": version("recrl"), "started": time.strftime("%F %T%z"), "data": None}
+
+
+def _checkpoint(folder: Path, resume: str | None) -> Path | None:
+    """Where to go on."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        return checkpoints.newest(folder / "checkpoints")
+    if not Path(resume).is_dir():
+        raise ConfigError(f"--resume {resume}: no such folder; give a checkpoint, or auto for the newest one")
+    if (why := checkpoints.fault(Path(resume))) is not None:
+        raise CheckpointError(
+            f"{resume} cannot be gone on from: {why}. --resume auto takes the newest whole one"
+        )
+    return Path(resume)
+
+
+def _compare(folder: RunFolder, config: RunConfig, resume: str, last: Path | None, display: Display) -> None:
+    """Refuse to go on with a run under settings that it was not made with; say what else is new."""
+    origins = {folder.path / "config.yaml"} if folder.has_run() else set()
+    if last is not None and resume != "auto":
+        origins.add(last.absolute().parents[1] / "config.yaml")
+    said: dict[str, None] = {}
+    for saved in sorted(origins):
+        if saved.is_file():
+            said |= dict.fromkeys(changes.compare(saved, config, str(last or folder.path)))
+    if last is not None and (done := checkpoints.read(last).step) > config.train.steps:
+        raise ConfigError(
+            f"train.steps={config.train.steps}, but {last} was trained for {done} steps already; ask for "
+            f"{done} or more, or name an earlier checkpoint with --resume"
+        )
+    if said:
+        display.say(f"with changed settings: {', '.join(said)}")
+
+
+def _prepared(
+    config: RunConfig,
+    folder: RunFolder,
+    last: Path | None,
+    state: PartialState,
+    display: Display,
+    stop: Stop,
+    beats: Heartbeats,
+) -> tuple[ConstrainedGRPOTrainer | None, Setup, PreTrainedTokenizerBase]:
+    """Data, rewards, policy and servers of a run; no trainer where nothing is left to train."""
+    beats.wait_for("data")  # the first process builds the tables
+    setup = prepare_setup(config, display)
     if state.is_main_process:
-        # From the folder, and whole: under ZeRO-3 each process holds a part, and would load one.
-        unset_hf_deepspeed_config()
-        evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer)
-        report.write(folder)
-        display.say(f"report: {folder / 'report.md'}")
-    state.wait_for_everyone()
-    return folder
+        _same_data(folder, config, setup)
+    beats.reached("data")
+    model, tokenizer = _warmed(setup, state, stop, beats)
+    if last is not None and checkpoints.read(last).step >= config.train.steps:
+        return None, setup, tokenizer
+    trainer = _trainer(setup, model, tokenizer)
+    if last is None and config.optimizer.reference.prompts:
+        trainer.duals.start_from(_reference_multipliers(setup, model, tokenizer, state))
+    return trainer, setup, tokenizer
 
 
-def _optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None) -> None:
+def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
+    """The tables are those that the run began with; from now on the folder says which and with what settings.
+
+    Raises:
+        ConfigError: they changed, though their settings did not.
+    """
+    about = folder.saved() or _about()
+    known, now = about.get("data"), setup.task.fingerprint
+    if known not in (None, now):
+        raise ConfigError(
+            f"data.source={config.data.source} has changed since {folder.path} began (tables {known}, now "
+            f"{now}); restore it, or start anew with --fresh or another output=..."
+        )
+    folder.open(config, {**about, "data": now})
+
+
+def _optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, stop: Stop) -> None:
     """Reinforcement learning, from a checkpoint or from the warm start."""
     config, folder = setup.config, setup.folder
-    interrupt = _Interrupt(trainer)
+    interrupt = Interrupt(trainer, stop)
     trainer.add_callback(interrupt)
     first = checkpoints.read(last).step if last is not None else 0
     try:
         with (
             setup.display.stage("reinforcement learning", config.train.steps) as advance,
-            interrupt.listening(),
+            stop.deferred(),
         ):
-            trainer.add_callback(_Recorder(trainer, folder / "metrics.jsonl", advance, first))
+            trainer.add_callback(Recorder(trainer, folder / "metrics.jsonl", advance, first))
             trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     finally:
         if trainer.rollouts is not None:
             trainer.rollouts.close()
     if interrupt.agreed is not None:
-        if trainer.accelerator.is_main_process:
-            (folder / STOPPED).write_text(interrupt.agreed.name)
-        raise InterruptedRunError(
-            f"{interrupt.agreed.name}: stopped after step {trainer.state.global_step}; "
-            f"go on with: recrl train {folder / 'config.yaml'} --resume auto",
-            interrupt.agreed,
-        )
+        stop.received = interrupt.agreed
+        stop.check(f"after step {trainer.state.global_step}")
 
 
-def prepare_setup(config: RunConfig, display: Display) -> Setup:
-    """Data and rewards of a run."""
-    task = prepare(config.data)
-    episodes = task.split("train")
-    try:
-        check_segments(config.problem(), COLUMNS, episodes.__getitem__)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    resources: dict[str, Any] = {
-        "catalog": task.catalog,
-        "slots": config.task.slots,
-        **dict.fromkeys(LIVE),
-    }
-    resources |= made(config, task)
-    engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
-    return Setup(config, config.folder, task, engine, resources.get("encoder"), display)
+def _save(trainer: ConstrainedGRPOTrainer, folder: Path, state: PartialState) -> None:
+    """The trained policy, written aside and renamed; every process has a part in gathering it."""
+    aside, target = folder / "policy.partial", folder / "policy"
+    trainer.save_model(str(aside))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
 
 
-def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
+    folder = setup.folder
+    evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer, stop)
+    report.write(folder)
+    setup.display.say(f"report: {folder / 'report.md'}")
+
+
+def evaluate(
+    setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedTokenizerBase, stop: Stop | None = None
+) -> dict[str, Any]:
     """Answer the test episodes with the policy of every folder; write ``evaluation.json`` and
-    ``examples.json``."""
-    config, task = setup.config, setup.task
+    ``examples.json``.
+
+    Raises:
+        Interruption: a signal came; what was answered until then is in ``answers/``, and is not asked again.
+    """
+    config, task, stop = setup.config, setup.task, stop or Stop()
     episodes = test_episodes(task, config.evaluation)
     rows = setup.rows(episodes)
     sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
     for name, path in policies.items():
         model, _ = policy.load(config.policy.model_copy(update={"model": str(path)}))
+        identity = json.dumps(
+            [
+                *(fingerprint(file) for file in sorted(path.glob("*.safetensors"))),
+                *(task.fingerprint, config.task.model_dump(), config.evaluation.model_dump(), str(sampling)),
+                *(config.seed, version("recrl")),
+            ]
+        )
+
+        def kept(stage: str, name: str = name, identity: str = identity) -> Kept:
+            key = hashlib.sha256(identity.encode()).hexdigest()
+            return Kept(setup.folder / _ANSWERS / f"{name}, {stage}.json", key, urgent=stop.wished)
+
         with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
 
-            def on_batch(stage: str, done: int, advance: Any = advance) -> None:
+            def on_batch(stage: str, done: int, advance: Any = advance, name: str = name) -> None:
                 advance(done + (len(rows) if stage == "deployed" else 0))
+                stop.check(f"while the {name} policy was evaluated")
 
-            answers[name] = answer(
-                model,
-                tokenizer,
-                rows,
-                task.catalog,
-                setup.engine,
-                config.problem(),
-                config.task.slots,
-                sampling,
-                config.evaluation,
-                config.seed + _EVALUATION_SEED,
-                on_batch=on_batch,
-            )
+            with stop.deferred():
+                answers[name] = answer(
+                    model,
+                    tokenizer,
+                    rows,
+                    task.catalog,
+                    setup.engine,
+                    config.problem(),
+                    config.task.slots,
+                    sampling,
+                    config.evaluation,
+                    config.seed + _EVALUATION_SEED,
+                    kept=kept,
+                    on_batch=on_batch,
+                )
+        stop.check(f"after the {name} policy was evaluated")
     result = evaluation(
         task,
         episodes,
@@ -227,29 +329,11 @@ def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedToken
         setup.embeddings,
         config.evaluation.decoding,
     )
-    (setup.folder / "evaluation.json").write_text(json.dumps(result, indent=1))
     examples = report.examples(task, episodes, rows, answers)
-    (setup.folder / "examples.json").write_text(json.dumps(examples, indent=1, ensure_ascii=False))
+    write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
+    write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
+    shutil.rmtree(setup.folder / _ANSWERS, ignore_errors=True)
     return result
-
-
-def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: bool) -> None:
-    # A start that was refused leaves nothing but its configuration.
-    exists = folder.is_dir() and {path.name for path in folder.iterdir()} > {"config.yaml"}
-    if resume is not None and fresh:
-        raise ConfigError(f"--resume {resume} goes on with a run and --fresh deletes it; give one of them")
-    if resume not in (None, "auto") and not Path(resume).is_dir():
-        raise ConfigError(f"--resume {resume}: no such folder; give a checkpoint, or auto for the newest one")
-    if exists and resume is None and not fresh:
-        raise ConfigError(
-            f"{folder} holds a run already; go on with --resume auto, replace it with --fresh, "
-            "or choose another output=..."
-        )
-    if exists and fresh:
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / STOPPED).unlink(missing_ok=True)
-    (folder / "config.yaml").write_text(configuration.dump(config))
 
 
 def _check_shared(folder: Path, state: PartialState) -> None:
@@ -260,12 +344,14 @@ def _check_shared(folder: Path, state: PartialState) -> None:
     """
     word = broadcast_object_list([secrets.token_hex(8)])[0]
     mark = folder / f".seen-{word}"
-    if state.is_main_process:
-        mark.touch()
-    state.wait_for_everyone()
-    blind = [name for name in gather_object([None if mark.exists() else socket.gethostname()]) if name]
-    if state.is_main_process:
-        mark.unlink()
+    try:
+        if state.is_main_process:
+            mark.touch()
+        state.wait_for_everyone()
+        blind = [name for name in gather_object([None if mark.exists() else socket.gethostname()]) if name]
+    finally:
+        if state.is_main_process:
+            mark.unlink(missing_ok=True)
     if blind:
         raise ConfigError(
             f"output={folder} of the first process is not seen from {', '.join(sorted(set(blind)))}; put "
@@ -273,17 +359,9 @@ def _check_shared(folder: Path, state: PartialState) -> None:
         )
 
 
-def _checkpoint(folder: Path, resume: str | None, state: PartialState) -> Path | None:
-    """Where to go on; the first process looks."""
-    found: list[str | None] = [None]
-    if state.is_main_process and resume is not None:
-        chosen = checkpoints.newest(folder / "checkpoints") if resume == "auto" else Path(resume)
-        found = [str(chosen) if chosen is not None else None]
-    broadcast_object_list(found)
-    return Path(found[0]) if found[0] is not None else None
-
-
-def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _warmed(
+    setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
     config, warm = setup.config, setup.folder / "warm"
     if state.is_main_process and not (warm / "config.json").exists():
@@ -297,33 +375,45 @@ def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrai
             seed=config.seed,
         )
         setup.task.catalog.save(setup.folder / "catalog.json")
-        steps = config.warm_start.steps
-        if steps:
-            log = (setup.folder / "warm_start.jsonl").open("w")
-            with log, setup.display.stage("warm start", steps) as advance:
-
-                def on_step(step: int, loss: float) -> None:
-                    log.write(json.dumps({"step": step, "loss": loss}) + "\n")
-                    advance(step, f"loss {loss:.3f}")
-
-                warm_start(
-                    model,
-                    tokenizer,
-                    rows,
-                    setup.task.catalog,
-                    config.task.slots,
-                    config.warm_start,
-                    config.seed + _WARM_START_SEED,
-                    on_step,
-                )
-        # Written aside and renamed, so that a killed save is not taken for a warm start.
-        partial = warm.with_suffix(".partial")
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        partial.rename(warm)
+        if config.warm_start.steps:
+            _warm_up(setup, model, tokenizer, stop)
+        save_policy(model, tokenizer, warm)
+        shutil.rmtree(setup.folder / _WARMING, ignore_errors=True)
+    beats.reached("warm")
+    beats.wait_for("warm")
     state.wait_for_everyone()
     set_seed(config.seed)
     return policy.load(config.policy.model_copy(update={"model": str(warm)}))
+
+
+def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
+    """The supervised steps; a stopped run goes on with them from their own checkpoint."""
+    config = setup.config
+    log = StepLog(setup.folder / "warm_start.jsonl")
+    with setup.display.stage("warm start", config.warm_start.steps) as advance, stop.deferred():
+
+        def on_step(step: int, loss: float) -> None:
+            log.append(step, {"loss": loss})
+            advance(step, f"loss {loss:.3f}")
+
+        try:
+            warm_start(
+                model,
+                tokenizer,
+                setup.training_rows,
+                setup.task.catalog,
+                config.task.slots,
+                config.warm_start,
+                config.seed + _WARM_START_SEED,
+                on_step,
+                checkpoint=setup.folder / _WARMING,
+                save_every=config.warm_start.save_every,
+                stop=stop.wished,
+            )
+        except StoppedWarmStart as stopped:
+            stop.check(f"after step {stopped.step} of the warm start")
+            raise
+    stop.check("after the warm start")
 
 
 def _trainer(
@@ -384,66 +474,3 @@ def _reference_multipliers(
             setup.display.say("refused: the multipliers start at zero")
     broadcast_object_list(found)
     return torch.tensor(found[0], dtype=torch.float64)
-
-
-class _Recorder(TrainerCallback):
-    """Appends every log to ``metrics.jsonl`` and moves the display.
-
-    Steps after a resumed checkpoint are written anew.
-    """
-
-    def __init__(self, trainer: ConstrainedGRPOTrainer, path: Path, advance: Any, first_step: int) -> None:
-        self.trainer, self.path, self.advance = trainer, path, advance
-        if trainer.accelerator.is_main_process and path.exists():
-            # Its last line may be half a line, of a run that was killed.
-            whole = path.read_text().splitlines(keepends=True)
-            kept = [line for line in whole if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-            path.write_text("".join(kept))
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        if not state.is_world_process_zero or not logs or "objective" not in logs:
-            return
-        rows = self.trainer.duals.report()
-        statuses = {f"constraint/{row.name}/status": row.status for row in rows}
-        for row in rows:
-            if row.status == "infeasible_suspected":
-                statuses[f"constraint/{row.name}/explanation"] = row.explanation()
-        with self.path.open("a") as stream:
-            stream.write(json.dumps({"step": state.global_step, **logs, **statuses}) + "\n")
-        self.advance(
-            state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows)
-        )
-
-
-class _Interrupt(TrainerCallback):
-    """Ctrl-C or SIGTERM: finish the step, write a checkpoint, stop. A second Ctrl-C stops at once.
-
-    Attributes:
-        agreed: The signal that all processes stop for, at the same step, whichever got it.
-    """
-
-    def __init__(self, trainer: ConstrainedGRPOTrainer) -> None:
-        self.trainer = trainer
-        self.agreed: signal.Signals | None = None
-        self._received = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        def receive(number: int, _: Any) -> None:
-            # A launcher that gets Ctrl-C as well sends SIGTERM behind it: that is no second wish.
-            if number == self._received == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._received = self._received or number
-
-        with stopping(receive):
-            yield
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        accelerator = self.trainer.accelerator
-        received = torch.tensor([self._received], device=accelerator.device)
-        number = int(accelerator.gather(received).max())
-        if number:
-            self.agreed = signal.Signals(number)
-            control.should_save = control.should_training_stop = True

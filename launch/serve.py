@@ -21,7 +21,7 @@ from ..rl.training import serving_length
 from .config import RunConfig
 from .processes import end, stopping
 from .progress import Display
-from .run import Setup, prepare_setup
+from .setup import Setup, prepare_setup
 
 _LOOK_EVERY = 2.0  # seconds
 

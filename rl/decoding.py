@@ -16,6 +16,7 @@ from ..envs.prompts import Message
 from .branches import Constraint, Sampling
 from .generation import generate
 from .grammar import GrammarConstraint
+from .kept import Kept
 from .lists import CatalogDecoder, line_tokens, longest
 
 Decoding = Literal["distinct", "grammar", "free"]
@@ -31,24 +32,28 @@ def answer_texts(
     copies: int = 1,
     batch_size: int,
     constraint: Constraint | None = None,
+    kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Texts of ``copies`` answers to each chat, in order.
 
     Args:
         batch_size: Answers at once.
+        kept: Answers of an earlier attempt, which are not sampled again.
         on_batch: Called with the number of prompts answered so far.
     """
     was_training = model.training
     model.eval()
-    texts: list[str] = []
+    texts = kept.begin() if kept is not None else []
     at_once = max(1, batch_size // copies)
-    for first in range(0, len(prompts), at_once):
+    for first in range(len(texts) // copies, len(prompts), at_once):
         encoded: Any = tokenizer.apply_chat_template(
             list(prompts[first : first + at_once]), add_generation_prompt=True, return_dict=True
         )
         answers = generate(model, encoded["input_ids"], sampling, copies=copies, constraint=constraint)
         texts += tokenizer.batch_decode(answers, skip_special_tokens=True)
+        if kept is not None:
+            kept.keep(texts)
         on_batch(min(first + at_once, len(prompts)))
     model.train(was_training)
     return texts
@@ -63,6 +68,7 @@ def deploy(
     *,
     decoding: Decoding = "distinct",
     batch_size: int = 128,
+    kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Greedy answers.
@@ -71,6 +77,7 @@ def deploy(
         slots: Length of the list: exactly (``distinct``), at most (``grammar``), or, with ``free``, what an
             answer has room for.
         decoding: What an answer may be, see the head of this module.
+        kept: See :func:`answer_texts`.
 
     Raises:
         ValueError: see :class:`CatalogDecoder` and :class:`~recrl.rl.grammar.GrammarConstraint`.
@@ -91,5 +98,6 @@ def deploy(
         Sampling(max_tokens, ends=(int(tokenizer.eos_token_id),), temperature=0.0),
         batch_size=batch_size,
         constraint=constraint,
+        kept=kept,
         on_batch=on_batch,
     )

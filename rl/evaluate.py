@@ -24,6 +24,7 @@ from .branches import Sampling
 from .constraints import Problem, constraint_values, objective_values, segment_indicators
 from .decoding import Decoding, answer_texts, deploy
 from .grammar import load_xgrammar
+from .kept import Kept
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -86,6 +87,7 @@ def sample(
     copies: int,
     batch_size: int,
     seed: int,
+    kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Sampled answers to every row, scored.
@@ -93,6 +95,7 @@ def sample(
     Args:
         rows: ``prompt`` and the columns that the rewards and the problem's segments read.
         copies: Answers to each row.
+        kept: Answers of an earlier attempt, which are not sampled again.
         on_batch: Called with the number of prompts answered.
 
     Returns:
@@ -103,7 +106,14 @@ def sample(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         texts = answer_texts(
-            model, tokenizer, prompts, sampling, copies=copies, batch_size=batch_size, on_batch=on_batch
+            model,
+            tokenizer,
+            prompts,
+            sampling,
+            copies=copies,
+            batch_size=batch_size,
+            kept=kept,
+            on_batch=on_batch,
         )
     columns = {key: [row[key] for row in rows for _ in range(copies)] for key in rows[0] if key != "prompt"}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -128,6 +138,7 @@ def answer(
     sampling: Sampling,
     config: EvaluationConfig,
     seed: int,
+    kept: Callable[[str], Kept | None] = lambda stage: None,
     on_batch: Callable[[str, int], None] = lambda stage, done: None,
 ) -> Answers:
     """Let a policy answer every row, sampled and deployed.
@@ -135,6 +146,7 @@ def answer(
     Args:
         rows: ``prompt`` and the columns that the rewards read.
         sampling: The rollouts'.
+        kept: Where answers of ``sampled`` or ``deployed`` are kept in case the process stops.
         on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
     """
     scores, texts = sample(
@@ -147,6 +159,7 @@ def answer(
         copies=config.answers_per_prompt,
         batch_size=config.batch_size,
         seed=seed,
+        kept=kept("sampled"),
         on_batch=lambda done: on_batch("sampled", done),
     )
     listed = deploy(
@@ -157,6 +170,7 @@ def answer(
         slots,
         decoding=config.decoding,
         batch_size=config.batch_size,
+        kept=kept("deployed"),
         on_batch=lambda done: on_batch("deployed", done),
     )
     return Answers(

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -19,8 +20,12 @@ class LaunchError(RuntimeError):
     """The processes are not what the launch asked for, or cannot work; the message names the fix."""
 
 
-def distributed_state() -> PartialState:
+def distributed_state(timeout: float = 1800.0) -> PartialState:
     """Who takes part; without a GPU they talk over gloo.
+
+    Args:
+        timeout: Seconds after which a collective fails that not all processes have come to; what the first
+            call says counts.
 
     Raises:
         LaunchError: accelerate was asked for something that it would silently replace.
@@ -29,7 +34,7 @@ def distributed_state() -> PartialState:
     check_launch(on_cpu)
     if on_cpu and _asked("ACCELERATE_USE_DEEPSPEED"):
         _without_compiler()
-    return PartialState(cpu=on_cpu)
+    return PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
 
 
 def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -67,6 +67,10 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Recompute activations in the backward pass: less memory, more time."""
     save_every: int = 50
     """Steps between checkpoints; the last two are kept."""
+    heartbeat: float = Field(default=180.0, ge=1, le=86_400)
+    """Seconds that a process may give no sign of life before all others name it and end."""
+    collective_timeout: float = Field(default=1800.0, ge=1, le=604_800)
+    """Seconds that a process may wait for the others in one exchange."""
 
     def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int) -> Sampling:
         """The rollouts' sampling, for evaluation outside the trainer."""
@@ -154,6 +158,7 @@ def make_trainer(
         save_total_limit=2,
         report_to="tensorboard",
         disable_tqdm=True,
+        ddp_timeout=int(config.collective_timeout),
         seed=seed,
     )
     rollout = rollout or RolloutConfig()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recrl.launch.cli import fail
-from recrl.launch.processes import INTERRUPTED
+from recrl.launch.faults import fail
+from recrl.launch.processes import INTERRUPTED, Interruption
 
 from ..options import MANY, List, split
 
@@ -102,7 +102,7 @@ def conflict(
             path = _known(folder, split(problems), chosen)
     except (BenchmarkError, RewardError, RewardSpecError) as error:
         fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interruption):
         fail("stopped; the same command goes on from what is finished", INTERRUPTED)
     Console(soft_wrap=True).print(f"report: {path}", highlight=False)
 

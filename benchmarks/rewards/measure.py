@@ -17,7 +17,7 @@ from recrl.envs import drafts
 from recrl.envs.prompts import prompted_rows
 from recrl.launch.config import load
 from recrl.launch.progress import Display
-from recrl.launch.run import Setup, prepare_setup
+from recrl.launch.setup import Setup, prepare_setup
 from recrl.rewards import RewardEngine, RewardSpec, reward
 
 SAMPLES = 1000

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from recrl.launch.cli import fail
-from recrl.launch.processes import INTERRUPTED
+from recrl.launch.faults import fail
+from recrl.launch.processes import INTERRUPTED, Interruption
 
 from .. import BenchmarkError
 from ..options import MANY, List, split
@@ -64,7 +64,7 @@ def main(
         path = report.write(output)
     except ValueError as error:
         fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interruption):
         fail("stopped; parts that came to their end are kept", INTERRUPTED)
     Console(soft_wrap=True).print(f"report: {path}", highlight=False)
 

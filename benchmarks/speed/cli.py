@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from recrl.launch.cli import fail
-from recrl.launch.processes import INTERRUPTED
+from recrl.launch.faults import fail
+from recrl.launch.processes import INTERRUPTED, Interruption
 
 from .. import BenchmarkError
 from ..options import MANY, List, split
@@ -106,7 +106,7 @@ def speed(
         path = report.write(folder)
     except BenchmarkError as error:
         fail(str(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interruption):
         fail("stopped; --resume goes on from the finished cells", INTERRUPTED)
     Console(soft_wrap=True).print(f"report: {path}", highlight=False)
 

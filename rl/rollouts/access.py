@@ -9,6 +9,9 @@ from typing import Any
 KEY = "RECRL_API_KEY"
 """Environment variable that holds the key, of the server and of those who ask it."""
 
+KEY_FILE = "server-key"
+"""File of the run folder that holds the key where the variable is not set."""
+
 # Says only that the server is there.
 _OPEN = "/health"
 

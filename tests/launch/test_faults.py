@@ -136,7 +136,6 @@ def test_sigterm_leaves_a_checkpoint_of_all_ranks_and_another_number_of_them_goe
     assert process.wait(60) == PREEMPTED, (tmp_path / "output.txt").read_text()[-3000:]
     (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
     stopped = int(checkpoint.name.rpartition("-")[2])
-    assert (run / "stopped").read_text() == "SIGTERM"
     assert {path.name for path in checkpoint.glob("trainer-rank*")} == {
         "trainer-rank0.pt",
         "trainer-rank1.pt",
@@ -155,7 +154,6 @@ def test_sigterm_leaves_a_checkpoint_of_all_ranks_and_another_number_of_them_goe
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row["step"] for row in lines(run)] == list(range(1, stopped + 3))
-    assert not (run / "stopped").exists()
 
 
 @pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))

@@ -11,7 +11,7 @@ from recrl.launch.cli import app
 from recrl.launch.config import ConfigError, load
 from recrl.launch.progress import Display
 from recrl.launch.rewards import with_reward
-from recrl.launch.run import prepare_setup
+from recrl.launch.setup import prepare_setup
 
 REWARDS = """
 import random

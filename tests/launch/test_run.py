@@ -16,7 +16,7 @@ import yaml
 from recrl.launch.config import load
 from recrl.launch.progress import Display
 from recrl.launch.report import write
-from recrl.launch.run import prepare_setup
+from recrl.launch.setup import prepare_setup
 
 SMALL = {
     "name": "small",

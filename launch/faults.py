@@ -1,0 +1,155 @@
+"""What a user can mend, in one line: which errors that are, and whose code is to blame.
+
+``mendable``    errors whose message tells the user what to do
+``disk_fault``  a disk that is full, read-only or closed to this user, behind any error of any library
+``cause``       what a reward of the user raised, behind the errors that report it
+``blamed``      its traceback, from the user's code on
+``fail``        ends the process with one line
+"""
+
+import errno
+import os
+import re
+import shutil
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+
+from .processes import say_code
+
+# What the user, and not this program, can do something about.
+_OF_THE_DISK = {
+    errno.EACCES: "permission denied",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not become that large (ulimit -f)",
+    errno.EIO: "the disk fails",
+    errno.EISDIR: "a folder is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOSPC: "no space is left",
+    errno.ENOTDIR: "a file is where a folder should be",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
+# Libraries written in Rust and C++ keep nothing of an error but its text.
+_IN_TEXT = re.compile(r"os error (\d+)|\[Errno (\d+)\]|errno[ :=]+(\d+)", re.IGNORECASE)
+_WORDS = {
+    "no space left on device": errno.ENOSPC,
+    "file too large": errno.EFBIG,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "permission denied": errno.EACCES,
+    "operation not permitted": errno.EPERM,
+}
+
+_ROOM = "make room, or choose another output=... or data.cache=..."
+_LEAVE = "give this user leave to write there, or choose another output=... or data.cache=..."
+_NAME = "choose another output=... or data.cache=..."
+_FIX = {
+    errno.EACCES: _LEAVE,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EIO: _NAME,
+    errno.EISDIR: _NAME,
+    errno.ENAMETOOLONG: _NAME,
+    errno.ENOSPC: _ROOM,
+    errno.ENOTDIR: _NAME,
+    errno.EPERM: _LEAVE,
+    errno.EROFS: _LEAVE,
+}
+
+
+def mendable() -> tuple[type[Exception], ...]:
+    """Faults whose message tells the user what to do. Looked up when there is one: to import all of this
+    takes seconds."""
+    from ..envs.data.logs import DataError
+    from ..rewards import RewardError, RewardSpecError
+    from ..rl.checkpoints import CheckpointError
+    from ..rl.processes import LaunchError
+    from ..rl.rollouts.base import RolloutError
+    from .config import ConfigError
+
+    rewards = (RewardError, RewardSpecError)
+    return (*rewards, CheckpointError, ConfigError, DataError, LaunchError, RolloutError, ModuleNotFoundError)
+
+
+def cause(error: Exception) -> BaseException | None:
+    """What a reward of the user raised, behind the errors that report it."""
+    from ..rewards import RewardError, RewardSpecError
+    from .config import ConfigError
+
+    fault: BaseException | None = error
+    while isinstance(fault, ConfigError) and fault.__cause__ is not None:
+        fault = fault.__cause__
+    while isinstance(fault, RewardError | RewardSpecError):
+        error, fault = fault, fault.__cause__
+    return fault if isinstance(error, RewardError | RewardSpecError) else None
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """What is wrong with the disk, if that is what an error comes from; on one line, with what to do."""
+    for one in _chain(error):
+        number = one.errno if isinstance(one, OSError) else None
+        if number not in _OF_THE_DISK:
+            number = _number_in(str(one))
+        if number in _OF_THE_DISK:
+            path = next((e.filename for e in _chain(error) if isinstance(e, OSError) and e.filename), None)
+            return _explained(number, path, one)
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _number_in(text: str) -> int | None:
+    if found := _IN_TEXT.search(text):
+        return int(next(filter(None, found.groups())))
+    return next((number for words, number in _WORDS.items() if words in text.lower()), None)
+
+
+def _explained(number: int, path: object, error: BaseException) -> str:
+    where = os.fsdecode(path) if isinstance(path, str | bytes) else None
+    if where is None:
+        return f"cannot write: {_OF_THE_DISK[number]} ({' '.join(str(error).split())[:200]}); {_FIX[number]}"
+    room = ""
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        folder = next((p for p in Path(where).absolute().parents if p.is_dir()), Path("/"))
+        room = f", {shutil.disk_usage(folder).free / 2**30:.2f} GiB are free there"
+    return f"cannot write {where}: {_OF_THE_DISK[number]}{room}; {_FIX[number]}"
+
+
+def blamed(error: BaseException) -> str:
+    """A traceback that begins in the code of the user, not in ours which called it; empty if it never gets
+    there."""
+    trace = error.__traceback__
+    while trace is not None and not _of_the_user(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _of_the_user(file: str) -> bool:
+    ours = [Path(__file__).parents[1] / floor for floor in ("envs", "rewards", "rl", "launch")]
+    if any(Path(file).is_relative_to(floor) for floor in ours):
+        return False
+    standard = Path(threading.__file__).parent
+    return "site-packages" in file or not (Path(file).is_relative_to(standard) or file.startswith("<frozen"))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with one line on stderr; with code 2 it is marked as an error."""
+    prefix = "[red]error[/]: " if code == 2 else ""
+    Console(stderr=True).print(prefix + escape(message), highlight=False, soft_wrap=True)
+    say_code(code)
+    raise SystemExit(code)
