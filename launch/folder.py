@@ -112,9 +112,9 @@ class RunFolder:
         if not self.occupied():
             return
         if not self.is_run():
+            names = ", ".join((self._strangers() or sorted(self._names()))[:3])
             raise ConfigError(
-                f"output={self.path} holds {', '.join(self._strangers()[:3])} and is no run folder; choose "
-                "another output=..."
+                f"output={self.path} holds {names} and is no run folder; choose another output=..."
             )
         if resume is None and not fresh and self.has_run():
             raise ConfigError(
@@ -208,7 +208,7 @@ class RunFolder:
         return {name for name in names if not (name.startswith(".seen-") or name.endswith(ASIDE))}
 
     def _strangers(self) -> list[str]:
-        return sorted(self._names() - ENTRIES - _EMPTY) or sorted(self._names() - {LOCK})
+        return sorted(self._names() - ENTRIES - _EMPTY)
 
 
 def _holder(handle: int) -> str:

@@ -39,7 +39,13 @@ class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     learning_rate: float = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
     weight_decay: float = 0.01
+    save_every: int = 100
     """AdamW weight decay."""
+
+
+class StoppedWarmStart(Exception):
+    def __init__(self, step):
+        self.step = step
 
 
 def sample_list(
@@ -65,6 +71,10 @@ def warm_start(
     config: WarmStartConfig,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    *,
+    checkpoint=None,
+    save_every=None,
+    stop=lambda: False,
 ) -> list[float]:
     """Train ``model`` in place on sampled target lists.
 
@@ -113,6 +123,8 @@ def warm_start(
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         on_step(step + 1, losses[-1])
+        if stop():
+            raise StoppedWarmStart(step + 1)
     return losses
 
 

@@ -1,7 +1,6 @@
 """``recrl bench scale``: command line."""
 
 import json
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,14 +92,19 @@ def _resume(count: int, seed: int, scratch: Path, display: Any) -> dict[str, Any
     config = resume.prepare(scratch)
     with display.stage("killed runs", count + 1) as advance:
         advance(0, "the uninterrupted run")
-        whole = resume.uninterrupted(config)
-        seconds = statistics.median(resume.step_seconds(config.parent / "whole"))
+        whole, seconds = resume.uninterrupted(config)
+        delays = resume.longest_delays(config.parent / "whole", seconds)
         found: list[dict[str, Any]] = []
-        for number, trial in enumerate(resume.trials(count, seed, seconds)):
+        for number, trial in enumerate(resume.trials(count, seed, delays)):
             advance(1 + number, str(trial))
             apart = whole.differences(resume.interrupted(config, number, trial))
             found.append(
-                {"signal": trial.number.name, "step": trial.step, "delay": trial.delay, "apart": apart}
+                {
+                    "signal": trial.number.name,
+                    "stage": trial.stage,
+                    "when": str(trial),
+                    "apart": apart,
+                }
             )
     return {"steps": resume.STEPS, "epoch": resume.STEPS_OF_AN_EPOCH, "trials": found}
 

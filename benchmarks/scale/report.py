@@ -148,25 +148,21 @@ def _resume(found: Mapping[str, Any], folder: Path) -> list[str]:
             name,
             str(len(chosen)),
             str(sum(not trial["apart"] for trial in chosen)),
-            f"{min(trial['step'] for trial in chosen)} to {max(trial['step'] for trial in chosen)}",
         ]
-        for name in sorted({trial["signal"] for trial in trials})
-        if (chosen := [trial for trial in trials if trial["signal"] == name])
+        for name in dict.fromkeys(f"{trial['signal']}, {trial['stage']}" for trial in trials)
+        if (chosen := [trial for trial in trials if f"{trial['signal']}, {trial['stage']}" == name])
     ]
-    apart = [
-        f"- {trial['signal']} {trial['delay']:.2f} s after step {trial['step']}: "
-        f"{'; '.join(trial['apart'][:3])}"
-        for trial in trials
-        if trial["apart"]
-    ]
+    apart = [f"- {trial['when']}: {'; '.join(trial['apart'][:3])}" for trial in trials if trial["apart"]]
     return [
         "## Killed runs",
         "",
         f"A run of {found['steps']} steps, {found['epoch']} an epoch, with sampled answers, on one process. "
-        "It gets a signal at a random moment behind a random step and goes on with `--resume auto`. *The "
-        "same* means bit for bit: weights, multipliers and every logged figure of every step but times.",
+        "It gets a signal at a random moment of its warm start, of its training, of its evaluation, or "
+        "anywhere from its start on, and goes on with `--resume auto`. *The same* means bit for bit: weights, "
+        "multipliers, every logged figure of every step but times, every figure of the evaluation, and the "
+        "files that are left.",
         "",
-        table(["signal", "runs", "the same as the run that nobody touched", "after step"], rows),
+        table(["signal", "runs", "the same as the run that nobody touched"], rows),
         *(["", "Those that were not:", "", *apart] if apart else []),
     ]
 

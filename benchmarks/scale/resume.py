@@ -1,13 +1,14 @@
 """Runs that are killed, or asked to stop, and go on: do they end as one that nobody touched?
 
 Each trial is a process of ``recrl train`` that gets a signal somewhere, and one of ``--resume auto`` behind
-it. The run is small and real: sampled answers, epochs of a few steps, a checkpoint after every second one.
+it. The run is small and real: a warm start, sampled answers, epochs of a few steps, a checkpoint after every
+second one, an evaluation in several batches.
 """
 
 import json
 import os
-import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -26,7 +27,8 @@ from recrl.launch.processes import PREEMPTED, end
 from .. import BenchmarkError
 from . import logs
 
-STEPS, STEPS_OF_AN_EPOCH = 14, 6
+STEPS, STEPS_OF_AN_EPOCH, WARM_STEPS = 14, 6, 40
+STAGES = ("warm start", "training", "evaluation", "anywhere")
 _PROMPTS = 8
 # Of a run's log, what is no result.
 _TIMES = ("time/", "reward_seconds/", "prefix/first_batch", "train_", "step_time")
@@ -41,11 +43,17 @@ class Outcome:
         weights: Of the policy.
         constraints: Multipliers, units, statistics.
         logged: Of each step, its figures but for times.
+        losses: Of the warm start.
+        evaluation: All tables.
+        files: What the run folder holds.
     """
 
     weights: Mapping[str, Tensor]
     constraints: Mapping[str, Any]
     logged: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
+    evaluation: Mapping[str, Any]
+    files: frozenset[str]
 
     def differences(self, other: "Outcome") -> list[str]:
         """In words, where another one is not the same bit for bit."""
@@ -56,6 +64,11 @@ class Outcome:
         ]
         if self.constraints != other.constraints:
             found.append("multipliers")
+        if self.losses != other.losses:
+            found.append("losses of the warm start")
+        if self.evaluation != other.evaluation:
+            found.append("evaluation")
+        found += [f"{name} is left or lacking" for name in sorted(self.files ^ other.files)]
         if len(self.logged) != len(other.logged):
             found.append(f"{len(other.logged)} logged steps, not {len(self.logged)}")
         for mine, theirs in zip(self.logged, other.logged, strict=False):
@@ -70,27 +83,60 @@ class Trial:
     """When a run gets which signal.
 
     Attributes:
-        step: When so many steps are logged...
+        stage: One of :data:`STAGES`.
+        step: When so many steps of it are logged...
         delay: ... and so many seconds have passed.
         number: SIGKILL or SIGTERM.
     """
 
+    stage: str
     step: int
     delay: float
     number: signal.Signals
 
     def __str__(self) -> str:
-        return f"{self.number.name} {self.delay:.2f} s after step {self.step}"
+        place = {"anywhere": "the start", "evaluation": "the training"}.get(
+            self.stage, f"step {self.step} of the {self.stage}"
+        )
+        return f"{self.number.name} {self.delay:.2f} s after {place}"
+
+    def due(self, run: Path) -> bool:
+        """Whether a run has come to the step."""
+        if self.stage == "training":
+            return len(_logged(run / "metrics.jsonl")) >= self.step
+        if self.stage == "warm start":
+            return len(_logged(run / "warm_start.jsonl")) >= self.step
+        return self.stage == "anywhere" or (run / "policy").exists()
 
 
-def trials(count: int, seed: int, step_seconds: float) -> list[Trial]:
-    """Random ones, half of them of each signal."""
+def trials(count: int, seed: int, seconds: Mapping[str, float]) -> list[Trial]:
+    """Random ones, the stages in turns, half of them of each signal.
+
+    Args:
+        seconds: Longest delay of each stage.
+    """
     draw = np.random.default_rng(seed)
     kinds = (signal.SIGKILL, signal.SIGTERM)
-    return [
-        Trial(int(draw.integers(1, STEPS)), float(draw.uniform(0, 2 * step_seconds)), kinds[i % 2])
-        for i in range(count)
-    ]
+    steps = {"warm start": WARM_STEPS, "training": STEPS}
+    found = []
+    for i in range(count):
+        stage = STAGES[i % len(STAGES)]
+        step = int(draw.integers(1, steps.get(stage, 2)))
+        found.append(Trial(stage, step, float(draw.uniform(0, seconds[stage])), kinds[i // len(STAGES) % 2]))
+    return found
+
+
+def longest_delays(run: Path, seconds: float) -> dict[str, float]:
+    """Of each stage, from a run that nobody touched and the seconds that it took."""
+    step = statistics.median(step_seconds(run))
+    # The files of an evaluation are the last that a run writes.
+    evaluating = (run / "report.md").stat().st_mtime - (run / "policy").stat().st_mtime
+    return {
+        "warm start": 2 * step,
+        "training": 2 * step,
+        "evaluation": max(evaluating, step),
+        "anywhere": seconds,
+    }
 
 
 def prepare(folder: Path) -> Path:
@@ -107,7 +153,12 @@ def prepare(folder: Path) -> Path:
         },
         "policy": {"tiny": {"hidden": 32, "vocabulary": 400}},
         "task": {"slots": 4},
-        "warm_start": {"steps": 2, "prompts_per_step": 4, "lists_per_prompt": 2},
+        "warm_start": {
+            "steps": WARM_STEPS,
+            "prompts_per_step": 4,
+            "lists_per_prompt": 2,
+            "save_every": 8,
+        },
         "rewards": ["recall", "novelty", "duplicates"],
         "optimizer": {"objective": "recall", "constraints": ["novelty >= 0.3 (mean)"]},
         "train": {
@@ -117,17 +168,17 @@ def prepare(folder: Path) -> Path:
             "save_every": 2,
             "learning_rate": 1e-3,
         },
-        "evaluation": {"max_episodes": 4, "answers_per_prompt": 1},
+        "evaluation": {"max_episodes": 12, "answers_per_prompt": 1, "batch_size": 2},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
 
 
-def uninterrupted(config: Path) -> Outcome:
-    """The run that nobody touches."""
-    run = config.parent / "whole"
+def uninterrupted(config: Path) -> tuple[Outcome, float]:
+    """The run that nobody touches, and the seconds that it took."""
+    run, started = config.parent / "whole", time.monotonic()
     _wait(_start(config, run), run)
-    return outcome(run)
+    return outcome(run), time.monotonic() - started
 
 
 def interrupted(config: Path, number: int, trial: Trial) -> Outcome:
@@ -137,15 +188,12 @@ def interrupted(config: Path, number: int, trial: Trial) -> Outcome:
         BenchmarkError: a process ended otherwise than it should.
     """
     run = config.parent / f"trial-{number}"
-    run.mkdir()
-    shutil.copytree(config.parent / "whole" / "warm", run / "warm")  # the same for all
-    shutil.copy(config.parent / "whole" / "catalog.json", run)
     process = _start(config, run)
     try:
         until = time.monotonic() + _PATIENCE
-        while len(_logged(run)) < trial.step and process.poll() is None:
+        while not trial.due(run) and process.poll() is None:
             if time.monotonic() > until:
-                raise BenchmarkError(f"{run}: no step {trial.step} after {_PATIENCE:g} s")
+                raise BenchmarkError(f"{run}: it did not come to {trial} in {_PATIENCE:g} s")
             time.sleep(0.02)
         time.sleep(trial.delay)
         if process.poll() is None:
@@ -153,8 +201,10 @@ def interrupted(config: Path, number: int, trial: Trial) -> Outcome:
         code = process.wait(_PATIENCE)
     finally:
         end(process)
-    # A signal that comes when the last step is over finds nothing to stop.
-    fine = {-signal.SIGKILL, 0} if trial.number == signal.SIGKILL else {PREEMPTED, -signal.SIGTERM, 0}
+    # A signal that comes when the run is over finds nothing to stop.
+    fine = {-signal.SIGKILL, 0} if trial.number == signal.SIGKILL else {PREEMPTED, 0}
+    if trial.stage == "anywhere" and not run.exists():
+        fine.add(-signal.SIGTERM)  # Python itself had not started yet
     if code not in fine:
         raise BenchmarkError(f"{run}: ended with code {code} on {trial}; see {run.with_suffix('.log')}")
     if code:
@@ -168,7 +218,18 @@ def outcome(run: Path) -> Outcome:
     return Outcome(
         load_file(run / "policy" / "model.safetensors"),
         json.loads((checkpoint / "constraints.json").read_text()),
-        [{name: value for name, value in row.items() if not name.startswith(_TIMES)} for row in _logged(run)],
+        [
+            {name: value for name, value in row.items() if not name.startswith(_TIMES)}
+            for row in _logged(run / "metrics.jsonl")
+        ],
+        _logged(run / "warm_start.jsonl"),
+        json.loads((run / "evaluation.json").read_text()),
+        frozenset(
+            str(path.relative_to(run))
+            for path in run.rglob("*")
+            # Every start writes events of its own for TensorBoard.
+            if not path.is_relative_to(run / "checkpoints" / "runs")
+        ),
     )
 
 
@@ -198,12 +259,14 @@ def _wait(process: subprocess.Popen[bytes], run: Path) -> None:
         raise BenchmarkError(f"{run}: ended with code {code}; see {run.with_suffix('.log')}")
 
 
-def _logged(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
+def _logged(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def step_seconds(run: Path) -> list[float]:
     """Of each step of a run."""
-    return [sum(value for name, value in row.items() if name.startswith("time/")) for row in _logged(run)]
+    return [
+        sum(value for name, value in row.items() if name.startswith("time/"))
+        for row in _logged(run / "metrics.jsonl")
+    ]

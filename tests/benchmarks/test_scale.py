@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -32,24 +33,41 @@ def whole(tmp_path_factory):
     return config, resume.uninterrupted(config)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
-def test_a_run_that_gets_a_signal_ends_as_one_that_nobody_touched(whole, number):
-    """Across the end of an epoch, from a checkpoint behind which steps were lost."""
-    config, expected = whole
+@pytest.mark.parametrize(
+    "trial",
+    [
+        # Across the end of an epoch, from a checkpoint behind which steps were lost.
+        resume.Trial("training", resume.STEPS_OF_AN_EPOCH, 0.05, signal.SIGKILL),
+        resume.Trial("warm start", 13, 0.0, signal.SIGTERM),
+        resume.Trial("evaluation", 0, 0.3, signal.SIGTERM),
+    ],
+    ids=str,
+)
+def test_a_run_that_gets_a_signal_ends_as_one_that_nobody_touched(whole, trial):
+    config, (expected, _) = whole
     epochs = [row["epoch"] for row in expected.logged]
     assert epochs[resume.STEPS_OF_AN_EPOCH - 1] == pytest.approx(1.0)
-    assert len(expected.logged) == resume.STEPS
-    trial = resume.Trial(step=resume.STEPS_OF_AN_EPOCH, delay=0.05, number=number)
-    found = resume.interrupted(config, int(number), trial)
+    assert (len(expected.losses), len(expected.logged)) == (resume.WARM_STEPS, resume.STEPS)
+    number = resume.STAGES.index(trial.stage)
+    found = resume.interrupted(config, number, trial)
     assert expected.differences(found) == []
-    # It can tell: one step less, another weight.
-    assert expected.differences(resume.Outcome({}, {}, found.logged[:-1]))
+    said = (config.parent / f"trial-{number}.log").read_text()
+    stopped = {
+        "warm start": "of the warm start; go on with: recrl train",
+        "evaluation": "policy was evaluated",
+    }
+    assert stopped.get(trial.stage, "going on from") in said
+    # It can tell: one step less, another weight, a file that is left.
+    for change in ({"logged": found.logged[:-1]}, {"weights": {}}, {"files": found.files | {".seen-1"}}):
+        assert expected.differences(replace(found, **change))
 
 
 def test_moments_of_trials_follow_the_seed():
-    one, same, other = (resume.trials(8, seed, 0.1) for seed in (0, 0, 1))
+    one, same, other = (resume.trials(8, seed, dict.fromkeys(resume.STAGES, 0.1)) for seed in (0, 0, 1))
     assert one == same != other
-    assert {trial.number for trial in one} == {signal.SIGKILL, signal.SIGTERM}
+    assert {(trial.stage, trial.number) for trial in one} == {
+        (stage, number) for stage in resume.STAGES for number in (signal.SIGKILL, signal.SIGTERM)
+    }
 
 
 def test_the_report_of_small_parts(tmp_path):
