@@ -73,7 +73,8 @@ def read(stem: Path) -> Any:
         if beside.exists():
             from safetensors.torch import load_file
 
-            tensors = load_file(beside)
+            # Not the file itself, which may be gone while they are used.
+            tensors = {name: tensor.clone() for name, tensor in load_file(beside).items()}
         return _decode(json.loads(path.read_bytes()), tensors)
     except Exception as error:  # whatever a file can hold that something else wrote
         raise StateError(f"{path} cannot be read: {type(error).__name__}: {error}") from error

@@ -89,8 +89,8 @@ def unsaved(name: str, state: Any) -> str | None:
     if why is None:
         return None
     return (
-        f"reward {name!r}: its state_dict() cannot be saved: {why}. Return what is made of {states.KEPT}, and "
-        "make the rest of it again in load_state_dict"
+        f"reward {name!r}: its state_dict() cannot be saved: {why}. Return what is made of {states.KEPT}, "
+        "and make the rest of it again in load_state_dict"
     )
 
 
