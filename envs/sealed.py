@@ -2,10 +2,12 @@
 
 The files are written into a folder aside, sealed with a manifest, and the folder is renamed: a process that
 is killed, or a disk that is full, leaves nothing under the name that others look for. What a copy or a bad
-disk did to a folder afterwards is found by the manifest, which is protected itself.
+disk did to a folder afterwards is found by the manifest, which is protected itself. It protects from damage,
+not from people: who can write the files can write the manifest.
 
 ``seal``     fingerprints of files, which are on the disk by then
 ``publish``  the manifest, and the name that others see
+``finish``   the same for what a process that was killed left aside
 ``read``     what a manifest says
 ``fault``    why a folder is not whole
 ``write``    a file that is the old one or the new one
@@ -15,9 +17,9 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 MANIFEST = "manifest.json"
@@ -29,6 +31,7 @@ ASIDE = ".aside"
 _CRC = "crc"
 
 _BLOCK = 1 << 22  # bytes
+_LARGEST = 1 << 26  # bytes of a manifest; it has about a hundred for each file
 
 Fingerprints = dict[str, tuple[int, int]]
 """File -> size in bytes and CRC-32."""
@@ -39,12 +42,9 @@ class SealError(ValueError):
 
 
 def files(folder: Path) -> list[str]:
-    """Names of all files below a folder, the manifest left out."""
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != MANIFEST
-    )
+    """Names of all files below a folder, its manifest left out."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name != MANIFEST)
 
 
 def seal(folder: Path, names: Iterable[str]) -> Fingerprints:
@@ -72,53 +72,86 @@ def publish(written: Path, target: Path, facts: Mapping[str, Any], sealed: Finge
         os.fsync(stream.fileno())
     for folder in {written, *((written / name).parent for name in sealed)}:
         _sync(folder)
-    if target.exists():  # torn, or superseded
-        shutil.rmtree(target)
+    replace(written, target)
+
+
+def replace(written: Path, target: Path) -> None:
+    """Give a folder the name of whatever is there so far, a file or a torn link included."""
+    remove(target)
     written.rename(target)
     _sync(target.parent)
 
 
-def read(folder: Path) -> dict[str, Any]:
+def finish(written: Path, target: Path) -> None:
+    """Publish what a process that was killed left aside, if it is whole; else remove it."""
+    if fault(written) is None:
+        replace(written, target)
+    remove(written)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, a file or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read(folder: Path, *, earlier: Collection[str] = ()) -> dict[str, Any]:
     """What the manifest of a folder says: the facts, and ``files``.
+
+    Args:
+        earlier: Facts of a manifest that may lack the checksum of its own, as earlier versions wrote it.
 
     Raises:
         SealError: it has none, or one that was damaged.
     """
     path = folder / MANIFEST
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise SealError(f"{path} is no file")
+        if path.stat().st_size > _LARGEST:
+            raise SealError(f"{path} has {path.stat().st_size} bytes, too many for a manifest")
         content = json.loads(path.read_bytes())
-        crc = content.pop(_CRC, None)
-        content["files"] = {
-            str(name): (int(size), int(crc)) for name, (size, crc) in content["files"].items()
-        }
+        written = content.pop(_CRC, None)
+        content["files"] = {n: (int(size), int(crc)) for n, (size, crc) in content["files"].items()}
+        unprotected = written is None and content.keys() == {"files", *earlier}
+        if not unprotected and written != _crc(content):
+            raise SealError(f"{path} does not hold what was written")
     except FileNotFoundError as error:
         raise SealError(f"{path} is missing: its writing did not come to an end") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except SealError:
+        raise
+    except Exception as error:  # whatever JSON can be
         raise SealError(f"{path} cannot be read: {error}") from error
-    # Folders sealed by earlier versions carry no checksum of the manifest itself.
-    if crc is not None and crc != _crc(content):
-        raise SealError(f"{path} does not hold what was written")
+    for name in content["files"]:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise SealError(f"{path} names {name!r}, which is not in its folder")
     return content
 
 
-def fault(folder: Path, *, deep: bool = True) -> str | None:
+def fault(folder: Path, *, deep: bool = True, earlier: Collection[str] = ()) -> str | None:
     """Why a folder is not whole; None if it is.
 
     Args:
         deep: Read every file; else only look at names and sizes.
+        earlier: See ``read``.
     """
     try:
-        sealed = read(folder)["files"]
-    except SealError as error:
+        sealed = read(folder, earlier=earlier)["files"]
+        for name, (size, crc) in sealed.items():
+            path = folder / name
+            parents = [folder / parent for parent in PurePosixPath(name).parents][:-1]
+            if any(part.is_symlink() for part in (path, *parents)):
+                return f"{name} is a link, whose target is not sealed"
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes, {size} were written"
+            if deep and fingerprint(path) != (size, crc):
+                return f"{name} does not hold what was written"
+    except (SealError, OSError, ValueError) as error:  # a name with a null byte is a ValueError
         return str(error)
-    for name, (size, crc) in sealed.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, {size} were written"
-        if deep and fingerprint(path) != (size, crc):
-            return f"{name} does not hold what was written"
     return None
 
 

@@ -407,7 +407,6 @@ def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenize
                 config.seed + _WARM_START_SEED,
                 on_step,
                 checkpoint=setup.folder / _WARMING,
-                save_every=config.warm_start.save_every,
                 stop=stop.wished,
             )
         except StoppedWarmStart as stopped:

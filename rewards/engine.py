@@ -21,7 +21,7 @@ from .base import PER_TAG, Completion, Reward, RewardError, RewardSpecError
 from .binding import BATCH, DERIVED, Batch, bind
 from .calls import OutOfTimeError, Turns, loop, result
 from .early import Early
-from .preconditions import check_call
+from .preconditions import check_call, unsaved
 from .registry import as_spec, resolve_all
 from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
@@ -235,9 +235,17 @@ class RewardEngine:
         return [one.call.reward.name for one in self._scored if one.call.stateful and one.call.update is None]
 
     def state_dict(self) -> dict[str, Any]:
-        """``rewards``: state of each stateful reward, by name; ``failures``: of those that may be missing."""
+        """``rewards``: state of each stateful reward, by name; ``failures``: of those that may be missing.
+
+        Raises:
+            RewardError: a state holds what cannot be saved, see :mod:`recrl.envs.states`.
+        """
+        memories = {name: target.state_dict() for name, target in self._stateful().items()}
+        for name, memory in memories.items():
+            if why := unsaved(name, memory):
+                raise RewardError(why)
         return {
-            "rewards": {name: target.state_dict() for name, target in self._stateful().items()},
+            "rewards": memories,
             "failures": {
                 one.call.reward.name: list(one.failures)
                 for one in self._scored

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection
+from typing import Any
 
+from ..envs import states
 from .base import PER_TAG, RewardSpecError
 from .binding import LIVE, ONE, Call
 
@@ -81,6 +83,17 @@ def check_call(call: Call, resources: Collection[str]) -> None:
         )
 
 
+def unsaved(name: str, state: Any) -> str | None:
+    """Why the state of a reward cannot be saved in a checkpoint; None if it can."""
+    why = states.fault(state)
+    if why is None:
+        return None
+    return (
+        f"reward {name!r}: its state_dict() cannot be saved: {why}. Return what is made of {states.KEPT}, "
+        "and make the rest of it again in load_state_dict"
+    )
+
+
 def _check_memory(call: Call) -> None:
     """One that remembers samples can be saved, and remembers the same ones whatever is set."""
     reward, spec, target = call.reward, call.spec, call.target
@@ -93,6 +106,13 @@ def _check_memory(call: Call) -> None:
             f"reward {reward.name!r} remembers samples ({'update' if learns else 'state_dict'}) but has no "
             f"{' and no '.join(lacking)}, so that a resume would forget them; add what is lacking"
         )
+    if call.stateful:
+        try:
+            state = target.state_dict()
+        except Exception as error:
+            raise RewardSpecError(f"reward {reward.name!r}: its state_dict() raised {error!r}") from error
+        if why := unsaved(reward.name, state):
+            raise RewardSpecError(why)
     if call.update is not None and inspect.iscoroutinefunction(call.update[0]):
         raise RewardSpecError(
             f"reward {reward.name!r}: update is an async function, which nobody awaits; make it a plain one"

@@ -1,34 +1,57 @@
-"""Checkpoints that are whole or not there.
+"""Checkpoints that are whole or not there, and whose files run no code.
 
-A checkpoint is written aside, sealed with a manifest of its files, and renamed to ``checkpoint-N``: a process
-that is killed, or a disk that is full, leaves the earlier ones as they were. What a copy or a bad disk did to
-one afterwards is found by the manifest.
+A checkpoint is a sealed folder (:mod:`recrl.envs.sealed`) with the name ``checkpoint-N``. What a copy or a
+bad disk did to one is found by its manifest, and it is passed over. What somebody planted in one is refused
+where it is read: a manifest does not help, since whoever writes the files writes the manifest.
 
-``seal``       fingerprints of a process's share of the files
-``publish``    the manifest, and the name that others see
-``newest``     where a run goes on
-``check``      whether these processes can go on from a checkpoint
+``publish``  the manifest, and the name that others see
+``newest``   where a run goes on
+``check``    whether these processes can go on from a checkpoint
+``reading``  around whatever reads one
+``tidy``     what a process that was killed left behind
 """
 
-import json
 import logging
 import os
-import shutil
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import pickle
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import torch
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..envs import sealed
+from ..envs.sealed import MANIFEST, SealError
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+ASIDE = ".writing"
+"""Folder beside the checkpoints, which one stands in while it is written."""
 
-_BLOCK = 1 << 22  # bytes
+# What torch reads of FSDP's checkpoints with pickle's own loader, and all that it may hold.
+_METADATA = "*.metadata"
+_DCP = "torch.distributed.checkpoint"
+_OF_FSDP = {
+    f"{_DCP}.metadata": (
+        *("Metadata", "MetadataIndex", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata"),
+        *("ChunkStorageMetadata", "TensorProperties", "_MEM_FORMAT_ENCODING"),
+    ),
+    f"{_DCP}.filesystem": ("_StorageInfo", "_StoragePrefix"),
+    "torch": ("Size", "device"),
+    "torch.serialization": ("_get_layout",),
+    "collections": ("OrderedDict",),
+    "pathlib": ("PosixPath", "Path"),
+}
 
-# File -> size in bytes and CRC-32.
-Fingerprints = Mapping[str, tuple[int, int]]
+# Torch reads tensors and containers only where the first is set; the second would allow anything.
+_FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class CheckpointError(RuntimeError):
@@ -42,58 +65,41 @@ class Manifest:
     Attributes:
         step: Optimiser steps before it.
         processes: That wrote it.
-        strategy: How they shared the work: ``zero1``, ``zero2``, ``zero3``, ``fsdp``, or ``replicated`` where
-            each holds everything.
+        strategy: How they shared the work: ``zero0`` to ``zero3``, ``fsdp``, or ``replicated`` where each
+            holds everything.
         seconds: That writing it took.
-        files: Of which it consists, itself left out.
+        files: Of which it consists, itself left out: name -> size in bytes and CRC-32.
     """
 
     step: int
     processes: int
     strategy: str
     seconds: float
-    files: Fingerprints
+    files: Mapping[str, tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        counts = [(self.step, 0), (self.processes, 1)]
+        possible = all(type(count) is int and count >= least for count, least in counts)
+        if not possible or not re.fullmatch("replicated|fsdp|zero[0-3]", str(self.strategy)):
+            raise ValueError(f"step={self.step!r}, processes={self.processes!r}, strategy={self.strategy!r}")
 
 
-def seal(folder: Path, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Fingerprints of files, which are on the disk when this returns."""
-    found = {}
-    for name in names:
-        with (folder / name).open("rb") as stream:
-            os.fsync(stream.fileno())
-            found[name] = _fingerprint(folder / name)
-    return found
-
-
-def files(folder: Path) -> list[str]:
-    """Names of all files below a folder."""
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != MANIFEST
-    )
+_FACTS = tuple(field.name for field in fields(Manifest) if field.name != "files")
 
 
 def publish(written: Path, checkpoint: Path, manifest: Manifest) -> None:
     """Give a checkpoint that was written aside its manifest and its name."""
-    with (written / MANIFEST).open("w") as stream:
-        stream.write(json.dumps(asdict(manifest), indent=1))
-        stream.flush()
-        os.fsync(stream.fileno())
-    if checkpoint.exists():  # torn, or of a run that went on from an earlier one
-        shutil.rmtree(checkpoint)
-    written.rename(checkpoint)
-    directory = os.open(checkpoint.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    facts = asdict(manifest)
+    files = facts.pop("files")
+    sealed.publish(written, checkpoint, facts, files)
 
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint of a folder; newer ones that are torn are named in a warning."""
     numbered = {
-        step: path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (step := _step(path)) >= 0
+        step: path
+        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if (step := _step(path.name)) is not None
     }
     for step in sorted(numbered, reverse=True):
         why = fault(numbered[step])
@@ -103,38 +109,32 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed left among the checkpoints of a run."""
+    sealed.remove(folder / ASIDE)
+
+
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is not whole; None if it is."""
     try:
         manifest = read(checkpoint)
     except CheckpointError as error:
         return str(error)
-    for name, expected in manifest.files.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected[0]:
-            return f"{name} has {path.stat().st_size} bytes, {expected[0]} were written"
-        if _fingerprint(path) != expected:
-            return f"{name} does not hold what was written"
-    return None
+    return sealed.fault(checkpoint, earlier=_FACTS) or _contradiction(checkpoint, manifest)
 
 
 def read(checkpoint: Path) -> Manifest:
     """The manifest of a checkpoint.
 
     Raises:
-        CheckpointError: it has none, or one that cannot be read.
+        CheckpointError: it has none, or one that cannot be trusted.
     """
-    path = checkpoint / MANIFEST
     try:
-        found = json.loads(path.read_text())
-        found["files"] = {name: (size, crc) for name, (size, crc) in found["files"].items()}
-        return Manifest(**found)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: its writing did not come to an end") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return Manifest(**sealed.read(checkpoint, earlier=_FACTS))
+    except SealError as error:
+        raise CheckpointError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / MANIFEST} cannot be read: {error}") from error
 
 
 def check(checkpoint: Path, processes: int, strategy: str) -> Manifest:
@@ -156,18 +156,91 @@ def check(checkpoint: Path, processes: int, strategy: str) -> Manifest:
             f"cannot read its shards; go on with {before[1]} processes and {before[0]}, or start anew from "
             f"its weights with policy={checkpoint}. Checkpoints of ddp go on with any number of processes"
         )
+    for path in checkpoint.rglob(_METADATA):
+        with reading(checkpoint, str(path.relative_to(checkpoint))), path.open("rb") as stream:
+            _Allowed(stream).load()
     return manifest
 
 
-def _fingerprint(path: Path) -> tuple[int, int]:
-    size = crc = 0
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            size, crc = size + len(block), zlib.crc32(block, crc)
-    return size, crc
+@contextmanager
+def reading(checkpoint: str | Path | None, part: str) -> Iterator[None]:
+    """Around whatever reads a part of a checkpoint: no code in it runs, and errors are one line.
+
+    Transformers, accelerate and DeepSpeed read with ``torch.load``, DeepSpeed its shards with
+    ``weights_only=False``; torch's own switch overrules that. Only for reading: a reward may load what it
+    likes while the run goes on.
+
+    Args:
+        checkpoint: Its folder; with None there is nothing to read.
+        part: What is read, for the message.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if checkpoint is None:
+        yield
+        return
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}
+    os.environ[_FORCE] = "1"
+    try:
+        with torch.serialization.safe_globals(_of_deepspeed()):
+            yield
+    except (CheckpointError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint} cannot be gone on from: {part}: {_said(error)}") from error
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
-def _step(path: Path) -> int:
-    """Of a checkpoint's folder; negative for another one."""
-    number = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-    return int(number) if number.isdecimal() else -1
+class _Allowed(pickle.Unpickler):
+    """Reads what torch writes of tensors that are sharded by FSDP, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = name in _OF_FSDP.get(module, ())
+        if known or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name} was not allowed")
+
+
+def _of_deepspeed() -> list[Any]:
+    """Types in the shards of ZeRO, which hold figures and do nothing; of a run that has DeepSpeed."""
+    if "deepspeed" not in sys.modules:
+        return []
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+
+
+def _said(error: Exception) -> str:
+    """An error in one line, without torch's advice to read the file nevertheless."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        if planted := re.search(r"GLOBAL (\S+)", text):
+            return f"it would call {planted[1]}, which no checkpoint needs; use one whose origin you trust"
+        if inner := re.search(r"WeightsUnpickler error: (.+)", text):
+            text = inner[1]
+    return f"{type(error).__name__}: {next(iter(text.splitlines()), '')}"
+
+
+def _contradiction(checkpoint: Path, manifest: Manifest) -> str | None:
+    """The manifest against the folder's name and what transformers wrote."""
+    named = _step(checkpoint.name)
+    if named is not None and named != manifest.step:
+        return f"{MANIFEST} is of step {manifest.step}"
+    if TRAINER_STATE_NAME not in manifest.files:
+        return f"{TRAINER_STATE_NAME} is missing"
+    try:
+        found = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step
+    except Exception as error:  # whatever JSON can be
+        return f"{TRAINER_STATE_NAME} cannot be read: {error}"
+    return None if found == manifest.step else f"{TRAINER_STATE_NAME} is of step {found}, not {manifest.step}"
+
+
+def _step(name: str) -> int | None:
+    """Of the name of a checkpoint's folder; None for another name."""
+    found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(0|[1-9][0-9]{{0,17}})", name)
+    return int(found[1]) if found else None

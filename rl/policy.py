@@ -188,13 +188,3 @@ def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model, tokenizer
-
-
-def save_policy(model, tokenizer, folder):
-    import shutil
-
-    aside = folder.with_name(folder.name + ".partial")
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)

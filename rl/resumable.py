@@ -5,7 +5,9 @@ Of TRL 1.16 and transformers these private steps are extended:
 ``_get_train_sampler``             an epoch has the order that it has in an uninterrupted run
 ``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.checkpoints`)
 ``_get_output_dir``                leads aside meanwhile
-``_load_optimizer_and_scheduler``  restores besides what each rank alone knows
+``_prepare_for_training``          what was prepared is restored by ``_restore``, besides what each rank knows
+``_load_from_checkpoint``          reads weights: no code in a file runs
+``_load_rng_state``                reads random states: the same
 
 Beyond what transformers saves (weights, optimiser, scheduler, random states) a checkpoint holds of each rank
 the number of micro-steps and, where a generation batch serves several optimiser steps, that batch.
@@ -21,17 +23,17 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, send_to_device
 from torch.utils.data import Sampler
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from ..envs import sealed, states
 from . import checkpoints
-from .checkpoints import CheckpointError, Manifest
+from .checkpoints import ASIDE, CheckpointError, Manifest, reading
 
 logger = logging.getLogger(__name__)
-
-_ASIDE = ".writing"
 
 
 class ResumableGRPOTrainer(GRPOTrainer):
@@ -50,7 +52,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _aside: Path | None = None
 
     def rank_state(self) -> dict[str, Any]:
-        """What this rank alone knows, as ``torch.save`` takes it."""
+        """What this rank alone knows, of what :mod:`recrl.envs.states` writes."""
         reused = self._step % self._micro_steps_per_generation != 0
         return {
             "micro_step": self._step,
@@ -98,6 +100,8 @@ class ResumableGRPOTrainer(GRPOTrainer):
             chosen = checkpoints.newest(Path(str(self.args.output_dir)))
             if chosen is None:
                 raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint; start without one")
+        if self.args.should_save:
+            checkpoints.tidy(Path(str(self.args.output_dir)))
         if chosen is not None:
             checkpoints.check(Path(chosen), self.accelerator.num_processes, self.strategy)
             chosen = str(chosen)
@@ -127,15 +131,13 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         started, run = time.perf_counter(), Path(self._get_output_dir(trial))
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        aside = run / _ASIDE
+        aside = run / ASIDE
         try:
-            if self.args.should_save and aside.exists():
-                shutil.rmtree(aside)  # of a process that was killed
             self.accelerator.wait_for_everyone()
             self._aside = aside
             super()._save_checkpoint(model, trial)
             written = aside / name
-            torch.save(self.rank_state(), written / _rank_file(self.accelerator.process_index))
+            states.write(self.rank_state(), written / _rank_file(self.accelerator.process_index))
             if self.args.should_save:
                 best = self.state.best_model_checkpoint
                 if best is not None and Path(best).parent == aside:
@@ -155,9 +157,9 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _publish(self, written: Path, checkpoint: Path, started: float) -> None:
         """Every rank reads its share of the files once more; the first one gives the name."""
         self.accelerator.wait_for_everyone()
-        names = broadcast_object_list([checkpoints.files(written)])[0]
+        names = broadcast_object_list([sealed.files(written)])[0]
         share = names[self.accelerator.process_index :: self.accelerator.num_processes]
-        found = gather_object([checkpoints.seal(written, share)])
+        found = gather_object([sealed.seal(written, share)])
         if not self.args.should_save:
             return
         manifest = Manifest(
@@ -170,16 +172,41 @@ class ResumableGRPOTrainer(GRPOTrainer):
         checkpoints.publish(written, checkpoint, manifest)
         written.parent.rmdir()
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        manifest = checkpoints.read(folder)
-        self.load_shared(folder)
-        rank = self.accelerator.process_index % manifest.processes
-        state = torch.load(folder / _rank_file(rank), map_location="cpu", weights_only=False)
-        self.load_rank_state(state, manifest)
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
+    ) -> tuple[Any, Any]:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._restore(Path(resume_from_checkpoint))
+        return prepared
+
+    def _restore(self, folder: Path) -> None:
+        """What transformers does here itself, each part in its own words; and what it does not know."""
+        manifest, name = checkpoints.read(folder), str(folder)
+        if self.is_deepspeed_enabled:
+            with reading(folder, "shards (global_step*)"):
+                # Adapters come without the weights that they adapt.
+                strict = not hasattr(self.model, "peft_config")
+                deepspeed_load_checkpoint(self.model_wrapped, name, load_module_strict=strict)
+        elif self.is_fsdp_enabled:
+            self._load_from_checkpoint(name, self.model_wrapped)
+        with reading(folder, "optimizer.pt, scheduler.pt"):
+            self._load_optimizer_and_scheduler(name)
+        with reading(folder, "scaler.pt"):
+            self._load_scaler(name)
+        with reading(folder, "what all processes know"):
+            self.load_shared(folder)
+        with reading(folder, "what a process knows"):
+            state = _rank_state(folder, self.accelerator.process_index % manifest.processes)
+            self.load_rank_state(state, manifest)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with reading(resume_from_checkpoint, "weights"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint, "random states (rng_state*.pth)"):
+            super()._load_rng_state(checkpoint)
 
 
 class _SameOrder(Sampler[int]):
@@ -206,7 +233,16 @@ class _SameOrder(Sampler[int]):
 
 
 def _rank_file(rank: int) -> str:
-    return f"trainer-rank{rank}.pt"
+    return f"trainer-rank{rank}"
+
+
+def _rank_state(folder: Path, rank: int) -> Any:
+    """What a rank knew; earlier versions wrote it by torch."""
+    stem = folder / _rank_file(rank)
+    earlier = stem.with_name(f"{stem.name}.pt")
+    if earlier.is_file():
+        return torch.load(earlier, map_location="cpu", weights_only=True)
+    return states.read(stem)
 
 
 def _explain(run: Path, name: str, error: Exception) -> str:

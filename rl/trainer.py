@@ -149,6 +149,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         # Failures and seconds of the rewards before this batch, whose first groups may be asked for early.
         self._before = engine.failed, engine.seconds
         self._early: Early | None = None
+        self._remembered = False
         self._asked: Any = []
         self._answered: dict[int, Sequence[int]] = {}
         self._pieces: dict[int, str] = {}
@@ -184,6 +185,9 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         scores, running = on_all_or_none(score, RewardError)
         if training:
             self.engine.learn(prompts, completions, columns, gather_object)
+            if not self._remembered:  # what cannot be saved is found now, not at the first checkpoint
+                on_all_or_none(self.engine.state_dict, RewardError)
+                self._remembered = True
         members = segment_indicators(self.problem, columns, len(scores))
         local = torch.cat([torch.from_numpy(scores), members], dim=1)
         self._scores = gather(local.to(self.accelerator.device))

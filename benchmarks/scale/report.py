@@ -158,9 +158,9 @@ def _resume(found: Mapping[str, Any], folder: Path) -> list[str]:
         "",
         f"A run of {found['steps']} steps, {found['epoch']} an epoch, with sampled answers, on one process. "
         "It gets a signal at a random moment of its warm start, of its training, of its evaluation, or "
-        "anywhere from its start on, and goes on with `--resume auto`. *The same* means bit for bit: weights, "
-        "multipliers, every logged figure of every step but times, every figure of the evaluation, and the "
-        "files that are left.",
+        "anywhere from its start on, and goes on with `--resume auto`. *The same* means bit for bit: "
+        "weights, multipliers, every logged figure of every step but times, every figure of the evaluation, "
+        "and the files that are left.",
         "",
         table(["signal", "runs", "the same as the run that nobody touched"], rows),
         *(["", "Those that were not:", "", *apart] if apart else []),

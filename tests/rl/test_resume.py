@@ -155,7 +155,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path, caplog):
 
 def test_another_problem_is_refused(tmp_path):
     train(tmp_path, stop=1)
-    with pytest.raises(ValueError, match="belong to another problem"):
+    with pytest.raises(CheckpointError, match="belong to another problem"):
         train(tmp_path, resume=True, constraints=("novelty >= 0.5 (mean)",))
 
 
