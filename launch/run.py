@@ -105,7 +105,7 @@ def train(
             folder.settle()
         if trainer is not None:
             _optimise(setup, trainer, last, stop)
-            _save(trainer, folder.path, state)
+            trainer.save_policy(folder.path / "policy")
         elif state.is_main_process:  # stopped behind its last step
             trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
             save_policy(trained, tokenizer, folder.path / "policy")
@@ -251,16 +251,6 @@ def _optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, 
     if interrupt.agreed is not None:
         stop.received = interrupt.agreed
         stop.check(f"after step {trainer.state.global_step}")
-
-
-def _save(trainer: ConstrainedGRPOTrainer, folder: Path, state: PartialState) -> None:
-    """The trained policy, written aside and renamed; every process has a part in gathering it."""
-    aside, target = folder / "policy.partial", folder / "policy"
-    trainer.save_model(str(aside))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
-        aside.rename(target)
 
 
 def _evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
