@@ -36,6 +36,8 @@ from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
 from ..rl.lists import line_tokens
 from ..rl.preconditions import check_segments
 from ..rl.reference import describe, reference_multipliers
+from ..rl.rollouts.access import KEY_FILE
+from ..rl.rollouts.settings import check_served
 from ..rl.trainer import ConstrainedGRPOTrainer
 from ..rl.training import distributed_state, make_trainer
 from ..rl.warmstart import warm_start
@@ -235,7 +237,7 @@ def evaluate(setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedToken
 
 def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: bool) -> None:
     # A start that was refused leaves nothing but its configuration.
-    exists = folder.is_dir() and {path.name for path in folder.iterdir()} > {"config.yaml"}
+    exists = folder.is_dir() and {path.name for path in folder.iterdir()} - {KEY_FILE} > {"config.yaml"}
     if resume is not None and fresh:
         raise ConfigError(f"--resume {resume} goes on with a run and --fresh deletes it; give one of them")
     if resume not in (None, "auto") and not Path(resume).is_dir():
@@ -246,10 +248,18 @@ def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: boo
             "or choose another output=..."
         )
     if exists and fresh:
-        shutil.rmtree(folder)
+        clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    check_served(config.rollout, folder)
     (folder / STOPPED).unlink(missing_ok=True)
     (folder / "config.yaml").write_text(configuration.dump(config))
+
+
+def clear(folder: Path) -> None:
+    """Delete what a run left; the key stays, which servers that are there already go by."""
+    for path in folder.iterdir():
+        if path.name != KEY_FILE:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _check_shared(folder: Path, state: PartialState) -> None:

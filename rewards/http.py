@@ -15,8 +15,8 @@ The answer has a status of 2xx and holds the scores in the same order, null wher
 
     {"scores": [0.25, null, 1]}
 
-More keys may stand beside ``scores``. Anything else is an error; none is taken for a score: no NaN, which JSON does
-not have, no name twice, no more than 8 MiB. Redirects are not followed.
+More keys may stand beside ``scores``. Anything else is an error, and none is taken for a score: NaN, which
+JSON does not have, a name that stands twice, more than 8 MiB. Redirects are not followed.
 """
 
 from __future__ import annotations
