@@ -1,30 +1,142 @@
-"""JSON to a server over HTTP: what rewards behind an endpoint and language models are asked with."""
+"""JSON over HTTP: the one client with which rewards, judges and rollout servers are asked.
+
+``Client``      asks one address; bounded in time and size, without redirects, cookies or ``.netrc``
+``Reply``       what came back, whatever its status
+``check_url``   whether an address can be used
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import math
 import os
-import threading
+import re
+import time
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
+from requests.utils import get_environ_proxies
+from urllib3.exceptions import HTTPError
+
+from .connections import session, until
+
+LIMIT = 8 * 2**20
+"""Bytes of an answer, after decompression, that are read at most."""
+
+_BLOCK = 2**16
+_FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError, zlib.error)
+_LOGIN = re.compile(r"\s*(https?:/*|[a-z][a-z0-9+.-]*://)[^/?#\s]*@", re.IGNORECASE)
+
+
+class NoReplyError(RuntimeError):
+    """No whole answer came; the message says why, and never holds a password."""
+
+
+def check_url(url: str, name: str = "url") -> str:
+    """An address of HTTP without a user or password, as it was given.
+
+    Args:
+        name: Setting that it comes from, for the error.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if has_login(url):
+        raise ValueError(
+            f"{name} holds a user or password before an @; leave them out, since settings are saved and "
+            "shown in errors, and name a token's variable with token_env instead"
+        )
+    shown = repr(url) if "@" not in url else "(not shown: it holds an @)"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"[\s\x00-\x20\x7f\\]", url):
+        raise ValueError(
+            f"{name}={shown} must be an address of the form http://host/path or https://host/path"
+        )
+    return url
+
+
+def has_login(text: str) -> bool:
+    """Whether a text is an address with a user or password in it."""
+    return _LOGIN.match(text) is not None
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether a host's name or number can only be this machine."""
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        number = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(number, "ipv4_mapped", None)
+    return bool((mapped or number).is_loopback)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        status: Of HTTP.
+        reason: In words.
+        body: Whole, and decompressed.
+    """
+
+    status: int
+    reason: str
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success."""
+        return 200 <= self.status < 300
+
+    def beginning(self, characters: int) -> str:
+        """What an error may show of it."""
+        return self.body[: 4 * characters].decode(errors="replace")[:characters]
+
+    def json(self) -> Any:
+        """The body as JSON in the strict sense: finite numbers, no name twice in an object.
+
+        Raises:
+            ValueError: it is something else, or nested too deeply.
+        """
+        try:
+            return json.loads(
+                self.body, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once
+            )
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 class Client:
-    """Posts JSON to one address; redirects are not followed.
+    """Asks one address for JSON.
 
-    May be called from several threads; each has a connection of its own.
+    May be called from several threads. A proxy of the environment is used for other machines, never for this
+    one, so that a key of loopback stays here.
 
     Args:
         url: ``http://`` or ``https://``.
         headers: further request headers. For a secret use ``token_env``: a configuration is saved with its
             run.
         token_env: environment variable that holds a bearer token.
+        token: the bearer token itself.
         timeout: seconds to connect in, and that the server may be silent for.
+        deadline: seconds until an answer must be whole.
+        connections: kept open for the next request.
 
     Raises:
-        ValueError: the url is not one of HTTP, the time is not positive, or the variable is not set.
+        ValueError: the url is not one of HTTP, a time is not positive, or the variable is not set.
     """
 
     def __init__(
@@ -33,43 +145,117 @@ class Client:
         *,
         headers: Mapping[str, str] | None = None,
         token_env: str | None = None,
+        token: str | None = None,
         timeout: float = 60.0,
+        deadline: float = 600.0,
+        connections: int = 64,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"url={url!r} must be an address of the form http://host/path or https://host/path"
-            )
-        if timeout <= 0:
-            raise ValueError(f"timeout={timeout} must be a positive number of seconds")
+        check_url(url)
+        for name, seconds in (("timeout", timeout), ("deadline", deadline)):
+            if not 0 < seconds < math.inf:
+                raise ValueError(f"{name}={seconds} must be a positive number of seconds")
         if token_env is not None and not os.environ.get(token_env):
             raise ValueError(
                 f"token_env={token_env!r}: this environment variable is not set; export the token"
             )
-        self.url, self.timeout = url, timeout
-        self._headers = dict(headers or {})
-        self._token = None if token_env is None else os.environ[token_env]
-        self._local = threading.local()
+        self.url, self.timeout, self.deadline = url, timeout, deadline
+        token = token if token_env is None else os.environ[token_env]
+        if token is not None and not re.fullmatch(r"[!-~]+", token):
+            raise ValueError(
+                f"the token of {token_env or 'this server'} holds a blank, a line break or another character "
+                "that a header cannot carry; export it without"
+            )
+        loopback = is_loopback(urlsplit(url).hostname)
+        self._session = session(connections, {} if loopback else get_environ_proxies(url))
+        self._session.headers.update(headers or {})
+        if token is not None:
+            self._session.headers["Authorization"] = f"Bearer {token}"
 
-    def post(self, content: Any) -> requests.Response:
-        """The server's answer, whatever its status.
+    def get(self, path: str = "") -> Reply:
+        """The answer to a GET.
+
+        Args:
+            path: Behind the client's url.
 
         Raises:
-            requests.RequestException: there is none.
+            NoReplyError: there is none.
         """
-        return self._session().post(
-            self.url, json=content, timeout=self.timeout, allow_redirects=False, auth=self._sign
-        )
+        return self._ask("GET", path, None, LIMIT)
 
-    def _session(self) -> requests.Session:
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
-            self._local.session.headers.update(self._headers)
-        session: requests.Session = self._local.session
-        return session
+    def post(self, content: Any, path: str = "", *, limit: int = LIMIT) -> Reply:
+        """The answer to JSON, whatever its status.
 
-    def _sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """An ``auth`` of requests, since it would put a password from ``.netrc`` in place of a header."""
-        if self._token is not None:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
+        Args:
+            path: Behind the client's url.
+            limit: Bytes of the answer.
+
+        Raises:
+            NoReplyError: there is none.
+        """
+        return self._ask("POST", path, content, limit)
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._session.close()
+
+    def _ask(self, method: Literal["GET", "POST"], path: str, content: Any, limit: int) -> Reply:
+        end = time.monotonic() + self.deadline
+        before = until.set(end)
+        silence = min(self.timeout, self.deadline)
+        try:
+            with self._session.request(
+                method,
+                self.url + path,
+                json=content,
+                timeout=silence,
+                allow_redirects=False,
+                stream=True,
+            ) as found:
+                return Reply(found.status_code, found.reason or "", _body(found, limit))
+        except (
+            requests.RequestException,
+            HTTPError,
+            HTTPException,
+            OSError,
+            UnicodeError,
+            zlib.error,
+        ) as error:
+            if time.monotonic() >= end:
+                raise NoReplyError(f"timed out: no whole answer after deadline={self.deadline:g} s") from None
+            raise NoReplyError(" ".join(str(error).split())) from None
+        finally:
+            until.reset(before)
+
+
+def _body(found: requests.Response, limit: int) -> bytes:
+    """All of an answer, decompressed; never much more than the limit is in memory."""
+    encoding = found.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise NoReplyError(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
+    inflate = None if encoding in ("", "identity") else zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    body = bytearray()
+    while block := found.raw.read(_BLOCK, decode_content=False):
+        body += block if inflate is None else inflate.decompress(block, limit + 1 - len(body))
+        if len(body) > limit:
+            raise NoReplyError(f"the answer is longer than {limit} bytes")
+    if inflate is not None and body and not inflate.eof:
+        raise NoReplyError("the compressed answer broke off")
+    return bytes(body)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(f"{text[:40]} is too large")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found

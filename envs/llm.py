@@ -13,15 +13,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-import requests
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
-from .client import Client
+from .client import Client, NoReplyError, Reply, check_url
 
 Conversation = str | Sequence[Mapping[str, Any]]
 """A list of ``{"role", "content"}`` messages; a text alone is one message of the user."""
 
 EXCERPT = 200  # characters of an answer shown in an error
+WHOLE = "stop"
+"""How a whole answer ended; one that a filter, a limit or a fault ended is none."""
 
 
 class ChatError(RuntimeError):
@@ -35,7 +36,7 @@ class ChatModel(Protocol):
         """What the model says to each of them, several at once.
 
         Raises:
-            ChatError: an answer is missing, empty, or cut off.
+            ChatError: an answer is missing, empty, or did not come to its own end.
         """
         ...
 
@@ -63,10 +64,17 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Of an answer; one that is cut off is an error."""
     timeout: float = Field(default=60.0, gt=0)
     """Seconds to connect in, and that the server may be silent for."""
+    deadline: float = Field(default=600.0, gt=0)
+    """Seconds until an answer must be whole."""
     concurrency: int = Field(default=32, ge=1)
     """Questions under way at once, from this process."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves one of ours out."""
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, url: str) -> str:
+        return check_url(url)
 
 
 class Endpoint:
@@ -79,7 +87,13 @@ class Endpoint:
     def __init__(self, config: ChatConfig) -> None:
         self.config = config
         address = f"{config.url.rstrip('/')}/chat/completions"
-        self._client = Client(address, token_env=config.token_env, timeout=config.timeout)
+        self._client = Client(
+            address,
+            token_env=config.token_env,
+            timeout=config.timeout,
+            deadline=config.deadline,
+            connections=config.concurrency,
+        )
         self._pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix="chat")
 
     def __reduce__(self) -> tuple[type[Endpoint], tuple[ChatConfig]]:
@@ -107,26 +121,46 @@ class Endpoint:
         }
         content = {name: value for name, value in content.items() if value is not None}
         try:
-            answer = self._client.post(content)
-        except requests.RequestException as error:
+            return self._text(self._client.post(content))
+        except NoReplyError as error:
             raise ChatError(f"POST {self._client.url} failed, timeout={config.timeout:g}: {error}") from None
+
+    def _text(self, answer: Reply) -> str:
         try:
-            answer.raise_for_status()
+            if not answer.ok:
+                raise ValueError(answer.reason)
             (choice,) = answer.json()["choices"]
             text, ended = choice["message"]["content"], choice["finish_reason"]
-        except (requests.RequestException, LookupError, TypeError, ValueError):
-            came = f"status {answer.status_code}, {answer.text[:EXCERPT]!r}"
+        except (LookupError, TypeError, ValueError):
+            came = f"status {answer.status}, {answer.beginning(EXCERPT)!r}"
             raise ChatError(f"{self._asked}: no answer of one choice with a message ({came})") from None
+        said = repr(text[:EXCERPT] if isinstance(text, str) else text)[: 2 * EXCERPT]
         if ended == "length":
-            said = repr((text or "")[:EXCERPT])
-            raise ChatError(f"{self._asked}: cut off at max_tokens={config.max_tokens}; set more ({said})")
+            most = self.config.max_tokens
+            raise ChatError(f"{self._asked}: cut off at max_tokens={most}; set more ({said})")
         if not isinstance(text, str) or not text.strip():
-            raise ChatError(f"{self._asked}: an answer without text, finish_reason {ended!r}")
+            raise ChatError(f"{self._asked}: an answer without text, finish_reason {str(ended)[:40]!r}")
+        if ended != WHOLE:
+            raise ChatError(
+                f"{self._asked}: no whole answer, finish_reason {str(ended)[:40]!r} instead of {WHOLE!r} "
+                f"({said})"
+            )
+        if not _is_text(text):
+            raise ChatError(f"{self._asked}: an answer with half a character, which is no text ({said})")
         return text
 
     @property
     def _asked(self) -> str:
         return f"{self._client.url}, model {self.config.model!r}"
+
+
+def _is_text(text: str) -> bool:
+    """Half of a surrogate pair can be written in JSON, and in no file."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def quoted(text: str, name: str) -> str:

@@ -119,7 +119,7 @@ def launch(
     )
     Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
     if not dry_run:
-        raise SystemExit(launcher.start(chosen, settings.folder, Display(), resume=resume, fresh=fresh))
+        raise SystemExit(launcher.start(chosen, settings.folder, Display(), fresh=fresh))
 
 
 @app.command(name="eval")

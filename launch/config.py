@@ -14,6 +14,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
+from ..envs.client import has_login
 from ..envs.llm import ChatConfig
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
@@ -200,6 +201,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
     """A tree of settings as a :class:`RunConfig`; the first fault is a :class:`ConfigError`."""
+    _refuse_logins(tree, origin)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -230,10 +232,26 @@ def _find(path: str) -> Path:
     raise ConfigError(f"no configuration {path!r} (from {os.getcwd()}); give a YAML file, or one of {names}")
 
 
+def _refuse_logins(tree: Any, origin: str, place: str = "") -> None:
+    """Settings are saved, shown in errors and sent to logs: none may be an address with a password."""
+    if isinstance(tree, str) and has_login(tree):
+        raise ConfigError(
+            f"{origin}: {place} is an address with a user or password before an @; leave them out, and give "
+            "a token by its variable (token_env)"
+        )
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _refuse_logins(value, origin, f"{place}.{key}" if place else str(key))
+    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
+        for i, value in enumerate(tree):
+            _refuse_logins(value, origin, f"{place}.{i}")
+
+
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"{text!r} is no override; write key=value, such as train.steps=50")
+    shown = repr(text) if "@" not in text else f"{key}=..."  # there may be a password before it
     node = tree
     *parents, last = SHORTHANDS.get(key, key).split(".")
     for parent in parents:
@@ -241,11 +259,12 @@ def _override(tree: dict[str, Any], text: str) -> None:
             node[parent] = {SHORTHANDS[parent].rpartition(".")[2]: node[parent]}
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"{text!r}: {parent!r} is a value in the configuration, not a section")
+            raise ConfigError(f"{shown}: {parent!r} is a value in the configuration, not a section")
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: the value is no YAML: {' '.join(str(error).split())}") from error
+        why = "" if "@" in text else f": {' '.join(str(error).split())}"
+        raise ConfigError(f"{shown}: the value is no YAML{why}") from error
 
 
 def _explain(error: ValidationError) -> str:
@@ -259,7 +278,9 @@ def _explain(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"setting {place!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{place}={fault['input']!r}: {message}" if place else message
+    # Behind an @ there may have been a password.
+    given = "" if "@" in repr(fault["input"]) else f"={fault['input']!r}"
+    return f"{place}{given}: {message}" if place else message
 
 
 def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:

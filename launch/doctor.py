@@ -140,7 +140,7 @@ def trial(name: Engine) -> str:
             exchange=Path(scratch),
         )
         if name == "vllm-server":
-            with running(config, folder, "float32", _LONGEST, port, patience=_PATIENCE):
+            with running(config, folder, "float32", _LONGEST, port, run=folder.parent, patience=_PATIENCE):
                 return _round_trip(config, model, prompt, folder)
         return _round_trip(config, model, prompt, folder)
 

@@ -25,7 +25,9 @@ import psutil
 import torch
 import yaml
 
+from ..envs.client import is_loopback
 from ..rl.preconditions import check_split
+from ..rl.rollouts.access import server_key
 from .config import ConfigError, RunConfig
 from .folder import RunFolder
 from .processes import EXIT_CODES, EXIT_FOLDER, begin, codes_said, end, stopping
@@ -33,8 +35,6 @@ from .progress import Display
 from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def plan(
     return Plan(tuple(command), servers, environment, cluster.processes)
 
 
-def start(chosen: Plan, folder: Path, display: Display, *, resume: str | None, fresh: bool) -> int:
+def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
     """Start it and wait for the end of the training; returns its exit code.
 
     Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint; its exit code is then that of
@@ -139,10 +139,16 @@ def start(chosen: Plan, folder: Path, display: Display, *, resume: str | None, f
 
     Args:
         folder: The run folder.
-        resume, fresh: What the training was given.
+        fresh: The training replaces an earlier run.
+
+    Raises:
+        ConfigError: the earlier run may not be replaced, or is in use.
+        RolloutError: the servers' key is none, or others can read it.
     """
     if fresh and chosen.servers:
         _set_aside(RunFolder(folder))
+    if chosen.servers:
+        server_key(folder)
     with ExitStack() as stack:
         codes = Path(stack.enter_context(TemporaryDirectory(prefix="recrl-exit-")))
         environment = {**os.environ, **chosen.environment, EXIT_FOLDER: str(codes)}
@@ -324,7 +330,7 @@ def _servers(
     found: dict[str, tuple[str, ...]] = {}
     for address in config.rollout.servers:
         parts = urlsplit(address)
-        if parts.hostname in _LOOPBACK:
+        if is_loopback(parts.hostname):
             command = [sys.executable, "-m", "recrl.launch.cli", "serve", source, *overrides]
             found[address] = (*command, "--port", str(parts.port or 80))
     gpus, each = torch.cuda.device_count(), config.rollout.tensor_parallel

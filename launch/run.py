@@ -34,6 +34,7 @@ from ..rl.evaluate import Answers, answer, evaluation, sample, test_episodes
 from ..rl.kept import Kept
 from ..rl.policy import save_policy
 from ..rl.reference import describe, reference_multipliers
+from ..rl.rollouts.settings import check_served
 from ..rl.trainer import ConstrainedGRPOTrainer
 from ..rl.training import distributed_state, make_trainer
 from ..rl.warmstart import StoppedWarmStart, warm_start
@@ -144,6 +145,7 @@ def _open(
     last = _checkpoint(folder.path, resume)
     if resume is not None:
         _compare(folder, config, resume, last, display)
+    check_served(config.rollout, folder.path)
     folder.sweep()
     if fresh:
         folder.set_aside()

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-import requests
-
+from ..envs.client import Client, NoReplyError
 from ..rl import policy
 from ..rl.rollouts.base import RolloutError
 from ..rl.rollouts.settings import RolloutConfig, server_command
@@ -40,14 +39,14 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     warm = config.folder / "warm"
     # Refuses before it waits.
     dtype = config.policy.dtype
-    server_command(config.rollout, warm, dtype, 1, host, port, exposed)
+    server_command(config.rollout, warm, dtype, 1, host, port, exposed, config.folder)
     if not (warm / "config.json").exists():
         display.say(f"waiting for {warm}; start the training now: recrl train ... rollout=vllm-server")
     while not (warm / "config.json").exists():
         time.sleep(_LOOK_EVERY)
     setup = prepare_setup(config, display)
     command, environment = server_command(
-        config.rollout, warm, dtype, _longest(setup, warm), host, port, exposed
+        config.rollout, warm, dtype, _longest(setup, warm), host, port, exposed, config.folder
     )
     display.say(f"serving {warm} at http://{host}:{port}")
     return _run(command, {**os.environ, **environment})
@@ -61,20 +60,23 @@ def running(
     longest: int,
     port: int,
     *,
+    run: Path,
     patience: float,
     log: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server on loopback, ready to answer, for as long as the context lasts.
 
     Args:
-        config, folder, dtype, longest: See :func:`recrl.rl.rollouts.settings.server_command`.
+        config, folder, dtype, longest, run: See :func:`recrl.rl.rollouts.settings.server_command`.
         patience: Seconds until it must be ready.
         log: Where its output goes; by default to stderr.
 
     Raises:
         RolloutError: it ended, or was not ready in time.
     """
-    command, environment = server_command(config, folder, dtype, longest, "127.0.0.1", port, exposed=False)
+    command, environment = server_command(
+        config, folder, dtype, longest, "127.0.0.1", port, exposed=False, run=run
+    )
     with log.open("ab") if log else os.fdopen(os.dup(sys.stderr.fileno()), "wb") as stream:
         server = subprocess.Popen(
             command, env={**os.environ, **environment}, stdout=stream, stderr=stream, start_new_session=True
@@ -105,10 +107,13 @@ def free_port() -> int:
 
 def healthy(address: str) -> bool:
     """Whether a server answers there."""
+    client = Client(address, timeout=5, deadline=5)
     try:
-        return requests.get(f"{address}/health", timeout=5).ok
-    except requests.RequestException:
+        return client.get("/health").ok
+    except NoReplyError:
         return False
+    finally:
+        client.close()
 
 
 def _longest(setup: Setup, warm: Path) -> int:

@@ -182,7 +182,8 @@ def bind(
         try:
             function, params = function(**params), {}
         except (TypeError, ValueError) as error:
-            raise RewardSpecError(f"reward {reward.name!r}: params {params} do not fit: {error}") from error
+            shown = params if "@" not in repr(params) else list(params)  # there may be a password before it
+            raise RewardSpecError(f"reward {reward.name!r}: params {shown} do not fit: {error}") from error
         except Exception as error:
             raise RewardSpecError(
                 f"reward {reward.name!r} cannot be made, {type(error).__name__}: {error}"

@@ -15,8 +15,8 @@ The answer has a status of 2xx and holds the scores in the same order, null wher
 
     {"scores": [0.25, null, 1]}
 
-More keys may stand beside ``scores``. Anything else is an error; none is taken for a score. Redirects are not
-followed.
+More keys may stand beside ``scores``. Anything else is an error, and none is taken for a score: NaN, which
+JSON does not have, a name that stands twice, more than 8 MiB. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
-import requests
+import numpy as np
 
-from ..envs.client import Client
+from ..envs.client import Client, NoReplyError, Reply
 from .base import Completion, RewardError
 from .registry import reward
 
 VERSION = 1
 EXCERPT = 200  # characters of an answer shown in an error
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @reward("http", range=(0, 1))
@@ -46,8 +47,8 @@ class HttpReward:
         columns: dataset columns to send; their entries must be JSON.
         headers: further request headers. For a secret use ``token_env``: a config is saved with its run.
         token_env: environment variable that holds a bearer token.
-        timeout: seconds to connect in, and that the server may be silent for. How long a request may take
-            altogether is the engine's ``timeout``.
+        timeout: seconds to connect in, and that the server may be silent for.
+        deadline: seconds until an answer must be whole.
 
     Raises:
         ValueError: the url is not one of HTTP, or the variable is not set.
@@ -60,8 +61,9 @@ class HttpReward:
         headers: Mapping[str, str] | None = None,
         token_env: str | None = None,
         timeout: float = 60.0,
+        deadline: float = 600.0,
     ) -> None:
-        self._client = Client(url, headers=headers, token_env=token_env, timeout=timeout)
+        self._client = Client(url, headers=headers, token_env=token_env, timeout=timeout, deadline=deadline)
         self.columns = tuple(columns)
         # What the engine reads: these columns and nothing else.
         self.__signature__ = Signature(
@@ -85,28 +87,30 @@ class HttpReward:
         }
         try:
             answer = self._client.post(content)
-        except requests.RequestException as error:
+        except NoReplyError as error:
             url, timeout = self._client.url, self._client.timeout
             raise RewardError(f"POST {url} failed, with timeout={timeout:g}: {error}") from None
         return self._scores(answer, len(completions))
 
-    def _scores(self, answer: requests.Response, samples: int) -> list[float | None]:
-        if not 200 <= answer.status_code < 300:
+    def _scores(self, answer: Reply, samples: int) -> list[float | None]:
+        if not answer.ok:
             raise self._fault(answer, f"{answer.reason}: it must answer with a status of 2xx")
         try:
             found = answer.json()
-        except requests.JSONDecodeError:
-            raise self._fault(answer, "its answer is not JSON") from None
+        except ValueError as error:
+            raise self._fault(answer, f"{error}: its answer is not JSON") from None
         scores = found.get("scores") if isinstance(found, dict) else None
         if not isinstance(scores, list):
             raise self._fault(answer, 'its answer must be {"scores": [...]}')
         if len(scores) != samples:
             raise self._fault(answer, f"it gave {len(scores)} scores for {samples} samples")
         for i, score in enumerate(scores):
-            if score is not None and type(score) not in (int, float):
-                raise self._fault(answer, f"scores[{i}] is {score!r}; it must be a number or null")
+            # An int may be too large for the floats that scores are.
+            if score is not None and (type(score) not in (int, float) or abs(score) > _LARGEST):
+                shown = repr(score)[:EXCERPT]
+                raise self._fault(answer, f"scores[{i}] is {shown}; it must be a number or null")
         return scores
 
-    def _fault(self, answer: requests.Response, wrong: str) -> RewardError:
-        beginning = answer.text[:EXCERPT]
-        return RewardError(f"{self._client.url}: {wrong} (status {answer.status_code}, answer {beginning!r})")
+    def _fault(self, answer: Reply, wrong: str) -> RewardError:
+        beginning = answer.beginning(EXCERPT)
+        return RewardError(f"{self._client.url}: {wrong} (status {answer.status}, answer {beginning!r})")

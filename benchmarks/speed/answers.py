@@ -84,7 +84,7 @@ def _engine(job: Job, model: Any) -> Iterator[tuple[Callable[[str], None], Sampl
         engine=chosen.engine,
         kv_cache=_KV_CACHE,
         servers=(f"http://127.0.0.1:{port}",),
-        exchange=job.output if job.device == "cpu" else None,
+        exchange=job.output / "exchange" if job.device == "cpu" else None,
         **chosen.options,
     )
     dtype, longest = workload.DTYPES[job.device], cell.prompt + cell.answer
@@ -113,7 +113,7 @@ def _served(job: Job, config: RolloutConfig, dtype: str, longest: int, port: int
         yield
         return
     log = job.output / LOG
-    with running(config, job.policy, dtype, longest, port, patience=_PATIENCE, log=log):
+    with running(config, job.policy, dtype, longest, port, run=job.output, patience=_PATIENCE, log=log):
         yield
 
 

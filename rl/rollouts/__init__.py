@@ -6,6 +6,9 @@
 ``served``    engines behind HTTP
 ``weights``   the policy's parameters, whole and merged
 ``transfer``  the receiving end, inside vLLM
-``access``    a server's key, inside vLLM
+``exchange``  the folder through which weights travel as files
+``nccl``      the sending end, between GPUs
+``access``    a server's key
+``gate``      who may ask a server what, inside vLLM
 ``guard``     answers against the trainer's own log-probabilities
 """

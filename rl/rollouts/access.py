@@ -1,47 +1,110 @@
-"""The key of a rollout server. vLLM itself asks for one on its public routes only, not on those that exchange
-weights."""
+"""The key of a run's rollout servers.
+
+The key is what ``RECRL_API_KEY`` says, else one that whoever needs it first writes into the run folder, for
+its owner alone. It is on no command line and in no log.
+"""
 
 import os
+import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from .base import RolloutError
 
 KEY = "RECRL_API_KEY"
 """Environment variable that holds the key, of the server and of those who ask it."""
 
 KEY_FILE = "server-key"
-"""File of the run folder that holds the key where the variable is not set."""
+"""Its name in a run folder, where the variable is not set."""
 
-# Says only that the server is there.
-_OPEN = "/health"
+SHORTEST = 16
+"""Characters of a key, at least."""
 
-_Message = MutableMapping[str, Any]
+_LONGEST = 4096
+_HOLDER = "set a key with `openssl rand -hex 16`"
 
 
-class RequireKey:
-    """ASGI middleware: every route but the health check wants ``Authorization: Bearer KEY``."""
+def server_key(run: Path) -> str:
+    """The key of a run's servers; made where there is none yet.
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self._wanted = f"Bearer {os.environ[KEY]}".encode()
+    May be called by servers and ranks at the same time: all get the same one.
 
-    async def __call__(
-        self,
-        scope: _Message,
-        receive: Callable[[], Awaitable[_Message]],
-        send: Callable[[_Message], Awaitable[None]],
-    ) -> None:
-        if scope["type"] == "lifespan" or scope.get("path") == _OPEN:
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope.get("headers", ())).get(b"authorization", b"")
-        if secrets.compare_digest(given, self._wanted):
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        await send(
-            {"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]}
+    Args:
+        run: Folder of the run.
+
+    Raises:
+        RolloutError: the variable holds no key, or the file is not this user's alone.
+    """
+    if KEY in os.environ:
+        return checked_key(os.environ[KEY], KEY)
+    path = run / KEY_FILE
+    if not os.path.lexists(path):
+        _write_key(path)
+    return _read_key(path)
+
+
+def checked_key(key: str, origin: str) -> str:
+    """A key that is long enough, and that a header can carry.
+
+    Args:
+        origin: Where it is from, for the error.
+
+    Raises:
+        RolloutError: it is not one; the error does not show it.
+    """
+    if len(key) < SHORTEST:
+        what = "is empty" if not key else f"has {len(key)} characters"
+        raise RolloutError(
+            f"{origin} {what}, a key needs {SHORTEST} at least; {_HOLDER}, or unset {KEY} and one is made"
         )
-        await send({"type": "http.response.body", "body": f"set {KEY} to the server's key".encode()})
+    if len(key) > _LONGEST or not re.fullmatch(r"[!-~]+", key):
+        raise RolloutError(
+            f"{origin} holds a blank, a line break, another character that a header cannot carry, or too "
+            f"many; {_HOLDER}"
+        )
+    return key
+
+
+def _write_key(path: Path) -> None:
+    """Whole or not at all, and never readable by others."""
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+            stream.write(secrets.token_urlsafe(32))
+        try:
+            with suppress(FileExistsError):  # somebody else was first
+                os.link(aside, path)
+        finally:
+            aside.unlink()
+    except OSError as error:
+        raise RolloutError(
+            f"{path}: the key of the rollout servers cannot be written ({error.strerror}); mend that, or set "
+            f"{KEY}, here and where the others run"
+        ) from error
+
+
+def _read_key(path: Path) -> str:
+    try:
+        # A named pipe must not be waited for.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise RolloutError(f"{path} cannot be opened as a key ({error.strerror}); delete it") from error
+    with os.fdopen(file, "rb") as stream:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o177:
+            raise RolloutError(
+                f"{path} must be a file of your own with mode 0600, it is {described(found)}: others may "
+                "know this key; delete it, and start servers and training again"
+            )
+        return checked_key(stream.read(_LONGEST + 1).decode("ascii", "replace"), str(path))
+
+
+def described(found: os.stat_result) -> str:
+    """What a path is, whose, and who may use it, for an error."""
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFLNK: "a link"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode), "something else")
+    owner = "yours" if found.st_uid == os.geteuid() else f"user {found.st_uid}'s"
+    return f"{kind}, {owner}, mode {stat.S_IMODE(found.st_mode):04o}"

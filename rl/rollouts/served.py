@@ -6,7 +6,6 @@ in it.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +15,14 @@ from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from requests import RequestException, Session
-from requests.adapters import HTTPAdapter
 from safetensors.torch import save_file
 
+from ...envs.client import LIMIT, Client, NoReplyError
 from ..branches import Sampling
-from ..processes import distributed_state
-from .access import KEY
+from ..processes import distributed_state, on_all_or_none
+from .access import KEY, KEY_FILE
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
+from .exchange import make_folder, private_file, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,8 @@ GENERATE = "/inference/v1/generate"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0  # seconds
 # Requests that are under way at once, for each server.
 _AT_ONCE = 64
+# Bytes of a token in an answer, with its log-probability.
+_TOKEN = 1024
 
 
 class _AwayError(Exception):
@@ -48,10 +49,11 @@ class ServedEngine:
         patience: Seconds that a server may be away, or answer wrongly.
         timeout: Seconds that one answer may take.
         dtype: Of the servers' arithmetic.
+        key: Of the servers.
         nccl_port: First of the ports over which weights travel, one for each server; None for files.
 
     Raises:
-        RolloutError: a server is not there, or not one of ours.
+        RolloutError: a server is not there, or not one of ours; or others may write to the exchange folder.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ServedEngine:
         patience: float,
         timeout: float,
         dtype: str,
+        key: str,
         nccl_port: int | None = None,
     ) -> None:
         self.dtype = dtype
@@ -71,16 +74,19 @@ class ServedEngine:
         self._version: str | None = None
         self._file: Path | None = None
         self._exchanging = {address: threading.Lock() for address in self._servers}
-        self._session = Session()
-        self._session.mount("http://", HTTPAdapter(pool_maxsize=_AT_ONCE * len(self._servers)))
-        if key := os.environ.get(KEY):
-            self._session.headers["Authorization"] = f"Bearer {key}"
-        self._pool = ThreadPoolExecutor(_AT_ONCE * len(self._servers), thread_name_prefix="rollout")
+        on_all_or_none(self._open_exchange, RolloutError)
+        threads = _AT_ONCE * len(self._servers)
+        self._clients = {
+            address: Client(address, token=key, timeout=timeout, deadline=timeout, connections=threads)
+            for address in self._servers
+        }
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="rollout")
         for address in self._servers:
             self._patiently(partial(self._held, address), f"{address} is there")
         self._nccl: list[Any] = []
         if nccl_port is not None and self._state.is_main_process:
-            self._nccl = [self._joined(address, nccl_port + i) for i, address in enumerate(self._servers)]
+            ports = range(nccl_port, nccl_port + len(self._servers))
+            self._nccl = [self._joined(*server, key) for server in zip(self._servers, ports, strict=True)]
 
     # Weights
 
@@ -99,18 +105,23 @@ class ServedEngine:
             list(self._pool.map(self._confirm, self._servers))
         self._state.wait_for_everyone()
 
+    def _open_exchange(self) -> None:
+        if self._exchange is not None and self._state.is_main_process:
+            make_folder(self._exchange)
+
     def _write(self, version: str, weights: Weights) -> None:
         """The main process writes the file; the others only take part in gathering it."""
         assert self._exchange is not None
-        target = self._exchange / f"weights-{version}.safetensors"
+        target = weights_file(self._exchange, version)
         whole = {}
         for name, tensor in weights():
             if self._state.is_main_process:
                 # A copy: a gathered parameter is gone with the next one.
                 whole[name] = tensor.detach().to("cpu", copy=True).contiguous()
         if self._state.is_main_process:
-            self._exchange.mkdir(parents=True, exist_ok=True)
+            self._open_exchange()
             partial = target.with_suffix(".partial")
+            private_file(partial)
             save_file(whole, partial, metadata={"version": version})
             partial.rename(target)
         self._state.wait_for_everyone()
@@ -140,7 +151,7 @@ class ServedEngine:
         self._ask(address, "POST", "/pause?mode=abort")
         try:
             self._ask(address, "POST", "/start_weight_update")
-            self._ask(address, "POST", "/update_weights", {"update_info": {"path": str(self._file)}})
+            self._ask(address, "POST", "/update_weights", {"update_info": {"version": version}})
             self._ask(address, "POST", "/finish_weight_update", {"weight_version": version})
             if not self._ask(address, "POST", "/reset_prefix_cache").get("success"):
                 raise _AwayError(f"{address} did not empty its prefix cache")
@@ -152,14 +163,13 @@ class ServedEngine:
 
     def _held(self, address: str) -> str:
         """Version of a server's weights."""
-        return str(self._ask(address, "GET", "/weight_info")["weight_version"])
+        return str(self._ask(address, "GET", "/weight_info").get("weight_version"))
 
-    def _joined(self, address: str, port: int) -> Any:
+    def _joined(self, address: str, port: int, key: str) -> Any:
         """TRL's client, which streams weights over NCCL."""
-        from trl.generation.vllm_client import VLLMClient
+        from .nccl import Sender
 
-        client = VLLMClient(base_url=address, group_port=port, connection_timeout=self._patience)
-        client.session.headers.update(self._session.headers)
+        client = Sender(address, key, port, self._timeout)
         client.init_communicator(device=self._state.device)
         return client
 
@@ -187,10 +197,9 @@ class ServedEngine:
                 "POST",
                 GENERATE,
                 {"token_ids": list(request.prompt), "sampling_params": sampling_options(sampling, request)},
+                limit=LIMIT + request.answers * sampling.max_tokens * _TOKEN,
             )
-            answers = [
-                _answer(choice) for choice in sorted(found["choices"], key=lambda choice: choice["index"])
-            ]
+            answers = _answers_of(found, address)
             if len(answers) != request.answers:
                 raise _AwayError(f"{address} gave {len(answers)} of {request.answers} answers")
             for answer in answers:
@@ -206,7 +215,8 @@ class ServedEngine:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._session.close()
+        for client in self._clients.values():
+            client.close()
         if self._file is not None and self._state.is_main_process:
             self._file.unlink(missing_ok=True)
 
@@ -230,46 +240,62 @@ class ServedEngine:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _ask(
-        self, address: str, method: Literal["GET", "POST"], path: str, body: dict[str, Any] | None = None
+        self,
+        address: str,
+        method: Literal["GET", "POST"],
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        limit: int = LIMIT,
     ) -> dict[str, Any]:
         """A server's answer.
 
         Raises:
             RolloutError: it refuses, which waiting would not change.
         """
+        client = self._clients[address]
         try:
-            found = self._session.request(method, address + path, json=body, timeout=(5.0, self._timeout))
-        except RequestException as error:
-            raise _AwayError(f"{address} is not there ({type(error).__name__})") from error
-        if found.status_code == 401:
+            found = client.get(path) if method == "GET" else client.post(body or {}, path, limit=limit)
+        except NoReplyError as error:
+            raise _AwayError(f"{address} gave no answer ({error})") from error
+        if found.status == 401:
             raise RolloutError(
-                f"rollout server {address} refuses the key: set {KEY} to what it was started with"
+                f"rollout server {address} refuses the key: set {KEY} to what it was started with, or "
+                f"let both have the {KEY_FILE} of one run folder"
             )
-        if found.status_code == 404:
+        if found.status == 404:
             raise RolloutError(
                 f"rollout server {address} knows no {path}: it was not started by `recrl serve`, or by "
                 "another "
                 "version of vLLM"
             )
-        if found.status_code >= 500 or found.status_code in (408, 409, 429):
-            raise _AwayError(f"{address}{path} failed ({found.status_code}): {found.text[:300]}")
+        said = " ".join(found.beginning(300).split())
+        if found.status >= 500 or found.status in (408, 409, 429):
+            raise _AwayError(f"{address}{path} failed ({found.status}): {said}")
         if not found.ok:
-            raise RolloutError(
-                f"rollout server {address}{path} refuses ({found.status_code}): {found.text[:300]}"
-            )
+            raise RolloutError(f"rollout server {address}{path} refuses ({found.status}): {said}")
         try:
             return dict(found.json())
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise _AwayError(f"{address}{path} answered no JSON") from error
+
+
+def _answers_of(found: dict[str, Any], address: str) -> list[Answer]:
+    try:
+        return [_answer(choice) for choice in sorted(found["choices"], key=lambda choice: choice["index"])]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _AwayError(f"{address} answered in another form ({type(error).__name__}: {error})") from error
 
 
 def _answer(choice: dict[str, Any]) -> Answer:
     content = (choice.get("logprobs") or {}).get("content") or ()
     tokens = tuple(choice.get("token_ids") or ())
+    if not all(type(token) is int for token in tokens):
+        raise ValueError("a token is no number")
     if tuple(entry["token_id"] for entry in content) != tokens:
         raise _AwayError("log-probabilities belong to other tokens")
     return Answer(
         tokens,
-        tuple(float("nan") if entry["logprob"] is None else entry["logprob"] for entry in content),
+        tuple(float("nan") if entry["logprob"] is None else float(entry["logprob"]) for entry in content),
         tuple(span["version"] for span in choice.get("weight_versions") or ()),
     )

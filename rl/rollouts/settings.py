@@ -10,16 +10,18 @@ from urllib.parse import urlsplit
 import torch
 from pydantic import BaseModel, Field, field_validator
 
-from .access import KEY, RequireKey
+from ...envs.client import check_url, is_loopback
+from .access import KEY, server_key
 from .base import RolloutEngine, RolloutError
 from .colocate import ColocatedEngine
+from .exchange import EXCHANGE, check_folder
+from .gate import HOSTS, Gate
 from .served import ServedEngine
 
 Engine = Literal["transformers", "vllm-colocate", "vllm-server"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _GIB = 2**30
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -66,9 +68,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     @classmethod
     def _addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
         for server in servers:
-            parts = urlsplit(server)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"{server!r} is no address; write http://host:port")
+            check_url(server, "an entry")
         if not servers:
             raise ValueError("name at least one server, such as http://127.0.0.1:8000")
         return servers
@@ -126,7 +126,7 @@ def make_engine(
         run: The run's folder.
 
     Raises:
-        RolloutError: vLLM is missing, or a server is not there.
+        RolloutError: vLLM is missing, a server is not there, or others may write where weights travel.
     """
     if config.engine == "transformers":
         return None
@@ -136,44 +136,82 @@ def make_engine(
         return ColocatedEngine(policy, config.engine_options(dtype, longest))
     return ServedEngine(
         config.servers,
-        _exchange(config, run) if config.over_files else None,
+        exchange_folder(config, run),
         patience=config.patience,
         timeout=config.timeout,
         dtype=config.engine_dtype(dtype),
+        key=server_key(run),
         nccl_port=None if config.over_files else config.nccl_port,
     )
 
 
-def _exchange(config: RolloutConfig, run: Path) -> Path:
+def check_served(config: RolloutConfig, run: Path) -> None:
+    """Refuse, before anything is trained, a key or a folder for weights that servers cannot use.
+
+    Args:
+        run: The run's folder; the key is made there where there is none yet.
+
+    Raises:
+        RolloutError: the key is none or known to others, or others may write where weights travel.
+    """
+    if config.engine != "vllm-server":
+        return
+    server_key(run)
+    exchange = exchange_folder(config, run)
+    if exchange is not None:
+        check_folder(exchange)
+
+
+def exchange_folder(config: RolloutConfig, run: Path) -> Path | None:
+    """Where weights travel as files, by the settings that trainer and servers share; None over NCCL."""
+    if not config.over_files:
+        return None
     if config.exchange is not None:
         return config.exchange.absolute()
-    here = all(urlsplit(server).hostname in _LOOPBACK for server in config.servers)
+    here = all(is_loopback(urlsplit(server).hostname) for server in config.servers)
     memory = Path("/dev/shm")
     return memory / f"recrl-{os.getuid()}" if here and memory.is_dir() else run.absolute() / "exchange"
 
 
 def server_command(
-    config: RolloutConfig, policy: Path, dtype: str, longest: int, host: str, port: int, exposed: bool
+    config: RolloutConfig,
+    policy: Path,
+    dtype: str,
+    longest: int,
+    host: str,
+    port: int,
+    exposed: bool,
+    run: Path,
 ) -> tuple[list[str], dict[str, str]]:
     """The command that serves a policy, and what its environment needs.
 
+    The key is made where there is none yet.
+
     Args:
-        config, policy, dtype, longest: See :func:`make_engine`.
+        config, policy, dtype, longest, run: See :func:`make_engine`.
         host, port: Where it listens.
         exposed: Whether other machines may reach it.
 
     Raises:
-        RolloutError: it would be reachable from elsewhere without leave, or without a key.
+        RolloutError: it would be reachable from elsewhere without leave, with a key that is none, or with
+            weights that others can write.
     """
-    if host not in _LOOPBACK:
-        if not exposed:
-            raise RolloutError(
-                f"--host {host} lets other machines exchange the weights of this server; add --expose if "
-                "they may, or "
-                "leave --host at 127.0.0.1"
-            )
-        if not os.environ.get(KEY):
-            raise RolloutError(f"--expose needs a key: set {KEY}, here and where the training runs")
+    if not is_loopback(host) and not exposed:
+        raise RolloutError(
+            f"--host {host} lets other machines reach this server, though none without its key; add --expose "
+            "if they may, or leave --host at 127.0.0.1"
+        )
+    names = sorted({host, *(urlsplit(server).hostname or "" for server in config.servers)})
+    environment = {
+        "VLLM_SERVER_DEV_MODE": "1",  # the routes that exchange weights
+        "VLLM_API_KEY": "",  # the one of ours guards more
+        KEY: server_key(run),
+        HOSTS: json.dumps(None if exposed else names),
+    }
+    exchange = exchange_folder(config, run)
+    if exchange is not None:
+        check_folder(exchange)
+        environment[EXCHANGE] = str(exchange)
     options = config.engine_options(dtype, longest) | {"tensor_parallel_size": config.tensor_parallel}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
     command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
@@ -186,9 +224,7 @@ def server_command(
             command += [f"--{flag}", str(value)]
     backend = "recrl" if config.over_files else "nccl"
     command += ["--weight-transfer-config", json.dumps({"backend": backend})]
-    environment = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes that exchange weights
-    if os.environ.get(KEY):
-        command += ["--middleware", f"{RequireKey.__module__}.{RequireKey.__qualname__}"]
+    command += ["--middleware", f"{Gate.__module__}.{Gate.__qualname__}"]
     if config.threads is not None:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
     return command, environment

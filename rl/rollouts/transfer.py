@@ -2,12 +2,13 @@
 
 vLLM finds it by the entry point ``recrl`` of the group ``vllm.general_plugins`` (:func:`register`), in every
 process of its own. It serves an engine in the trainer's process, which hands tensors over, and a server,
-which reads a file.
+which reads a file of its exchange folder.
 """
 
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from .exchange import exchanged_file
 
 BACKEND = "recrl"
 """Name of the transfer, for ``--weight-transfer-config``."""
@@ -37,11 +40,11 @@ class Update(WeightTransferUpdateInfo):
 
     Attributes:
         tensors: Name and tensor, in the trainer's own process.
-        path: A safetensors file that every worker can read.
+        version: Of a safetensors file in the exchange folder, which every worker can read.
     """
 
     tensors: Any = None
-    path: str | None = None
+    version: str | None = None
 
 
 class WeightTransfer(WeightTransferEngine[Start, Update]):
@@ -63,8 +66,14 @@ class WeightTransfer(WeightTransferEngine[Start, Update]):
 
     def receive_weights(self, update_info: Update) -> None:
         model: Any = self.model
-        given = update_info.tensors if update_info.path is None else _of_file(update_info.path)
-        model.load_weights(given)
+        if update_info.version is not None:
+            model.load_weights(_of_file(exchanged_file(update_info.version)))
+            return
+        tensors = update_info.tensors
+        # Over HTTP only a version can come.
+        if not isinstance(tensors, list) or not all(isinstance(tensor, Tensor) for _, tensor in tensors):
+            raise ValueError("an update names the version of its weights")
+        model.load_weights(tensors)
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -80,7 +89,7 @@ class WeightTransfer(WeightTransferEngine[Start, Update]):
         pass
 
 
-def _of_file(path: str) -> Iterable[tuple[str, Tensor]]:
+def _of_file(path: Path) -> Iterable[tuple[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (not a dict)
             yield name, file.get_tensor(name)

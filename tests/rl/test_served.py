@@ -12,12 +12,15 @@ from accelerate import PartialState
 from safetensors import safe_open
 
 from recrl.rl.branches import Sampling
-from recrl.rl.rollouts.access import KEY
+from recrl.rl.rollouts.access import KEY, KEY_FILE
 from recrl.rl.rollouts.base import Answer, Request, RolloutError, fault
+from recrl.rl.rollouts.exchange import weights_file
+from recrl.rl.rollouts.gate import ROUTES
 from recrl.rl.rollouts.guard import check_versions, compare
 from recrl.rl.rollouts.served import ServedEngine
 from recrl.rl.rollouts.settings import RolloutConfig, server_command
 
+SECRET = "a-key-of-twenty-four-chars"
 SAMPLING = Sampling(max_tokens=3, ends=(9,))
 REQUESTS = [Request((1, 2), 2, 0), Request((3,), 2, 1)]
 
@@ -27,15 +30,17 @@ class Server:
 
     def __init__(self):
         self.version, self.spoil, self.calls, self.loaded = "default", [], [], []
-        self.key, self.away = None, False
+        self.key, self.folder = SECRET, None
 
     def answer(self, path, body):
         path = path.partition("?")[0]
         self.calls.append(path)
         if path == "/weight_info":
             return {"weight_version": self.version}
+        if path == "/get_world_size":
+            return {"world_size": 1}
         if path == "/update_weights":
-            with safe_open(body["update_info"]["path"], "pt") as file:
+            with safe_open(weights_file(self.folder, body["update_info"]["version"]), "pt") as file:
                 self.loaded.append(file.get_tensor("w").tolist())
         if path == "/finish_weight_update":
             self.version = body["weight_version"]
@@ -66,7 +71,7 @@ def running(server, port=0):
             self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "null"))
 
         def reply(self, body):
-            if server.key and self.headers["Authorization"] != f"Bearer {server.key}":
+            if self.headers["Authorization"] != f"Bearer {server.key}":
                 self.send_response(401)
                 self.end_headers()
                 return
@@ -96,12 +101,14 @@ def weights():
 
 
 @contextmanager
-def served(tmp_path, *servers, patience=5.0, timeout=5.0):
+def served(tmp_path, *servers, patience=5.0, timeout=5.0, key=SECRET):
     PartialState(cpu=True)
     contexts = [running(server) for server in servers]
     addresses = [context.__enter__() for context in contexts]
+    for server in servers:
+        server.folder = tmp_path / "exchange"
     engine = ServedEngine(
-        addresses, tmp_path / "exchange", patience=patience, timeout=timeout, dtype="float32"
+        addresses, tmp_path / "exchange", patience=patience, timeout=timeout, dtype="float32", key=key
     )
     try:
         yield engine
@@ -232,29 +239,51 @@ def test_an_empty_batch_asks_nobody(tmp_path):
         assert list(engine.generate([], SAMPLING)) == []
 
 
-def test_the_key_is_asked_for_and_given(tmp_path, monkeypatch):
-    server = Server()
-    server.key = "secret"
-    monkeypatch.delenv(KEY, raising=False)
-    with pytest.raises(RolloutError, match=KEY), served(tmp_path, server):
+def test_another_key_is_refused_at_once_and_not_shown(tmp_path):
+    with (
+        pytest.raises(RolloutError, match=f"refuses the key: set {KEY}") as raised,
+        served(tmp_path, Server(), key="another-key-of-24-letters"),
+    ):
         pass
-    monkeypatch.setenv(KEY, "secret")
+    assert "another-key" not in str(raised.value)
+
+
+@pytest.mark.parametrize("spoil", [lambda _: [1], lambda _: {}, lambda _: {"choices": 3}])
+def test_an_answer_of_another_form_is_asked_for_again(tmp_path, spoil):
+    server = Server()
     with served(tmp_path, server) as engine:
         engine.update("v", weights)
-    assert server.version == "v"
+        server.spoil = [spoil]
+        assert len(list(engine.generate(REQUESTS, SAMPLING))) == 2
 
 
-def test_a_server_is_shown_to_others_only_on_purpose_and_with_a_key(tmp_path, monkeypatch):
-    config = RolloutConfig(engine="vllm-server")
+def test_weights_between_gpus_go_by_the_key_and_by_routes_that_are_open(tmp_path):
+    pytest.importorskip("vllm", reason="TRL's client needs it")
+    from recrl.rl.rollouts.nccl import Sender
+
+    server = Server()
+    with running(server) as address:
+        sender = Sender(address, SECRET, 1, 5.0)
+        assert sender.get_world_size() == 1
+        sender.reset_prefix_cache()
+        with pytest.raises(RolloutError, match=r"set rollout\.transfer=files"):
+            sender.init_communicator("cpu")
+    assert server.calls == ["/get_world_size", "/reset_prefix_cache"]
+    assert set(server.calls) <= {path for _, path in ROUTES}
+
+
+def test_a_server_is_shown_to_others_only_on_purpose_and_always_with_a_key(tmp_path, monkeypatch):
+    config = RolloutConfig(engine="vllm-server", transfer="files")
     monkeypatch.delenv(KEY, raising=False)
+    arguments = (config, tmp_path, "float32", 64, "0.0.0.0", 8000)
     with pytest.raises(RolloutError, match="--expose"):
-        server_command(config, tmp_path, "float32", 64, "0.0.0.0", 8000, exposed=False)
-    with pytest.raises(RolloutError, match=KEY):
-        server_command(config, tmp_path, "float32", 64, "0.0.0.0", 8000, exposed=True)
-    monkeypatch.setenv(KEY, "secret")
-    command, environment = server_command(config, tmp_path, "float32", 64, "0.0.0.0", 8000, exposed=True)
-    assert command[command.index("--middleware") + 1] == "recrl.rl.rollouts.access.RequireKey"
-    assert "secret" not in " ".join(command), "a command line can be read by everybody"
+        server_command(*arguments, exposed=False, run=tmp_path)
+    assert not list(tmp_path.iterdir())
+    command, environment = server_command(*arguments, exposed=True, run=tmp_path)
+    assert command[command.index("--middleware") + 1] == "recrl.rl.rollouts.gate.Gate"
+    key = (tmp_path / KEY_FILE).read_text()
+    assert environment[KEY] == key
+    assert key not in " ".join(command), "a command line can be read by everybody"
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
 
 
