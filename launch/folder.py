@@ -206,7 +206,8 @@ class RunFolder:
             return set()
         except NotADirectoryError as error:
             raise ConfigError(f"output={self.path} is a file; choose a folder's name") from error
-        return {name for name in names if not (name.startswith(".seen-") or name.endswith(ASIDE))}
+        passing = (".seen-", f".{access.KEY_FILE}-")
+        return {name for name in names if not (name.startswith(passing) or name.endswith(ASIDE))}
 
     def _strangers(self) -> list[str]:
         return sorted(self._names() - ENTRIES - _EMPTY)

@@ -9,11 +9,10 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -30,7 +29,7 @@ from ..rl.preconditions import check_split
 from ..rl.rollouts.access import server_key
 from .config import ConfigError, RunConfig
 from .folder import RunFolder
-from .processes import EXIT_CODES, EXIT_FOLDER, begin, codes_said, end, stopping
+from .processes import EXIT_CODES, EXIT_FOLDER, child, codes_said, stopping
 from .progress import Display
 from .serve import healthy
 
@@ -151,15 +150,19 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         server_key(folder)
     with ExitStack() as stack:
         codes = Path(stack.enter_context(TemporaryDirectory(prefix="recrl-exit-")))
-        environment = {**os.environ, **chosen.environment, EXIT_FOLDER: str(codes)}
+        environment = {**os.environ, **chosen.environment}
         for address, command in chosen.servers.items():
             if healthy(address):
                 display.say(f"{address} answers already")
                 continue
             display.say(f"starting a rollout server at {address}")
-            stack.enter_context(_child(command, environment))
+            stack.enter_context(child(command, environment, 30))
         training = stack.enter_context(
-            _child(chosen.training, environment, int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]))
+            child(
+                chosen.training,
+                {**environment, EXIT_FOLDER: str(codes)},
+                int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]),
+            )
         )
         received: list[int] = []
 
@@ -196,18 +199,6 @@ def _set_aside(run: RunFolder) -> None:
     run.refuse(None, True)
     with run.locked():
         run.set_aside()
-
-
-@contextmanager
-def _child(
-    command: Sequence[str], environment: dict[str, str], grace: float = 30
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with a group of its own: the terminal's Ctrl-C reaches it once, through its parent."""
-    process = begin(command, environment)
-    try:
-        yield process
-    finally:
-        end(process, grace)
 
 
 def strategy_file(strategy: str) -> Path:

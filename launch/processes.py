@@ -1,11 +1,12 @@
 """Processes that a command starts and ends, and the signals that ask it to stop.
 
-``Interruption``  raised where a signal finds a run
-``Stop``          Ctrl-C and SIGTERM during a run: at once, or where the run next looks
-``stopping``      what happens on Ctrl-C and SIGTERM while something lasts
-``begin``         a process that leads a group and ends with its parent
-``end``           stop a process and all that it started
-``say_code``      leaves the exit code for the launcher
+``Interruption``         raised where a signal finds a run
+``Stop``                 Ctrl-C and SIGTERM during a run: at once, or where the run next looks
+``stopping``             what happens on Ctrl-C and SIGTERM while something lasts
+``child``                a process that leads a group and ends with this one
+``end``                  stop a process and all that it started
+``shared_memory_swept``  takes away what it left when it was killed
+``say_code``             leaves the exit code for the launcher
 
 What was stopped says so by its exit code: ``INTERRUPTED`` by Ctrl-C, as a shell reports it; ``PREEMPTED`` by
 SIGTERM, with everything left that going on needs (``EX_TEMPFAIL`` of sysexits.h).
@@ -16,11 +17,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import psutil
 
 INTERRUPTED, PREEMPTED = 130, 75
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: PREEMPTED}
@@ -112,11 +116,25 @@ def stopping(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
             signal.signal(number, former)
 
 
-def begin(command: Sequence[str], environment: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a process that leads a group of its own, and that is asked to stop when this one is killed."""
-    return subprocess.Popen(
+@contextmanager
+def child(
+    command: Sequence[str], environment: Mapping[str, str], grace: float = 15, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a group of its own, and ends with the context, or when this process is killed.
+
+    The terminal's Ctrl-C reaches it through this process alone.
+
+    Args:
+        grace: Seconds between SIGTERM and SIGKILL.
+        options: Of ``subprocess.Popen``.
+    """
+    process = subprocess.Popen(
         command, env=environment, start_new_session=True, preexec_fn=_end_with_parent(), **options
     )
+    try:
+        yield process
+    finally:
+        end(process, grace)
 
 
 def _end_with_parent() -> Callable[[], None] | None:
@@ -139,15 +157,54 @@ def end(process: subprocess.Popen[bytes], grace: float = 15) -> None:
     Args:
         grace: Seconds between SIGTERM and SIGKILL.
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(grace)
-        except subprocess.TimeoutExpired:
-            continue
+    until = time.monotonic() + grace
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    # Its children take away what they share (of vLLM's, hundreds of megabytes) when they may end by themselves.
+    while _members(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _members(group: int) -> list[int]:
+    """Processes of a group that still run."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
+@contextmanager
+def shared_memory_swept() -> Iterator[None]:
+    """Take away, at the end, segments of shared memory that processes made meanwhile and left when they were
+    killed: of this user, and mapped by nobody any more."""
+    before = _segments()
+    try:
+        yield
+    finally:
+        left = _segments() - before
+        for maps in Path("/proc").glob("[0-9]*/maps") if left else ():
+            with suppress(OSError):
+                text = maps.read_text()
+                left = {path for path in left if str(path) not in text}
+        for path in left:
+            path.unlink(missing_ok=True)
+
+
+def _segments() -> set[Path]:
+    """Segments that Python's multiprocessing made, of this user."""
+    found = set()
+    for path in Path("/dev/shm").glob("psm_*"):
+        with suppress(OSError):
+            if path.stat().st_uid == os.getuid():
+                found.add(path)
+    return found
 
 
 def say_code(code: int) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from ..rl.rollouts.base import RolloutError
 from ..rl.rollouts.settings import RolloutConfig, server_command
 from ..rl.training import serving_length
 from .config import RunConfig
-from .processes import end, stopping
+from .processes import child, shared_memory_swept, stopping
 from .progress import Display
 from .setup import Setup, prepare_setup
 
@@ -77,11 +77,12 @@ def running(
     command, environment = server_command(
         config, folder, dtype, longest, "127.0.0.1", port, exposed=False, run=run
     )
-    with log.open("ab") if log else os.fdopen(os.dup(sys.stderr.fileno()), "wb") as stream:
-        server = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=stream, stderr=stream, start_new_session=True
+    with ExitStack() as stack:
+        stream = stack.enter_context(log.open("ab") if log else os.fdopen(os.dup(sys.stderr.fileno()), "wb"))
+        stack.enter_context(shared_memory_swept())
+        server = stack.enter_context(
+            child(command, {**os.environ, **environment}, stdout=stream, stderr=stream)
         )
-    try:
         until = time.monotonic() + patience
         while not healthy(f"http://127.0.0.1:{port}"):
             if server.poll() is not None:
@@ -94,8 +95,6 @@ def running(
                 )
             time.sleep(0.2)
         yield server
-    finally:
-        end(server)
 
 
 def free_port() -> int:
@@ -124,13 +123,10 @@ def _longest(setup: Setup, warm: Path) -> int:
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
     """A server that ends with this process."""
-    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    with shared_memory_swept(), child(command, environment) as server:
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        os.killpg(server.pid, signal.SIGTERM)
+        def stop(number: int, frame: FrameType | None) -> None:
+            os.killpg(server.pid, signal.SIGTERM)
 
-    try:
         with stopping(stop):
             return server.wait()
-    finally:
-        end(server)
