@@ -162,7 +162,7 @@ def end(process: subprocess.Popen[bytes], grace: float = 15) -> None:
         os.killpg(process.pid, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(grace)
-    # Its children take away what they share (of vLLM's, hundreds of megabytes) when they may end by themselves.
+    # Its children take away what they share (vLLM: hundreds of megabytes) when they may end by themselves.
     while _members(process.pid) and time.monotonic() < until:
         time.sleep(0.05)
     with suppress(ProcessLookupError):
