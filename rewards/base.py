@@ -22,6 +22,8 @@ Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversat
 
 # Scores are kept as float32.
 LARGEST = 1e38
+# Narrower ranges and smaller units would be lost in what scores are divided by.
+LEAST = 1e-30
 # Judged on the first tags of an answer too.
 PER_TAG = ("tag", "tag_mean")
 Per = Literal["sample", "group", "tag", "tag_mean"]
