@@ -26,6 +26,8 @@ from pydantic_core import CoreSchema, core_schema
 MANY = 10_000_000
 # Seconds: eleven days.
 PATIENCE = 1_000_000.0
+# What rewards are divided by: a smaller unit, and a narrower range, would be lost in them.
+SMALLEST_UNIT = 1e-30
 # Room above a seed for those that the stages and the processes of a run derive from it.
 LARGEST_SEED = 2**32 - 2**16
 

@@ -22,10 +22,10 @@ from pydantic import (
 )
 
 from ..envs.llm import ChatConfig
-from ..envs.settings import LARGEST_SEED, MANY, Between, Each, Place, Text, shown
+from ..envs.settings import LARGEST_SEED, MANY, SMALLEST_UNIT, Between, Each, Place, Text, shown
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
-from ..rewards.base import LARGEST, LEAST
+from ..rewards.base import LARGEST
 from ..rewards.registry import anchored
 from ..rl.advantages import find_rule
 from ..rl.constraints import Problem, parse_constraint
@@ -80,7 +80,7 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     answer's."""
     gradient_conflict_every: Annotated[int, Between(0, MANY)] = 0
     """Compare the rewards' gradients in the last layer once in so many generation batches; 0 = never."""
-    objective_unit: Annotated[float, Between(LEAST, LARGEST)] | None = None
+    objective_unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
     """What counts as one step of the objective; by default half of its declared range."""
     duals: DualConfig = DualConfig()
     """Controller of the multipliers."""

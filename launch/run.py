@@ -42,6 +42,7 @@ from ..rl.warmstart import warm_start
 from . import config as configuration
 from . import report
 from .config import ConfigError, RunConfig
+from .preconditions import check_lengths, check_task, check_training
 from .processes import EXIT_CODES, stopping
 from .progress import Display
 from .resources import made
@@ -121,6 +122,7 @@ def train(config: RunConfig, *, resume: str | None = None, fresh: bool = False) 
         if state.is_main_process:
             _open_folder(config, folder, resume, fresh)
         setup = prepare_setup(config, display)
+        check_training(config, setup.task.split("train").height, state.num_processes)
     _check_shared(folder, state)
     model, tokenizer = _warmed(setup, state)
     last = _checkpoint(folder, resume, state)
@@ -175,6 +177,7 @@ def _optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None) 
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Data and rewards of a run."""
     task = prepare(config.data)
+    check_task(config, task)
     episodes = task.split("train")
     try:
         check_segments(config.problem(), COLUMNS, episodes.__getitem__)
@@ -296,6 +299,7 @@ def _warmed(setup: Setup, state: PartialState) -> tuple[PreTrainedModel, PreTrai
             texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
             seed=config.seed,
         )
+        check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.catalog.save(setup.folder / "catalog.json")
         steps = config.warm_start.steps
         if steps:
@@ -412,9 +416,9 @@ class _Recorder(TrainerCallback):
                 statuses[f"constraint/{row.name}/explanation"] = row.explanation()
         with self.path.open("a") as stream:
             stream.write(json.dumps({"step": state.global_step, **logs, **statuses}) + "\n")
-        self.advance(
-            state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows)
-        )
+        # None where no answer of the batch has a score.
+        objective = "no score" if logs["objective"] is None else f"{logs['objective']:.3f}"
+        self.advance(state.global_step, f"{self.trainer.problem.objective} {objective}", tuple(rows))
 
 
 class _Interrupt(TrainerCallback):

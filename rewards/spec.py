@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool, field_validator, model_validator
 
-from ..envs.settings import PATIENCE, Between, Text
-from .base import LARGEST, LEAST, Direction, Per
+from ..envs.settings import PATIENCE, SMALLEST_UNIT, Between, Text
+from .base import LARGEST, Direction, Per
 
 _Score = Annotated[float, Between(-LARGEST, LARGEST)]
 _Weight = Annotated[float, Between(-1e9, 1e9)]
@@ -37,7 +37,7 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     positive weight on one that is better low needs a ``direction``."""
     range: tuple[_Score, _Score] | None = None
     """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
-    unit: Annotated[float, Between(LEAST, LARGEST)] | None = None
+    unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
     """Replaces the declared unit."""
     per: Per | None = None
     """Replaces the declared ``per``."""
@@ -69,7 +69,7 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     @field_validator("range")
     @classmethod
     def _interval(cls, range: tuple[float, float] | None) -> tuple[float, float] | None:
-        if range is not None and range[1] - range[0] < LEAST:
+        if range is not None and range[1] - range[0] < 2 * SMALLEST_UNIT:
             raise ValueError("write [low, high] with low < high")
         return range
 
