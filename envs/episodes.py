@@ -8,60 +8,50 @@ week.
 import datetime as dt
 import hashlib
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel
 
 from . import calendar
 from .data.logs import DataError
+from .settings import MANY, Between, Each
 
 SPLITS = ("train", "validation", "test")
+# Of weeks: two hundred years.
+_LATEST = 10_000
+_Weeks = Annotated[int, Between(1, 1000)]
+_Origins = Annotated[tuple[Annotated[int, Between(0, _LATEST)], ...], Each()]
 
 
 class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Which weeks and users an episode may use."""
 
-    window: int = 4
+    window: _Weeks = 4
     """Length of the target window in weeks."""
-    lookback: int = 20
+    lookback: _Weeks = 20
     """A tag is novel when it was not bought in this many weeks before the origin."""
-    min_active_weeks: int = 4
+    min_active_weeks: _Weeks = 4
     """A user needs this many weeks with a purchase before the origin."""
-    active_within: int = 8
+    active_within: _Weeks = 8
     """... and one of them within this many weeks before the origin."""
-    cold_weeks: int = 10
+    cold_weeks: _Weeks = 10
     """A user with fewer active weeks than this before the origin is in the segment ``cold``, others
     ``warm``."""
-    min_tag_users: int = 20
+    min_tag_users: Annotated[int, Between(1, MANY)] = 20
     """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
-    unseen_share: float = 0.2
+    unseen_share: Annotated[float, Between(0.001, 0.999)] = 0.2
     """Share of the users kept out of training and of every learned statistic."""
-    train_origins: tuple[int, ...] = ()
+    train_origins: _Origins = ()
     """Origin weeks of training episodes; empty = 31 to 19 weeks before the last week."""
-    validation_origins: tuple[int, ...] = ()
+    validation_origins: _Origins = ()
     """Empty = 15 weeks before the last week."""
-    test_origins: tuple[int, ...] = ()
+    test_origins: _Origins = ()
     """Empty = 11, 7 and 3 weeks before the last week."""
-    statistics_end: int | None = None
+    statistics_end: Annotated[int, Between(0, _LATEST)] | None = None
     """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
-
-    @model_validator(mode="after")
-    def _check(self) -> "Protocol":
-        for name in (
-            "window",
-            "lookback",
-            "min_active_weeks",
-            "active_within",
-            "cold_weeks",
-            "min_tag_users",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"protocol.{name}={getattr(self, name)} must be at least 1")
-        if not 0 < self.unseen_share < 1:
-            raise ValueError(f"protocol.unseen_share={self.unseen_share} must lie between 0 and 1, e.g. 0.2")
-        return self
 
     def resolved(self, first_week: int, last_week: int) -> "Protocol":
         """The same protocol with every origin filled in for data that covers these weeks.

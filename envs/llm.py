@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, Field, field_validator
 
 from .client import Client, NoReplyError, Reply, check_url
+from .settings import MANY, PATIENCE, Between, Text, check_plain
 
 Conversation = str | Sequence[Mapping[str, Any]]
 """A list of ``{"role", "content"}`` messages; a text alone is one message of the user."""
@@ -52,21 +53,21 @@ class ChatModel(Protocol):
 class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """A language model behind an OpenAI-compatible interface."""
 
-    url: str
+    url: Annotated[str, Text(4000)]
     """Of the interface, up to the version: ``http://127.0.0.1:8000/v1``."""
-    model: str
+    model: Annotated[str, Text()]
     """Name of the model there."""
-    token_env: str | None = None
+    token_env: Annotated[str, Text(), Field(pattern=r"^\w+$")] | None = None
     """Environment variable that holds the key, where one is needed."""
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: Annotated[float, Between(0, 100)] = 0.0
     """0: the likeliest answer."""
-    max_tokens: int = Field(default=256, ge=1)
+    max_tokens: Annotated[int, Between(1, MANY)] = 256
     """Of an answer; one that is cut off is an error."""
-    timeout: float = Field(default=60.0, gt=0)
+    timeout: Annotated[float, Between(0.001, PATIENCE)] = 60.0
     """Seconds to connect in, and that the server may be silent for."""
-    deadline: float = Field(default=600.0, gt=0)
+    deadline: Annotated[float, Between(1e-3, PATIENCE)] = 600.0
     """Seconds until an answer must be whole."""
-    concurrency: int = Field(default=32, ge=1)
+    concurrency: Annotated[int, Between(1, 1000)] = 32
     """Questions under way at once, from this process."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves one of ours out."""
@@ -75,6 +76,12 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     @classmethod
     def _usable(cls, url: str) -> str:
         return check_url(url)
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+        check_plain(options)
+        return options
 
 
 class Endpoint:

@@ -8,11 +8,11 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from . import shards
 from .catalog import Catalog
@@ -20,6 +20,7 @@ from .data import completejourney, logs
 from .data.events import Events
 from .episodes import Protocol
 from .panel import Panel
+from .settings import Between, Place, Text
 
 # Raise when the meaning of the cached tables changes.
 _FORMAT = 2
@@ -28,7 +29,7 @@ _FORMAT = 2
 class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Where the episodes come from."""
 
-    source: str = "completejourney"
+    source: Annotated[str, Text(4000)] = "completejourney"
     """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
     track: Literal["category", "type"] = "category"
     """Granularity of the Complete Journey tags; logs bring their own."""
@@ -38,9 +39,9 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """What to do with unreadable rows of a log."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
-    at_once: int = Field(default=2_000_000, ge=1)
+    at_once: Annotated[int, Between(1, 10**12)] = 2_000_000
     """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
-    cache: Path = Path(".cache/recrl")
+    cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""
 
 

@@ -85,9 +85,9 @@ class Recorder(TrainerCallback):
             if row.status == "infeasible_suspected":
                 statuses[f"constraint/{row.name}/explanation"] = row.explanation()
         self.log.append(state.global_step, {**logs, **statuses})
-        self.advance(
-            state.global_step, f"{self.trainer.problem.objective} {logs['objective']:.3f}", tuple(rows)
-        )
+        # None where no answer of the batch has a score.
+        objective = "no score" if logs["objective"] is None else f"{logs['objective']:.3f}"
+        self.advance(state.global_step, f"{self.trainer.problem.objective} {objective}", tuple(rows))
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

@@ -98,7 +98,9 @@ def launch(
     from .config import ConfigError, load
     from .progress import Display
 
-    settings = load(config, overrides or [])
+    # What only prints needs no reward, whose package may be missing where jobs are submitted.
+    printed = dry_run or slurm or kubernetes
+    settings = load(config, overrides or [], resolve=not printed)
     if slurm or kubernetes:
         if gpus is None:
             raise ConfigError("--slurm and --kubernetes need --gpus, the GPUs of each machine")
@@ -154,7 +156,7 @@ def serve(
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
-    settings = load(str(path) if path.is_file() else config, chosen)
+    settings = load(str(path) if path.is_file() else config, chosen, resolve=False)
     raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))
 
 
@@ -183,7 +185,7 @@ def build(
 
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
-    task = prepare(load(config, overrides or []).data, engine=engine)
+    task = prepare(load(config, overrides or [], resolve=False).data, engine=engine)
     Console().print(counts(task))
 
 
@@ -197,7 +199,7 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     from ..envs.task import prepare
     from .config import load
 
-    settings = load(config, overrides or [])
+    settings = load(config, overrides or [], resolve=False)
     task = prepare(settings.data)
     console = Console()
     console.print(counts(task))

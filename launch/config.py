@@ -1,38 +1,53 @@
 """The configuration of a run: one YAML file, overridden by ``key=value`` arguments.
 
-It is validated whole before anything starts.
+It is validated whole before anything starts: every field alone (:mod:`recrl.envs.settings`), what must hold
+of several together, and the problem that the rewards and constraints make.
 """
 
 import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..envs.client import has_login
 from ..envs.llm import ChatConfig
+from ..envs.settings import LARGEST_SEED, MANY, SMALLEST_UNIT, Between, Each, Place, Text, shown
 from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
+from ..rewards.base import LARGEST
 from ..rewards.registry import anchored
 from ..rl.advantages import find_rule
-from ..rl.constraints import Problem
+from ..rl.constraints import Problem, parse_constraint
 from ..rl.credit import Credit
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
 from ..rl.policy import PolicyConfig
-from ..rl.preconditions import check_credit, check_directions, check_rule
+from ..rl.preconditions import check_credit, check_directions, check_halves, check_rule, check_split
 from ..rl.reference import ReferenceConfig
 from ..rl.rollouts.settings import RolloutConfig
 from ..rl.training import TrainConfig
 from ..rl.warmstart import WarmStartConfig
+from . import plain_yaml
 
 # `data=logs.parquet`, `policy=smollm2` and `rollout=vllm-server` are what people write.
 SHORTHANDS = {"data": "data.source", "policy": "policy.model", "rollout": "rollout.engine"}
+
+# Answers in one step: more would not fit in memory as text.
+_MOST_ANSWERS = MANY
+# Sections in sections of an override's key.
+_DEEPEST = 20
 
 
 class ConfigError(ValueError):
@@ -42,31 +57,31 @@ class ConfigError(ValueError):
 class TaskConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """What the policy is asked for."""
 
-    slots: int = 10
+    slots: Annotated[int, Between(1, 10_000)] = 10
     """Length of a list of tags."""
-    max_history: int = 100
+    max_history: Annotated[int, Between(0, MANY)] = 100
     """At most this many tags of the history stand in the prompt."""
-    max_train_episodes: int | None = Field(default=None, ge=1)
+    max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
     """At most so many training episodes, spread evenly over all of them; their prompts are held in memory."""
 
 
 class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """What is maximised and what is held at a target."""
 
-    objective: str
+    objective: Annotated[str, Text(100)]
     """Name of the reward to maximise."""
-    constraints: tuple[str, ...] = ()
+    constraints: Annotated[tuple[Annotated[str, Text()], ...], Each()] = ()
     """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``,
     ``validity >= 1 (gate)``; for a part of the prompts ``novelty >= 0.3 where segment=cold (mean)``; moving
     ``novelty >= 0.1 -> 0.3 over 100 (mean)``."""
-    rule: str = "lagrangian"
+    rule: Annotated[str, Text(100)] = "lagrangian"
     """How rewards become advantages."""
     credit: Credit = "sequence"
     """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all share the
     answer's."""
-    gradient_conflict_every: int = 0
+    gradient_conflict_every: Annotated[int, Between(0, MANY)] = 0
     """Compare the rewards' gradients in the last layer once in so many generation batches; 0 = never."""
-    objective_unit: float | None = None
+    objective_unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
     """What counts as one step of the objective; by default half of its declared range."""
     duals: DualConfig = DualConfig()
     """Controller of the multipliers."""
@@ -79,15 +94,12 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
         find_rule(rule)
         return rule
 
-    @field_validator("duals", mode="before")
+    @field_validator("constraints")
     @classmethod
-    def _known_keys(cls, value: Any) -> Any:
-        # Pydantic lets unknown keys of a plain dataclass pass.
-        known = [field.name for field in fields(DualConfig)]
-        for key in value if isinstance(value, Mapping) else ():
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}{_nearest(key, known)}")
-        return value
+    def _written(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
+        for text in constraints:
+            parse_constraint(text)
+        return constraints
 
 
 class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -95,11 +107,11 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
 
     model_config = ConfigDict(title="RunConfig")
 
-    name: str
-    """Name of the run."""
-    output: Path | None = None
+    name: Annotated[str, Text(100)]
+    """Name of the run: letters, digits and the like, no path."""
+    output: Annotated[Path, Place()] | None = None
     """Folder of the run; by default ``runs/NAME``."""
-    seed: int = 0
+    seed: Annotated[int, Between(0, LARGEST_SEED)] = 0
     """Seed of everything random."""
     data: DataConfig = DataConfig()
     """Where the episodes come from."""
@@ -109,7 +121,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """Which language model is trained."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """Supervised training before reinforcement learning."""
-    rewards: tuple[RewardSpec, ...]
+    rewards: Annotated[tuple[RewardSpec, ...], Each(least=1)]
     """What is measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
     judge: ChatConfig | None = None
     """A language model that rewards may ask: the resource ``judge``."""
@@ -122,6 +134,15 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     evaluation: EvaluationConfig = EvaluationConfig()
     """The tables at the end."""
 
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if name.startswith((".", "-")) or "/" in name or "\\" in name:
+            raise ValueError(
+                "must be a plain name, without slashes, '.' or '-' in front; for a path use output=..."
+            )
+        return name
+
     @field_validator("rewards", mode="before")
     @classmethod
     def _names_are_entries(cls, value: Any) -> Any:
@@ -133,6 +154,36 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     @classmethod
     def _engine_alone(cls, value: Any) -> Any:
         return {"engine": value} if isinstance(value, str) else value
+
+    @field_validator(
+        "data", "policy", "task", "warm_start", "train", "evaluation", "optimizer", mode="before"
+    )
+    @classmethod
+    def _section(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | BaseModel):
+            raise ValueError("is a section; write its settings below it, or leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "RunConfig":
+        """What must hold of several settings, however many processes train."""
+        train, warm = self.train, self.warm_start
+        check_split(train.prompts_per_step, train.group_size, 1, train.micro_batches)
+        check_halves(train.group_size, self.optimizer.gradient_conflict_every)
+        for setting, answers in (
+            ("train.prompts_per_step * train.group_size", train.prompts_per_step * train.group_size),
+            (
+                "warm_start.prompts_per_step * warm_start.lists_per_prompt",
+                warm.prompts_per_step * warm.lists_per_prompt,
+            ),
+            (
+                "optimizer.reference.prompts * optimizer.reference.answers",
+                self.optimizer.reference.prompts * self.optimizer.reference.answers,
+            ),
+        ):
+            if answers > _MOST_ANSWERS:
+                raise ValueError(f"{setting} = {answers:,} answers at once; set at most {_MOST_ANSWERS:,}")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -153,7 +204,9 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
                 self.optimizer.objective,
                 list(self.optimizer.constraints),
                 {reward.name: (reward.low, reward.high) for reward in found},
-                objective_unit=self.optimizer.objective_unit or units.get(self.optimizer.objective),
+                objective_unit=units.get(self.optimizer.objective)
+                if self.optimizer.objective_unit is None
+                else self.optimizer.objective_unit,
                 weights={spec.name: spec.weight for spec in self.rewards},
             )
             check_directions(found, problem)
@@ -168,48 +221,59 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet."""
         floors = [
             c.bound
-            for c in self.problem().constraints
+            for text in self.optimizer.constraints
+            for c in parse_constraint(text)
             if (c.reward, c.sense, c.kind, c.segment) == ("novelty", ">=", "mean", None)
         ]
         return max(floors, default=0.0)
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: str, overrides: Sequence[str] = (), *, resolve: bool = True) -> RunConfig:
     """Read and validate a configuration.
 
     Args:
         path: A YAML file, or the name of one that ships with the package (``demo``).
         overrides: ``key=value``; the key is dotted (``train.steps=50``), the value is YAML.
+        resolve: See :func:`validate`.
 
     Raises:
         ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that
             cannot be.
     """
-    text = _find(path).read_text()
     try:
-        tree = yaml.safe_load(text)
+        tree = plain_yaml.read(_content(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from error
+        raise ConfigError(f"{shown(path)} is no YAML that a configuration can be: {_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(
-            f"{path} must hold settings (name: ..., rewards: ..., optimizer: ...), not {type(tree).__name__}"
+            f"{shown(path)} must hold settings (name: ..., rewards: ..., optimizer: ...), not {shown(tree)}"
         )
     for override in overrides:
         _override(tree, override)
-    return validate(tree, path)
+    return validate(tree, path, resolve=resolve)
 
 
-def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
-    """A tree of settings as a :class:`RunConfig`; the first fault is a :class:`ConfigError`."""
+def validate(tree: Mapping[str, Any], origin: str, *, resolve: bool = True) -> RunConfig:
+    """A tree of settings as a :class:`RunConfig`.
+
+    Args:
+        origin: What errors call the tree.
+        resolve: Find the rewards, which imports their modules, and build the problem; False for commands
+            that score nothing.
+
+    Raises:
+        ConfigError: the first fault, on one line.
+    """
     _refuse_logins(tree, origin)
     try:
-        config = RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(dict(tree))
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(error)}") from error
-    try:
-        config.problem()
-    except ConfigError as error:
-        raise ConfigError(f"{origin}: {error}") from error
+        raise ConfigError(_line(f"{origin}: {_explain(error)}")) from error
+    if resolve:
+        try:
+            config.problem()
+        except ConfigError as error:
+            raise ConfigError(_line(f"{origin}: {error}")) from error
     return config
 
 
@@ -218,18 +282,30 @@ def dump(config: RunConfig) -> str:
     tree = TypeAdapter(RunConfig).dump_python(config, mode="json")
     for entry in tree["rewards"]:
         entry["use"] = anchored(entry["use"])
-    return yaml.safe_dump(tree, sort_keys=False)
+    return plain_yaml.write(tree)
 
 
-def _find(path: str) -> Path:
-    given = Path(path)
-    if given.is_file():
-        return given
+def _content(path: str) -> bytes:
+    """What a file holds, or one that ships with the package."""
     shipped = Path(str(resources.files("recrl.configs")))
-    if (shipped / f"{path}.yaml").is_file():
-        return shipped / f"{path}.yaml"
+    try:
+        given = Path(path)
+        if given.is_dir():
+            raise ConfigError(f"{shown(path)} is a folder; give the YAML file of a run")
+        if not given.is_file():
+            given = shipped / f"{path}.yaml"
+        if given.is_file():
+            with given.open("rb") as stream:
+                # One byte more, so that what is too long is noticed without reading all of it.
+                return stream.read(plain_yaml.MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise ConfigError(f"{shown(path)} cannot be read: {error}") from error
     names = sorted(file.stem for file in shipped.glob("*.yaml"))
-    raise ConfigError(f"no configuration {path!r} (from {os.getcwd()}); give a YAML file, or one of {names}")
+    raise ConfigError(
+        f"no configuration {shown(path)} (from {os.getcwd()}); give a YAML file, or one of {names}"
+    )
 
 
 def _refuse_logins(tree: Any, origin: str, place: str = "") -> None:
@@ -249,38 +325,49 @@ def _refuse_logins(tree: Any, origin: str, place: str = "") -> None:
 
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"{text!r} is no override; write key=value, such as train.steps=50")
-    shown = repr(text) if "@" not in text else f"{key}=..."  # there may be a password before it
+    parts = SHORTHANDS.get(key, key).split(".")
+    if not equals or not all(parts) or len(parts) > _DEEPEST:
+        raise ConfigError(f"{shown(text)} is no override; write key=value, such as train.steps=50")
+    if not value.strip():
+        raise ConfigError(f"{shown(text)} has no value; write null for none")
     node = tree
-    *parents, last = SHORTHANDS.get(key, key).split(".")
+    *parents, last = parts
     for parent in parents:
         if parent in SHORTHANDS and isinstance(node.get(parent), str):  # `rollout: vllm-colocate`
             node[parent] = {SHORTHANDS[parent].rpartition(".")[2]: node[parent]}
-        node = node.setdefault(parent, {})
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
         if not isinstance(node, dict):
-            raise ConfigError(f"{shown}: {parent!r} is a value in the configuration, not a section")
+            raise ConfigError(
+                f"{shown(text)}: {parent!r} is a {'list' if isinstance(node, list) else 'value'} in the "
+                f"configuration, not a section; set {parent} as a whole"
+            )
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = plain_yaml.read(value)
     except yaml.YAMLError as error:
-        why = "" if "@" in text else f": {' '.join(str(error).split())}"
-        raise ConfigError(f"{shown}: the value is no YAML{why}") from error
+        raise ConfigError(f"{shown(text)}: the value is no YAML: {_line(error)}") from error
+
+
+def _line(message: object) -> str:
+    # YAML's errors quote what they choke on, and before an @ there may be a password.
+    return " ".join("..." if "@" in word else word for word in str(message).split())
 
 
 def _explain(error: ValidationError) -> str:
     """The first fault in words: where, what, and the nearest valid name."""
-    fault = error.errors()[0]
+    fault = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         *parents, key = fault["loc"]
         known = _keys_at(RunConfig, parents)
-        return f"unknown setting {place!r}{_nearest(str(key), known)}"
+        return f"unknown setting {shown(place)}{_nearest(str(key), known)}"
     if fault["type"] == "missing":
         return f"setting {place!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    # Behind an @ there may have been a password.
-    given = "" if "@" in repr(fault["input"]) else f"={fault['input']!r}"
-    return f"{place}{given}: {message}" if place else message
+    # What is said of a whole section names its settings.
+    whole = isinstance(fault["input"], Mapping) and fault["type"] == "value_error"
+    return message if whole or not place else f"{place}={shown(fault['input'])}: {message}"
 
 
 def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:

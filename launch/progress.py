@@ -3,12 +3,12 @@
 A bar for each stage, and the objective with every constraint's slack and price.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -83,7 +83,8 @@ class Display:
 
 
 def _slack(row: ConstraintReport) -> str:
-    return row.status if math.isnan(row.slack) else f"slack {row.slack:+.3f}"
+    # What was seen before stays in the row, but says nothing of this step.
+    return row.status if row.status == "unobserved" else f"slack {row.slack:+.3f}"
 
 
 def _constraints(rows: tuple[ConstraintReport, ...]) -> Table:
@@ -92,10 +93,12 @@ def _constraints(rows: tuple[ConstraintReport, ...]) -> Table:
         table.add_column(heading, justify="left" if heading in ("constraint", "status") else "right")
     for row in rows:
         colour = _COLOURS.get(row.status, "white")
+        seen = row.status != "unobserved"
+        mean, slack = (f"{row.mean:.3f}", f"{row.slack:+.3f}") if seen else ("-", "-")
         table.add_row(
-            row.name,
-            f"{row.mean:.3f}",
-            f"[{colour}]{row.slack:+.3f}[/]",
+            escape(row.name),
+            mean,
+            f"[{colour}]{slack}[/]",
             f"{row.price:.3f}",
             f"[{colour}]{row.status.replace('_', ' ')}[/]",
         )

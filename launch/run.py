@@ -43,6 +43,7 @@ from .callbacks import Interrupt, Recorder, StepLog
 from .config import ConfigError, RunConfig
 from .folder import HEARTBEATS, RunFolder
 from .heartbeats import Heartbeats
+from .preconditions import check_lengths, check_training
 from .processes import Stop
 from .progress import Display
 from .setup import Setup, prepare_setup
@@ -206,6 +207,7 @@ def _prepared(
     """Data, rewards, policy and servers of a run; no trainer where nothing is left to train."""
     beats.wait_for("data")  # the first process builds the tables
     setup = prepare_setup(config, display)
+    check_training(config, setup.task.split("train").height, state.num_processes)
     if state.is_main_process:
         _same_data(folder, config, setup)
     beats.reached("data")
@@ -366,6 +368,7 @@ def _warmed(
             texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
             seed=config.seed,
         )
+        check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.catalog.save(setup.folder / "catalog.json")
         if config.warm_start.steps:
             _warm_up(setup, model, tokenizer, stop)

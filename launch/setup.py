@@ -17,6 +17,7 @@ from ..rewards.binding import LIVE
 from ..rl.lists import line_tokens
 from ..rl.preconditions import check_segments
 from .config import ConfigError, RunConfig
+from .preconditions import check_task
 from .progress import Display
 from .resources import made
 
@@ -54,6 +55,7 @@ class Setup:
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Data and rewards of a run."""
     task = prepare(config.data)
+    check_task(config, task)
     episodes = task.split("train")
     try:
         check_segments(config.problem(), COLUMNS, episodes.__getitem__)

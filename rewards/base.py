@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..envs.settings import SMALLEST_UNIT
+
 # TRL's reward signature, `(prompts, completions, **columns) -> list[float | None]`, sync or async. Parameters
 # are passed by name, so a function lists only those that it needs; None says that a reward is missing.
 RewardFunction = Callable[..., Any]
@@ -69,7 +71,8 @@ class Reward:
             raise RewardSpecError(
                 f"reward name {self.name!r} must be non-empty and without ':' (':' marks 'module:function')"
             )
-        if not (-LARGEST <= self.low < self.high <= LARGEST):
+        fits = -LARGEST <= self.low < self.high <= LARGEST
+        if not fits or self.high - self.low < 2 * SMALLEST_UNIT:
             raise RewardSpecError(
                 f"reward {self.name!r}: range=({self.low}, {self.high}) must be finite numbers, low < high, "
                 f"and within +-{LARGEST:g}"
@@ -80,7 +83,7 @@ class Reward:
             raise RewardSpecError(
                 f"reward {self.name!r}: direction={self.direction!r} must be one of {get_args(Direction)}"
             )
-        if self.unit is not None and not (math.isfinite(self.unit) and self.unit > 0):
+        if self.unit is not None and not SMALLEST_UNIT <= self.unit < math.inf:
             raise RewardSpecError(
                 f"reward {self.name!r}: unit={self.unit} must be a positive number, or left out"
             )

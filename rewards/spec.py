@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, StrictBool, field_validator, model_validator
 
-from .base import Direction, Per
+from ..envs.settings import PATIENCE, SMALLEST_UNIT, Between, Text
+from .base import LARGEST, Direction, Per
+
+_Score = Annotated[float, Between(-LARGEST, LARGEST)]
+_Weight = Annotated[float, Between(-1e9, 1e9)]
+_Name = Annotated[str, Text(100)]
 
 
 class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True):
@@ -22,44 +27,51 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
         RewardSpec(name="quality", sum={"recall": 0.7, "novelty": 0.3})
     """
 
-    name: str
+    name: _Name
     """The reward's name in constraints, logs and tables."""
-    use: str = Field(default_factory=lambda data: data["name"])
+    use: Annotated[str, Text(4000)] = Field(default_factory=lambda data: data["name"])
     """Registered name, entry point, ``package.module:function`` or ``path/to/file.py:function``; with ``()``
     behind it the function is called with ``params`` first, and what it returns is the reward."""
-    sum: dict[str, float] | None = None
+    sum: dict[_Name, _Weight] | None = None
     """Instead of ``use``: other rewards of the list and their weights; missing where one of them is. A
     positive weight on one that is better low needs a ``direction``."""
-    range: tuple[float, float] | None = None
+    range: tuple[_Score, _Score] | None = None
     """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
-    unit: float | None = None
+    unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
     """Replaces the declared unit."""
     per: Per | None = None
     """Replaces the declared ``per``."""
     direction: Direction | None = None
     """Replaces the declared direction."""
-    weight: float = 0.0
+    weight: _Weight = 0.0
     """Weight in a weighted sum. 0: the reward is a metric (or a constraint), not part of the sum."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for the function (or for its class); they go before columns and resources."""
 
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: Annotated[int, Between(1, 1_000_000)] | None = None
     """At most so many samples a call (whole groups for ``per: group``); by default all that are there."""
-    concurrency: int | None = Field(default=None, ge=1)
+    concurrency: Annotated[int, Between(1, 1000)] | None = None
     """Calls in flight at once: by default 16 of an async function, 1 of a plain one. More than 1 of a plain
     one run in threads at the same time, each with an equal part of the samples."""
-    workers: int = Field(default=0, ge=0)
+    workers: Annotated[int, Between(0, 1000)] = 0
     """Processes of their own that call a plain function; one that hangs or dies is replaced."""
-    timeout: float = Field(default=600.0, gt=0)
+    timeout: Annotated[float, Between(0.001, PATIENCE)] = 600.0
     """Seconds that a call may take."""
-    retries: int = Field(default=0, ge=0)
+    retries: Annotated[int, Between(0, 1000)] = 0
     """Further attempts of a call that raised, ran out of time or returned no scores."""
-    cache: bool = False
+    cache: StrictBool = False
     """Score the same input once; for a function of nothing but its input."""
     on_error: Literal["raise", "missing"] = "raise"
     """``raise`` ends the run; ``missing``: a sample that could not be scored has no value, and is counted."""
-    max_missing: float = Field(default=0.1, ge=0, le=1)
+    max_missing: Annotated[float, Between(0, 1)] = 0.1
     """With ``on_error: missing``: the run ends when more than this share of 1,000 samples failed."""
+
+    @field_validator("range")
+    @classmethod
+    def _interval(cls, range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if range is not None and range[1] - range[0] < 2 * SMALLEST_UNIT:
+            raise ValueError("write [low, high] with low < high")
+        return range
 
     @model_validator(mode="after")
     def _sum_alone(self) -> RewardSpec:

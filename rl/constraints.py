@@ -19,6 +19,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ..envs.settings import MANY, SMALLEST_UNIT
+
 KINDS = {
     "mean": "the average of the reward over responses meets the bound, as in 'novelty >= 0.3 (mean)'",
     "rate": "a share of the responses meets the bound, as in 'diversity >= 0.55 for 0.9 (rate)'",
@@ -97,16 +99,19 @@ class Constraint:
         refuse(self.kind not in KINDS, f"unknown kind {self.kind!r}; {_KINDS}")
         refuse(self.sense not in (">=", "<="), f"unknown sense {self.sense!r}; use '>=' or '<='")
         refuse(rate != (threshold is not None), f"{threshold=} with kind {self.kind}; a rate alone needs one")
-        refuse(not math.isfinite(self.bound + self.cut), f"bound {self.bound} or {threshold=} is not finite")
+        numbers = (self.bound, self.cut, self.bound if self.start is None else self.start)
+        refuse(not all(map(math.isfinite, numbers)), f"bound {self.bound} or {threshold=} is not finite")
         refuse(not 0 <= self.margin < math.inf, f"margin={self.margin} must be >= 0: it tightens the bound")
         refuse(rate and not 0 < self.bound <= self.target <= 1, f"share {self.target:g} must be in (0, 1]")
         refuse(
-            unit is not None and not 0 < unit < math.inf, f"{unit=} must be positive; drop it for the default"
+            unit is not None and not SMALLEST_UNIT <= unit < math.inf,
+            f"{unit=} must be positive, {SMALLEST_UNIT:g} at least; drop it for the default",
         )
         refuse(self.kind == "gate" and (self.margin, unit) != (0, None), "a gate has no margin and no unit")
         refuse(
             (self.start is None) != (self.over < 1), f"a schedule needs its start and over={self.over} >= 1"
         )
+        refuse(self.over > MANY, f"a schedule takes at most {MANY:,} generation batches")
         refuse(
             self.kind == "gate" and not (self.start is None and self.segment is None),
             "a gate holds for every answer at all times; drop the schedule and the segment",
@@ -239,10 +244,12 @@ class Problem:
         _check_known("constraint", [c.reward for c in self.constraints], self.names)
         _check_known("weights", self.weights, self.names)
         for name, (low, high) in self.ranges.items():
-            if not low < high:
+            if not low < high or high - low < 2 * SMALLEST_UNIT:
                 raise ValueError(f"range of {name!r} is ({low}, {high}); write (low, high) with low < high")
-        if self.objective_unit is not None and not 0 < self.objective_unit < math.inf:
-            raise ValueError(f"objective_unit={self.objective_unit} must be positive; or drop it")
+        if self.objective_unit is not None and not SMALLEST_UNIT <= self.objective_unit < math.inf:
+            raise ValueError(
+                f"objective_unit={self.objective_unit} must be positive, {SMALLEST_UNIT:g} at least; or drop it"
+            )
         for i, constraint in enumerate(self.constraints):
             self._check_bound(constraint)
             for earlier in self.constraints[:i]:

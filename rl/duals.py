@@ -12,11 +12,13 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
+from ..envs.settings import MANY, Between
 from .constraints import Problem, Units, constraint_values, objective_values
 from .groups import within_group
 from .units import UnitCalibration
@@ -29,38 +31,27 @@ _LOG_STEP, _LOG_START, _LOG_LEAST = 0.1, 1.0, 1e-6
 _COVARIANCE_MEMORY = 0.9
 
 
-@dataclass(frozen=True)
-class DualConfig:
+class DualConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Settings of the dual controller; violations are in units, so the defaults fit every problem."""
 
-    kp: float = 1.0
+    kp: Annotated[float, Between(0, 1000)] = 1.0
     """Gain on the smoothed violation; damps overshoot, from which a collapsed policy does not come back."""
-    ki: float | None = None
+    ki: Annotated[float, Between(1e-6, 100)] | None = None
     """Gain of the integrator; None: (1 + kp)^2 / (4 tau), tau = max(20, steps/10), within [0.005, 0.05]."""
-    nu: float = 0.9
-    """Smoothing of the violation for the P term, in [0, 1)."""
-    lam_max: float = 20.0
+    nu: Annotated[float, Between(0, 0.9999)] = 0.9
+    """Smoothing of the violation for the P term."""
+    lam_max: Annotated[float, Between(1e-6, 1e6)] = 20.0
     """Ceiling of a multiplier: there a constraint outweighs the objective `lam_max` to 1."""
-    clip: float = 3.0
+    clip: Annotated[float, Between(1e-6, 1e6)] = 3.0
     """Largest violation, in units, that one batch may report to the controller."""
-    window: int | None = None
+    window: Annotated[int, Between(2, 1_000_000)] | None = None
     """Generations that the infeasibility rule looks back on; None takes tau."""
-    tolerance: float = 0.02
+    tolerance: Annotated[float, Between(0, 1e6)] = 0.02
     """Violation, in units, that counts as met, and improvement over the window that counts as none."""
-    pressure: float = 0.8
+    pressure: Annotated[float, Between(0, 1)] = 0.8
     """Share sum lam / (1 + sum lam) that constraints take up before infeasibility is suspected."""
-    calibration_batches: int = 20
+    calibration_batches: Annotated[int, Between(1, MANY)] = 20
     """Batches with within-group variation that measure a unit before it is frozen."""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.nu < 1 and self.kp >= 0 and (self.ki is None or self.ki > 0)):
-            raise ValueError(
-                f"duals: kp={self.kp}, ki={self.ki}, nu={self.nu}; need kp >= 0, ki > 0, 0 <= nu < 1"
-            )
-        if not (self.lam_max > 0 and self.clip > 0 and self.calibration_batches > 0):
-            raise ValueError(f"duals: lam_max, clip and calibration_batches must be positive, but {self}")
-        if self.window is not None and self.window < 2:
-            raise ValueError(f"duals: window={self.window} must be at least 2; drop it for the default")
 
     def resolved(self, total_steps: int) -> tuple[float, int]:
         """`ki` and `window` with their defaults derived from the planned number of dual steps."""

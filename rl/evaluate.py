@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..envs import baselines, metrics
 from ..envs.catalog import Catalog
 from ..envs.metrics import Estimate, Values, estimate, paired_difference
+from ..envs.settings import MANY, Between
 from ..envs.task import TagTask
 from ..rewards import RewardEngine
 from .branches import Sampling
@@ -32,11 +33,11 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
 
     users: Literal["unseen", "all"] = "unseen"
     """Test episodes of unseen users only, or of all users (both are then reported)."""
-    answers_per_prompt: int = 2
+    answers_per_prompt: Annotated[int, Between(1, 10_000)] = 2
     """Sampled answers for each episode."""
-    max_episodes: int | None = None
+    max_episodes: Annotated[int, Between(1, MANY)] | None = None
     """At most this many episodes, evenly spread; all by default."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Between(1, 1_000_000)] = 128
     """Answers generated at once."""
     decoding: Decoding = "distinct"
     """Deployed lists: ``distinct`` (exactly K different tags), ``grammar`` (one to K tags, the policy ends

@@ -63,8 +63,8 @@ def check_window(model: Any, prompt: int, answer: int) -> None:
     if most is not None and prompt + answer > most:
         raise ValueError(
             f"a prompt of {prompt} tokens and an answer of up to {answer} do not fit the model's window "
-            f"of {most} tokens (max_position_embeddings); shorten the prompts (task.prompt) or the answers "
-            "(train.max_answer_tokens), or take a model with a longer window"
+            f"of {most} tokens (max_position_embeddings); shorten the prompts (task.max_history) or the "
+            "answers (train.max_answer_tokens), or take a model with a longer window"
         )
 
 

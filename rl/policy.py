@@ -8,10 +8,10 @@ format as a real model.
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +23,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from ..envs.settings import Between, Text
+
+# Of the tiny policy, about: it is made in memory, in float32.
+_MOST_WEIGHTS = 1_000_000_000
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -39,22 +44,38 @@ CHAT_TEMPLATE = (
 class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Size of the embedded policy."""
 
-    hidden: int = 128
+    hidden: Annotated[int, Between(2, 16_384)] = 128
     """Width of the residual stream."""
-    layers: int = 2
+    layers: Annotated[int, Between(1, 256)] = 2
     """Number of decoder layers."""
-    heads: int = 4
+    heads: Annotated[int, Between(1, 1024)] = 4
     """Attention heads."""
-    vocabulary: int = 1000
-    """Byte-level pieces besides the tags."""
+    vocabulary: Annotated[int, Between(259, 1_000_000)] = 1000
+    """Byte-level pieces besides the tags; at least the 256 bytes and three marks of the chat format."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TinyConfig":
+        if self.hidden % (2 * self.heads):
+            raise ValueError(
+                f"policy.tiny.hidden={self.hidden} must be an even multiple of "
+                f"policy.tiny.heads={self.heads}; try 128 and 4"
+            )
+        weights = self.hidden * (13 * self.hidden * self.layers + self.vocabulary)
+        if weights > _MOST_WEIGHTS:
+            raise ValueError(
+                f"policy.tiny with hidden={self.hidden}, layers={self.layers} and "
+                f"vocabulary={self.vocabulary} has {weights:,} weights, more than {_MOST_WEIGHTS:,}; make it "
+                "smaller, or name a real model in policy.model"
+            )
+        return self
 
 
 class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Which language model is trained."""
 
-    model: str = "tiny"
+    model: Annotated[str, Text(4000)] = "tiny"
     """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     """``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""
@@ -75,11 +96,9 @@ def load(
         Model and tokenizer; the tokenizer has a chat template and a padding token and pads on the left.
 
     Raises:
-        ValueError: an unknown dtype, or a model without a chat template.
+        ValueError: a model without a chat template.
         OSError: no such model.
     """
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"policy.dtype={config.dtype!r}; use float32 or bfloat16")
     dtype = getattr(torch, config.dtype)
     if config.model == "tiny":
         tokenizer: Any = tiny_tokenizer(tags, texts, config.tiny.vocabulary)
@@ -136,11 +155,6 @@ def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     initialisation, Trockman and Kolter 2023, arXiv 2305.09828), so tags of the prompt are likelier answers
     from the first step on. From the usual initialisation copying did not emerge within hundreds of steps.
     """
-    if config.hidden % (2 * config.heads):
-        raise ValueError(
-            f"policy.tiny.hidden={config.hidden} must be an even multiple of "
-            f"policy.tiny.heads={config.heads}; try 128 and 4"
-        )
     # Every configuration takes it, but no typed signature declares it.
     attention: dict[str, Any] = {"attn_implementation": "sdpa"}
     shape = Qwen3Config(

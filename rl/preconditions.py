@@ -170,8 +170,12 @@ def check_credit(rewards: Iterable[Reward], problem: Problem, rule: str, credit:
 
 def check_gradient_conflict(args: GRPOConfig, every: int) -> None:
     """Groups are large enough to be played against themselves in two halves."""
-    group = args.num_generations
-    assert group is not None, "GRPOConfig has a default"
+    assert args.num_generations is not None, "GRPOConfig has a default"
+    check_halves(args.num_generations, every)
+
+
+def check_halves(group: int, every: int) -> None:
+    """Groups can be halved, where their halves are compared once in ``every`` generation batches."""
     if every < 0 or (every and group < 4):
         raise ValueError(
             f"gradient_conflict_every={every} with num_generations={group}: it compares two halves of "

@@ -310,6 +310,9 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         objective = objective_values(self.problem, scores)
         metrics["objective"].append(objective[objective.isfinite()].mean().item())
+        # TRL's own total is the objective without gates, but counts a missing one as 0.
+        for own, name in (("reward", "mean"), ("reward_std", "std")):
+            metrics[own][-1] = metrics[f"rewards/{self.problem.objective}/{name}"][-1]
         if self.model.training:
             for row in self.duals.report():
                 for field in ("mean", "slack", "multiplier", "price"):

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from datasets import Dataset
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, StrictBool
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,6 +15,7 @@ from transformers import (
 )
 from trl import GRPOConfig
 
+from ..envs.settings import MANY, SWITCH, Between
 from ..rewards import RewardEngine
 from .attention import Kernel
 from .branches import Sampling
@@ -31,45 +32,45 @@ from .trainer import ConstrainedGRPOTrainer
 class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Constrained GRPO."""
 
-    steps: int = 100
+    steps: Annotated[int, Between(1, MANY)] = 100
     """Optimiser steps."""
-    reuse: int = 1
+    reuse: Annotated[int, Between(1, 1000)] = 1
     """Optimiser steps on each generation batch; the clipped ratio of PPO keeps them close to it."""
-    prompts_per_step: int = 24
+    prompts_per_step: Annotated[int, Between(1, 1_000_000)] = 24
     """Prompts of a step, over all processes."""
-    group_size: int = 8
+    group_size: Annotated[int, Between(2, 100_000)] = 8
     """Answers sampled for each prompt."""
-    micro_batches: int = 1
+    micro_batches: Annotated[int, Between(1, 100_000)] = 1
     """Forward-backward passes that a process splits its share of a step into: less memory, same result."""
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, Between(0, 1)] = 1e-4
     """AdamW's peak."""
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """Learning rate after the warm-up; a decay calms the last steps."""
-    warmup_steps: int = 5
+    warmup_steps: Annotated[int, Between(0, MANY)] = 5
     """Steps of linear warm-up."""
-    max_grad_norm: float = 1.0
-    """Clipping of the gradient's norm."""
-    temperature: float = 1.0
+    max_grad_norm: Annotated[float, Between(0, 1e6)] = 1.0
+    """Clipping of the gradient's norm; 0 leaves it as it is."""
+    temperature: Annotated[float, Between(0.01, 100)] = 1.0
     """Sampling temperature of the rollouts."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Between(0.001, 1)] = 1.0
     """Nucleus of the rollouts."""
-    max_answer_tokens: int | None = None
+    max_answer_tokens: Annotated[int, Between(1, 1_000_000)] | None = None
     """Longest answer; by default what the longest tags of the catalogue need."""
-    kl: float = 0.0
+    kl: Annotated[float, Between(0, 1e6)] = 0.0
     """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
     """Length normalisation; ``grpo`` divides each answer by its own length, which biases the prices."""
-    prefix_sharing: PrefixSharing = "auto"
+    prefix_sharing: Annotated[PrefixSharing, SWITCH] = "auto"
     """Read each prompt once for its group: ``auto`` where it pays, ``on`` wherever it is exact, ``off``."""
     prefix_attention: Kernel = "split"
     """Attention of shared prompts: ``split`` (SDPA, anywhere) or ``flex`` (FlexAttention, CUDA)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: StrictBool = False
     """Recompute activations in the backward pass: less memory, more time."""
-    save_every: int = 50
+    save_every: Annotated[int, Between(1, MANY)] = 50
     """Steps between checkpoints; the last two are kept."""
-    heartbeat: float = Field(default=180.0, ge=1, le=86_400)
+    heartbeat: Annotated[float, Between(1, 86_400)] = 180.0
     """Seconds that a process may give no sign of life before all others name it and end."""
-    collective_timeout: float = Field(default=1800.0, ge=1, le=604_800)
+    collective_timeout: Annotated[float, Between(1, 604_800)] = 1800.0
     """Seconds that a process may wait for the others in one exchange."""
 
     def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int) -> Sampling:

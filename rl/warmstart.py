@@ -17,16 +17,17 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs import sealed, states
 from ..envs.catalog import Catalog
 from ..envs.prompts import Message
+from ..envs.settings import MANY, Between
 from .checkpoints import CheckpointError, reading
 from .prefix import continuation_logits
 from .sharing import can_share
@@ -40,20 +41,20 @@ _POOL = 32
 class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Supervised training before reinforcement learning."""
 
-    steps: int = 0
+    steps: Annotated[int, Between(0, MANY)] = 0
     """Optimiser steps; 0 = no warm start."""
-    prompts_per_step: int = 16
+    prompts_per_step: Annotated[int, Between(1, 1_000_000)] = 16
     """Prompts in a step."""
-    lists_per_prompt: int = 8
+    lists_per_prompt: Annotated[int, Between(1, 10_000)] = 8
     """Lists sampled for each prompt."""
-    rehearsal: float = 0.4
+    rehearsal: Annotated[float, Between(0, 1)] = 0.4
     """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
     instead of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
-    learning_rate: float = 3e-3
+    learning_rate: Annotated[float, Between(0, 1)] = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Between(0, 10)] = 0.01
     """AdamW weight decay."""
-    save_every: int = Field(default=100, ge=1)
+    save_every: Annotated[int, Between(1, MANY)] = 100
     """Steps between checkpoints of the warm start itself."""
 
 

@@ -17,27 +17,40 @@ The file is read as a stream, whatever its size.
 import datetime as dt
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import polars as pl
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
+from ..settings import Text
 from .events import Events
 
 SUFFIXES = {".parquet": "Parquet", ".jsonl": "JSON lines", ".ndjson": "JSON lines"}
 
 
+_Column = Annotated[str, Text()]
+
+
 class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Names of the columns in the file."""
 
-    user: str = "user"
+    user: _Column = "user"
     """Who: string or integer."""
-    time: str = "time"
+    time: _Column = "time"
     """When: datetime, date or ISO 8601 string."""
-    tag: str = "tag"
+    tag: _Column = "tag"
     """What: category, genre or tag of the item."""
-    profile: str | None = None
+    profile: _Column | None = None
     """One line about the user; none by default."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "LogColumns":
+        named: dict[str, str] = {}
+        for field, column in self:
+            if column is not None and column in named:
+                raise ValueError(f"{named[column]} and {field} are both {column!r}; give each its own column")
+            named[column] = field
+        return self
 
 
 class DataError(ValueError):

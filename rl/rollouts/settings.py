@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import torch
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, StrictBool, field_validator, model_validator
 
 from ...envs.client import check_url, is_loopback
+from ...envs.settings import PATIENCE, SWITCH, Between, Each, Place, Text
 from .access import KEY, server_key
 from .base import RolloutEngine, RolloutError
 from .colocate import ColocatedEngine
@@ -22,6 +24,9 @@ Engine = Literal["transformers", "vllm-colocate", "vllm-server"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _GIB = 2**30
+_CORES = r"\d{1,5}(?:-\d{1,5})?"
+# What vLLM reads; `auto` and `nobind` are its own words.
+_THREADS = re.compile(rf"auto|nobind|all|{_CORES}(?:[,|]{_CORES})*")
 
 
 class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -32,36 +37,36 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     ``vllm-server`` (vLLM in processes of its own, started by ``recrl serve``)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the engine; ``auto`` is the policy's."""
-    correction: Literal["auto", "on", "off"] = "auto"
+    correction: Annotated[Literal["auto", "on", "off"], SWITCH] = "auto"
     """Weigh tokens by how much likelier the trainer finds them than the engine did (truncated importance
     sampling, one more forward pass); ``auto``: where the engine computes in 16 bits."""
-    prefix_caching: bool = True
+    prefix_caching: StrictBool = True
     """Read a prompt once for all its answers."""
-    kv_cache: float = Field(default=1.0, gt=0)
+    kv_cache: Annotated[float, Between(0.001, 100_000)] = 1.0
     """GiB for keys and values, in each engine."""
-    gpu_memory: float = Field(default=0.3, gt=0, le=1)
+    gpu_memory: Annotated[float, Between(0.01, 1)] = 0.3
     """Share of a GPU's memory that an engine may count on; its keys and values take ``kv_cache`` of it."""
-    compiled: bool = False
+    compiled: StrictBool = False
     """Compile the model, with graphs on CUDA: a start that takes minutes, faster answers."""
-    threads: str | None = None
+    threads: Annotated[str, Text()] | None = None
     """CPU only: cores of an engine (``0-3``); by default the trainer's where it is colocated, all for a
     server."""
-    sequences: int = Field(default=256, ge=1)
+    sequences: Annotated[int, Between(1, 100_000)] = 256
     """Answers that an engine works on at once."""
-    tensor_parallel: int = Field(default=1, ge=1)
+    tensor_parallel: Annotated[int, Between(1, 1024)] = 1
     """GPUs of a server; a colocated engine has the one of its process."""
-    servers: tuple[str, ...] = ("http://127.0.0.1:8000",)
+    servers: Annotated[tuple[Annotated[str, Text(4000)], ...], Each(least=1)] = ("http://127.0.0.1:8000",)
     """Addresses of the servers; all answer, and all hold the same weights."""
     transfer: Literal["auto", "files", "nccl"] = "auto"
     """How weights reach servers: ``files`` over a folder that both see (any device; survives a restarted
     server), ``nccl`` between GPUs; ``auto``: NCCL on CUDA."""
-    exchange: Path | None = None
+    exchange: Annotated[Path, Place()] | None = None
     """That folder; by default ``/dev/shm`` where all servers are on this machine, else the run's own."""
-    nccl_port: int = 51216
+    nccl_port: Annotated[int, Between(1, 65_535)] = 51216
     """First port of the weights' way over NCCL, one for each server."""
-    patience: float = Field(default=300.0, gt=0)
+    patience: Annotated[float, Between(0.001, PATIENCE)] = 300.0
     """Seconds that a server may be away or fail before the run stops."""
-    timeout: float = Field(default=600.0, gt=0)
+    timeout: Annotated[float, Between(0.001, PATIENCE)] = 600.0
     """Seconds that the answers to one prompt may take."""
 
     @field_validator("servers")
@@ -69,9 +74,26 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     def _addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
         for server in servers:
             check_url(server, "an entry")
-        if not servers:
-            raise ValueError("name at least one server, such as http://127.0.0.1:8000")
         return servers
+
+    @field_validator("threads")
+    @classmethod
+    def _cores(cls, threads: str | None) -> str | None:
+        if threads is not None and not _THREADS.fullmatch(threads):
+            raise ValueError(
+                "must name cores, such as 0-3 or 0,2,4-7; with | between those of several engines"
+            )
+        return threads
+
+    @model_validator(mode="after")
+    def _ports(self) -> "RolloutConfig":
+        last = self.nccl_port + len(self.servers) - 1
+        if last > 65_535:
+            raise ValueError(
+                f"rollout.nccl_port={self.nccl_port} and a port for each of {len(self.servers)} servers end "
+                f"at {last}, past 65535; choose a lower one"
+            )
+        return self
 
     @property
     def over_files(self) -> bool:

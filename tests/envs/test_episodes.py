@@ -68,7 +68,7 @@ def test_both_segments_are_in_every_split_and_follow_the_protocol(panel_task, tm
     weeks = table["origin"] - 1
     assert 0 < (weeks < 25).sum() < table.height
     assert ((table["segment"] == "cold") == (weeks < 25)).all()
-    with pytest.raises(ValueError, match=r"protocol\.cold_weeks=0 must be at least 1"):
+    with pytest.raises(ValueError, match=r"cold_weeks\n.*must be a whole number from 1 to 1,000"):
         Protocol(cold_weeks=0)
 
 

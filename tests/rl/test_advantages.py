@@ -647,3 +647,35 @@ def test_without_the_kl_rescale_price_and_value_are_wrong():
     price_ratio, lost = kl_bandit(rescale=False)
     assert abs(price_ratio - 1) > 0.03
     assert lost > 0.02
+
+
+SEEN = {"r": 0, "g": 1, "h": 2, "v": 3}
+
+
+@pytest.mark.parametrize("nothing", [math.nan, math.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("missing", ["r", "g", "rg", "v", "rghv"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_reward_that_a_batch_has_no_score_of_holds_its_multiplier_and_gives_finite_advantages(
+    name, missing, nothing
+):
+    constraints = ["g >= 0.5 (mean)", "h <= 0.5 for 0.5 (rate)", "v >= 1 (gate)", "g >= 0.2 where s=x (mean)"]
+    problem = Problem.build("r", constraints, dict.fromkeys(SEEN, (0.0, 1.0)))
+    duals = Duals(problem, DualConfig(), 10, RULES[name].controller)
+    generator = torch.Generator().manual_seed(0)
+    for generation in range(4):
+        rewards = torch.rand(16, 5, generator=generator)
+        rewards[:, 3:] = rewards[:, 3:].round()
+        if generation % 2:
+            rewards[:, [SEEN[reward] for reward in missing]] = nothing
+        before = duals.multipliers
+        duals.update(rewards, 4, generation)
+        found = RULES[name](
+            AdvantageBatch(rewards.unflatten(0, (-1, 4)), problem, duals.multipliers, duals.units)
+        )
+        assert found.values.isfinite().all()
+        assert math.isfinite(found.divisor + found.kl_scale)
+        for k, constraint in enumerate(problem.constraints):
+            if generation % 2 and constraint.reward in missing:
+                assert duals.multipliers[k] == before[k]
+        if generation % 2 and missing == "rghv":
+            assert not found.values.any()
