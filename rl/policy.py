@@ -24,6 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from ..envs import sealed
 from ..envs.settings import Between, Text
 
 # Of the tiny policy, about: it is made in memory, in float32.
@@ -106,8 +107,11 @@ def load(
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype)
     else:
-        model = AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
+        # Code that comes with a model is not run, nor asked about.
+        model = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
     if tokenizer.chat_template is None:
         raise ValueError(
             f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
@@ -120,6 +124,26 @@ def load(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model, tokenizer
+
+
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a policy as an ordinary Hugging Face folder, which is whole or not there.
+
+    Args:
+        folder: Replaced if it exists.
+        weights: In place of the model's, which holds a part of them where processes share them.
+    """
+    aside = folder.with_name(f".{folder.name}.writing")
+    sealed.remove(aside)  # of a process that was killed
+    model.save_pretrained(aside, state_dict=weights)
+    tokenizer.save_pretrained(aside)
+    sealed.seal(aside, sealed.files(aside))
+    sealed.replace(aside, folder)
 
 
 def tiny_tokenizer(tags: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:

@@ -32,6 +32,7 @@ from trl.trainer.utils import RepeatSampler
 from ..envs import sealed, states
 from . import checkpoints
 from .checkpoints import ASIDE, CheckpointError, Manifest, reading
+from .policy import save_policy
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,16 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def load_shared(self, folder: Path) -> None:
         """Restore it, on every rank."""
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy as :func:`recrl.rl.policy.save_policy` does; called on every rank."""
+        shared = self.strategy in ("zero3", "fsdp")
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if shared else None
+        if self.args.should_save:
+            model: Any = self.accelerator.unwrap_model(self.model)
+            tokenizer: Any = self.processing_class
+            save_policy(model, tokenizer, folder, weights)
+        self.accelerator.wait_for_everyone()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *arguments: Any, **options: Any) -> Any:
         """Train.

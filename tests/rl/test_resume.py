@@ -1,16 +1,21 @@
 """A run that was stopped and resumed equals the one that was not, bit for bit."""
 
+import contextlib
 import importlib.util
 import json
-import resource
-from contextlib import contextmanager
+import random
+import shutil
+from collections import deque
 from pathlib import Path
 
+import poisoned
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from recrl.rewards import reward
+from recrl.envs import states
+from recrl.rewards import RewardError, reward
+from recrl.rl import checkpoints, policy
 from recrl.rl.checkpoints import CheckpointError
 
 SPEC = importlib.util.spec_from_file_location("fixed_rollouts", Path(__file__).with_name("fixed_rollouts.py"))
@@ -67,7 +72,7 @@ class Log(TrainerCallback):
             )
 
 
-def train(output, stop=None, resume=None, **options):
+def train(output, stop=None, resume=None, watch=(), **options):
     """Sampled rollouts, so that the random state counts too; returns the trainer, prompts asked, and logs."""
     settings = {"data": fixed_rollouts.rows()[:PROMPTS], "max_steps": STEPS, "save_strategy": "steps"}
     if options.get("beta"):  # the reference is loaded from where the policy was
@@ -80,7 +85,8 @@ def train(output, stop=None, resume=None, **options):
         return score(prompts, *arguments)
 
     trainer.engine.score = spy
-    trainer.add_callback(log)
+    for callback in (log, *watch):
+        trainer.add_callback(callback)
     if stop:
         trainer.add_callback(Stop(stop))
     trainer.train(resume_from_checkpoint=resume)
@@ -159,24 +165,13 @@ def test_another_problem_is_refused(tmp_path):
         train(tmp_path, resume=True, constraints=("novelty >= 0.5 (mean)",))
 
 
-@contextmanager
-def full_disk(size):
-    """Files cannot grow beyond so many bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("share", [0.5, 1.01], ids=["at the weights", "at the optimiser"])
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path, share):
     whole, _, _ = train(tmp_path / "whole")
     parts = tmp_path / "parts"
     train(parts, stop=2)
     size = (parts / "checkpoint-2" / "model.safetensors").stat().st_size
-    with full_disk(int(share * size)), pytest.raises(CheckpointError) as error:
+    with poisoned.full_disk(int(share * size)), pytest.raises(CheckpointError) as error:
         train(parts, stop=4, resume=True)
     for word in ("checkpoint-4 could not be written", "GiB are free", "(checkpoint-2)", "--resume auto"):
         assert word in str(error.value)
@@ -190,6 +185,178 @@ def test_a_checkpoint_that_was_being_written_is_in_nobodys_way(tmp_path):
     left = tmp_path / ".writing" / "checkpoint-2"
     left.mkdir(parents=True)
     (left / "model.safetensors").write_bytes(b"half")
-    train(tmp_path, stop=2, resume=True)
+    beginning = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            beginning.extend(names(tmp_path))
+
+    train(tmp_path, stop=2, resume=True, watch=[Look()])
+    assert beginning == ["checkpoint-1"]
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
     assert json.loads((tmp_path / "checkpoint-2" / "manifest.json").read_text())["step"] == 2
+
+
+# --- what a checkpoint can hold ---
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that was stopped after its third step, between two uses of a batch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    for step, resume in ((1, None), (3, True)):
+        train(folder, stop=step, resume=resume, **MEMORY)
+    return folder
+
+
+MEMORY = {"num_iterations": 2, "rewards": ("recall", "novelty", "duplicates", "fresh")}
+
+
+def resumed(folder):
+    return train(folder.parent, stop=4, resume=str(folder), **MEMORY)[0]
+
+
+def test_code_in_any_file_of_a_checkpoint_does_not_run(stopped, tmp_path):
+    """Each file in turn, and those that somebody might add; sealed again, so that the manifest agrees."""
+    source, marker, ended = stopped / "checkpoint-3", tmp_path / "marker", {}
+    trainer = fixed_rollouts.trainer_for(tmp_path / "run", max_steps=4, beta=0.0, **MEMORY)
+    added = ["pytorch_model.bin", "scaler.pt", "trainer-rank0.pt", "adapter_model.bin", "optimizer.bin"]
+    for name in [*checkpoints.read(source).files, *added]:
+        folder = tmp_path / name / "checkpoint-3"
+        shutil.copytree(source, folder)
+        if name in added:
+            torch.save({}, folder / name)
+        if name == "pytorch_model.bin":
+            (folder / "model.safetensors").unlink()
+        poisoned.plant(folder / name, marker)
+        poisoned.seal_again(folder)
+        try:
+            trainer.train(resume_from_checkpoint=str(folder))
+        except CheckpointError as error:
+            ended[name] = str(error)
+        assert not marker.exists(), name
+    assert all("checkpoint-3 cannot be gone on from: " in message for message in ended.values())
+    assert all("\n" not in message for message in ended.values())
+    assert ended.keys() == {
+        *(
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "optimizer.pt",
+            "scheduler.pt",
+            "scaler.pt",
+        ),
+        *("rng_state.pth", "trainer_state.json", "constraints.json"),
+        *("trainer-rank0.json", "trainer-rank0.safetensors", "trainer-rank0.pt"),
+    }, "the others are not read"
+
+
+def test_one_flipped_bit_anywhere_is_passed_over(stopped, tmp_path, caplog):
+    """200 places, half of them in the manifest."""
+    run, draw = tmp_path / "run", random.Random(0)
+    shutil.copytree(stopped, run)
+    earlier, last = run / "checkpoint-1", run / "checkpoint-3"
+    others = sorted(checkpoints.read(last).files)
+    assert checkpoints.newest(run) == last
+    for trial in range(200):
+        path = last / ("manifest.json" if trial % 2 else draw.choice(others))
+        good = path.read_bytes()
+        bad, place = bytearray(good), draw.randrange(len(good))
+        bad[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(bad)
+        caplog.clear()
+        assert checkpoints.newest(run) == earlier, (path.name, place)
+        assert "checkpoint-3 is skipped" in caplog.text
+        if trial < 20:
+            with pytest.raises(CheckpointError, match="auto takes the newest whole one") as error:
+                checkpoints.check(last, 1, "replicated")
+            assert "\n" not in str(error.value)
+        path.write_bytes(good)
+    assert checkpoints.newest(run) == last
+
+
+def as_of_an_earlier_version(folder, change=lambda state: state):
+    stem = folder / "trainer-rank0"
+    torch.save(change(states.read(stem)), folder / "trainer-rank0.pt")
+    for path in folder.glob("trainer-rank0.[js]*"):
+        path.unlink()
+    poisoned.seal_again(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["crc"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_checkpoints_of_earlier_versions_go_on(stopped, tmp_path):
+    new, old = (tmp_path / name / "checkpoint-3" for name in ("new", "old"))
+    for folder in (new, old):
+        shutil.copytree(stopped / "checkpoint-3", folder)
+    as_of_an_earlier_version(old)
+    assert_same(resumed(old), resumed(new))
+    assert checkpoints.newest(old.parent).name == "checkpoint-4"
+
+
+def test_a_memory_of_an_earlier_version_that_needs_code_is_one_line(stopped, tmp_path):
+    folder = tmp_path / "checkpoint-3"
+    shutil.copytree(stopped / "checkpoint-3", folder)
+    as_of_an_earlier_version(folder, lambda state: {**state, "rewards": deque([1])})
+    with pytest.raises(CheckpointError, match=r"it would call collections\.deque") as error:
+        resumed(folder)
+    assert "\n" not in str(error.value)
+
+
+class Late:
+    """Its memory holds what cannot be saved once it has seen a batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, completions):
+        self.seen.append(object())
+        return [0.5] * len(completions)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+reward(name="late", range=(0.0, 1.0))(Late)
+
+
+def test_a_memory_that_cannot_be_saved_is_found_in_the_first_step(tmp_path):
+    message = r"reward 'late': its state_dict\(\) cannot be saved: \['seen'\]\[0\] is a object\. Return"
+    with pytest.raises(RewardError, match=message) as error:
+        train(tmp_path, rewards=("recall", "novelty", "duplicates", "late"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_policy_from_the_last_checkpoint_is_the_one_that_the_trainer_saves(tmp_path):
+    trainer, _, _ = train(tmp_path / "run", stop=2)
+    (tmp_path / ".policy.writing").mkdir()  # of a process that was killed
+    for _ in range(2):  # another takes its place
+        trainer.save_policy(tmp_path / "policy")
+    last = policy.PolicyConfig(model=str(tmp_path / "run" / "checkpoint-2"))
+    policy.save_policy(policy.load(last)[0], trainer.processing_class, tmp_path / "again")
+    assert names(tmp_path) == ["again", "policy", "run"]
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("policy", "again")
+    )
+    assert first == second
+    assert "training_args.bin" not in first, "a pickle that nobody reads"
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+    trainer, _, _ = train(tmp_path / "run", stop=1)
+    folder, marker = tmp_path / "policy", tmp_path / "marker"
+    trainer.save_policy(folder)
+    (folder / "planted.py").write_text(f"open({str(marker)!r}, 'w')\nclass Planted: pass\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        content["auto_map"] = dict.fromkeys(
+            ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "planted.Planted"
+        )
+        (folder / name).write_text(json.dumps(content))
+    with contextlib.suppress(ValueError):
+        policy.load(policy.PolicyConfig(model=str(folder)))
+    assert not marker.exists()
