@@ -58,8 +58,8 @@ def visible(text: str) -> str:
 def display(text: str) -> str:
     """A text of a source as it may stand in a prompt: one visible line that is no markup and no heading.
 
-    Angle brackets of any width and the brackets of control tokens (``[INST]``) are taken out, but for what can
-    be no markup: ``dairy > milk`` and ``<=42p``. Colons at the end go too: ``weekly:`` heads a level.
+    Angle brackets of any width and the brackets of control tokens (``[INST]``) are taken out, but for what
+    can be no markup: ``dairy > milk`` and ``<=42p``. Colons at the end go too: ``weekly:`` heads a level.
     """
     for bracket, found in _ANGLES:
         text = found.sub(bracket, text)

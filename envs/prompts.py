@@ -2,8 +2,8 @@
 
 Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and
 ``</user>``, one item a line, as :func:`recrl.envs.catalog.display` leaves it: without markup, line breaks and
-characters that do not show, and never as a heading. Tags got such names when their catalogue was built: what is
-shown is what is read back.
+characters that do not show, and never as a heading. Tags got such names when their catalogue was built: what
+is shown is what is read back.
 """
 
 from collections.abc import Mapping
