@@ -19,7 +19,7 @@ from ..envs.task import DataConfig
 from ..rewards import RewardSpec, RewardSpecError, resolve_all
 from ..rewards.registry import anchored
 from ..rl.advantages import find_rule
-from ..rl.constraints import Problem
+from ..rl.constraints import Problem, parse_constraint
 from ..rl.credit import Credit
 from ..rl.duals import DualConfig
 from ..rl.evaluate import EvaluationConfig
@@ -164,21 +164,29 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
 
     @property
     def novelty_floor(self) -> float:
-        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet."""
+        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet.
+
+        Read from their text: no reward is looked up.
+        """
+        try:
+            constraints = [c for text in self.optimizer.constraints for c in parse_constraint(text)]
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         floors = [
             c.bound
-            for c in self.problem().constraints
+            for c in constraints
             if (c.reward, c.sense, c.kind, c.segment) == ("novelty", ">=", "mean", None)
         ]
         return max(floors, default=0.0)
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load(path: str, overrides: Sequence[str] = (), *, resolve: bool = True) -> RunConfig:
     """Read and validate a configuration.
 
     Args:
         path: A YAML file, or the name of one that ships with the package (``demo``).
         overrides: ``key=value``; the key is dotted (``train.steps=50``), the value is YAML.
+        resolve: Look rewards up and check the problem over them, which imports the files that they are in.
 
     Raises:
         ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that
@@ -195,15 +203,17 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
         )
     for override in overrides:
         _override(tree, override)
-    return validate(tree, path)
+    return validate(tree, path, resolve=resolve)
 
 
-def validate(tree: Mapping[str, Any], origin: str) -> RunConfig:
+def validate(tree: Mapping[str, Any], origin: str, *, resolve: bool = True) -> RunConfig:
     """A tree of settings as a :class:`RunConfig`; the first fault is a :class:`ConfigError`."""
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_explain(error)}") from error
+    if not resolve:
+        return config
     try:
         config.problem()
     except ConfigError as error:
