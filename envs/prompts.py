@@ -1,7 +1,9 @@
 """An episode as chat messages.
 
 Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and
-``</user>``, one item a line, with angle brackets and line breaks taken out.
+``</user>``, one item a line, as :func:`recrl.envs.catalog.display` leaves it: without markup, line breaks and
+characters that do not show, and never as a heading. Tags got such names when their catalogue was built: what
+is shown is what is read back.
 """
 
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from .catalog import Catalog
+from .catalog import Catalog, display
 
 Message = dict[str, str]
 
@@ -45,10 +47,7 @@ def request(slots: int) -> str:
 
 
 def _facts(episode: Mapping[str, Any]) -> list[str]:
-    facts = [_one_line(episode["calendar"])]
-    if episode["profile"]:
-        facts.append(_one_line(episode["profile"]))
-    return facts
+    return [fact for text in (episode["calendar"], episode["profile"]) if text and (fact := display(text))]
 
 
 def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> list[str]:
@@ -62,10 +61,6 @@ def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> 
         levels[name].append(catalog.tags[tag])
     # What matters most stands nearest to the answer: attention finds it by distance alone.
     return [line for name, found in levels.items() if found for line in (f"{name}:", *reversed(found))]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("<", " ").replace(">", " ").split())
 
 
 # Columns that travel with a prompt: what rewards and the warm start may read.

@@ -28,6 +28,7 @@ import polars as pl
 import pyarrow as pa
 
 from . import episodes
+from .catalog import display, normalise
 from .data.events import Events
 from .data.logs import DataError
 from .episodes import SPLITS, Protocol, is_unseen
@@ -109,10 +110,10 @@ def build(
         DataError: hardly any tag, or a split without episodes.
     """
     run = run or in_order
-    known = events.purchases.select("tag").unique().collect(engine="streaming")["tag"].sort()
+    known = Vocabulary.of(events)
     ranges, rows = scatter(events, known, protocol, folder, size)
-    counts = run(partial(count, protocol=protocol, tags=len(known)), ranges)
-    chosen, popularity = settle(counts, known, protocol)
+    counts = run(partial(count, protocol=protocol, tags=len(known.names)), ranges)
+    chosen, popularity = settle(counts, protocol)
     written = run(
         partial(write, protocol=protocol, chosen=chosen, popularity=popularity, week_zero=events.week_zero),
         ranges,
@@ -132,18 +133,51 @@ def build(
         "repeated purchases of a tag in a week (merged)": rows - sum(part.purchases for part in counts),
         "users": users.height,
         "unseen users": int(users["unseen"].sum()),
-        "tags below protocol.min_tag_users (dropped)": len(known) - len(chosen),
+        "tags spelled in more than one way (merged)": known.merged,
+        "tags below protocol.min_tag_users (dropped)": len(known.names) - len(chosen),
         "tags": len(chosen),
         **{f"{split} episodes": of_splits[split] for split in SPLITS},
         "test episodes of unseen users": unseen_tests,
     }
-    return known.gather(chosen).to_list(), report
+    return [known.names[i] for i in chosen], report
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All tags of a source, the rare ones included.
+
+    Attributes:
+        names: As they may stand in a prompt, in alphabetical order.
+        places: ``tag`` (as the source spells it), ``place`` (in ``names``).
+        merged: Number of names that the source spells in more than one way.
+    """
+
+    names: list[str]
+    places: pl.DataFrame
+    merged: int
+
+    @classmethod
+    def of(cls, events: Events) -> "Vocabulary":
+        """Spellings that the parser of answers cannot tell apart are one tag, shown as most rows spell it."""
+        counted = events.purchases.group_by("tag").len().collect(engine="streaming")
+        spellings: dict[str, list[str]] = {}  # what the parser reads -> as the source spells it
+        for tag in counted.sort(["len", "tag"], descending=[True, False])["tag"]:
+            if key := normalise(display(tag)):
+                spellings.setdefault(key, []).append(tag)
+        by_name = {display(found[0]): found for found in spellings.values()}
+        names = sorted(by_name)
+        places = [(tag, place) for place, name in enumerate(names) for tag in by_name[name]]
+        return cls(
+            names,
+            pl.DataFrame(places, schema={"tag": pl.String, "place": pl.Int32}, orient="row"),
+            merged=sum(len(found) > 1 for found in by_name.values()),
+        )
 
 
 def scatter(
-    events: Events, known: pl.Series, protocol: Protocol, folder: Path, size: int
+    events: Events, known: Vocabulary, protocol: Protocol, folder: Path, size: int
 ) -> tuple[list[Range], int]:
-    """Write ``users.arrow`` and the purchases of each range, tags by their place in ``known``.
+    """Write ``users.arrow`` and the purchases of each range, tags by their place in the vocabulary.
 
     Returns:
         The ranges, and the number of purchases.
@@ -164,10 +198,9 @@ def scatter(
     firsts = np.append(0, ends[:-1])
     ranges = [Range(folder, i, int(a), int(b)) for i, (a, b) in enumerate(zip(firsts, ends, strict=True))]
     users = pl.LazyFrame({"user": names, "index": np.arange(len(names), dtype=np.int32), "range": number})
-    tags = pl.LazyFrame({"tag": known, "place": np.arange(len(known), dtype=np.int32)})
     (
         events.purchases.join(users, on="user")
-        .join(tags, on="tag")
+        .join(known.places.lazy(), on="tag")
         .select("range", user="index", week=pl.col("week").cast(pl.Int32), tag="place")
         .sink_parquet(
             pl.PartitionBy(folder / _SCATTERED, key="range", include_key=False),
@@ -204,12 +237,12 @@ def count(part: Range, *, protocol: Protocol, tags: int) -> Counts:
 
 
 def settle(
-    counts: Sequence[Counts], known: pl.Series, protocol: Protocol
+    counts: Sequence[Counts], protocol: Protocol
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Vocabulary and popularity, from all ranges.
 
     Returns:
-        Places of the tags in ``known``, in alphabetical order, and ``[origins, tags]``.
+        Places of the tags in the vocabulary, in alphabetical order, and ``[origins, tags]``.
 
     Raises:
         DataError: less than two tags were bought by enough training users.

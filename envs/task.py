@@ -1,10 +1,19 @@
-"""The tag task of one data source: catalogue, panel and episodes, built once and cached as Arrow."""
+"""The tag task of one data source: catalogue, panel and episodes, built once and cached as Arrow.
+
+Cached tables are a sealed folder (:mod:`recrl.envs.sealed`). Each start looks for damage, and builds damaged
+ones again: Arrow trusts its files, and a flipped bit may end the process or change a number.
+"""
 
 import datetime as dt
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +23,23 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from . import shards
-from .catalog import Catalog
+from . import sealed, shards
+from .catalog import Catalog, display, normalise
 from .data import completejourney, logs
 from .data.events import Events
 from .episodes import Protocol
 from .panel import Panel
-from .settings import Between, Place, Text
+from .settings import MANY, Between, Place, Text
+
+logger = logging.getLogger(__name__)
 
 # Raise when the meaning of the cached tables changes.
 _FORMAT = 2
+
+_PARTIAL = ".partial"
+
+# Bytes of the tables that each start reads to find damage, the smallest files first: some 0.3 seconds.
+_READ = 256 << 20
 
 
 class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -37,6 +53,10 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Column names of a log."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with unreadable rows of a log."""
+    max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
+    """Most users of a log; some 200 bytes of memory each."""
+    max_tags: Annotated[int, Between(2, MANY)] = 200_000
+    """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
     at_once: Annotated[int, Between(1, 10**12)] = 2_000_000
@@ -87,14 +107,16 @@ class TagTask:
         return np.asarray(counts.sum(axis=0)).ravel() / (end - first)
 
 
-def prepare(config: DataConfig, engine: shards.Engine = "polars") -> TagTask:
+def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: bool = False) -> TagTask:
     """The task of a data source, from the cache when source, protocol and format are unchanged.
 
     Args:
         engine: What builds the tables otherwise; they are the same.
+        wholly: Read every byte of cached tables to find damage, however large they are.
 
     Raises:
-        DataError: the source cannot be used; the message names the column, the row or the setting.
+        DataError: the source or the cache cannot be used; the message names the column, the row or the
+            setting.
     """
     is_panel = config.source == "completejourney"
     identity = {
@@ -109,14 +131,37 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars") -> TagTask:
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     folder = config.cache / "tasks" / fingerprint
-    if not (folder / "meta.json").exists():
-        events = (
-            completejourney.load(config.track)
-            if is_panel
-            else logs.load(Path(config.source), config.columns, config.bad_rows)
+    read = None if wholly else _READ
+    try:
+        with _held(folder, fcntl.LOCK_SH):
+            if fault(folder, read) is None:
+                return restore(folder)
+        with _held(folder, fcntl.LOCK_EX):
+            why = fault(folder, read)  # another process may have built them
+            if why is not None:
+                _make(config, fingerprint, folder, engine, why)
+            return restore(folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise logs.DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+
+
+def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:
+    """Build tables that are not there, or not whole. Nobody else builds them now."""
+    if os.path.lexists(folder):
+        logger.warning("%s is built again: %s", folder, why)
+    for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # of builders that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    if config.source == "completejourney":
+        events = completejourney.load(config.track)
+    else:
+        events = logs.load(
+            Path(config.source),
+            config.columns,
+            config.bad_rows,
+            max_users=config.max_users,
+            max_tags=config.max_tags,
         )
-        build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
-    return restore(folder)
+    build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
 
 
 def build(
@@ -131,44 +176,95 @@ def build(
     """Write the tables of an event table's task, see :mod:`recrl.envs.shards`.
 
     Args:
+        folder: Is replaced.
         size: Purchases in memory at once, about.
 
     Raises:
         DataError: the data do not fit the protocol.
     """
     protocol = protocol.resolved(events.first_week, events.last_week)
-    # Written aside and renamed: a killed build leaves no half-written cache, and two builders do not collide.
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    # Process ids repeat: in a container each builder is number 1.
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     partial.mkdir(parents=True)
     try:
         tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
-        known = set(tags)
-        Catalog(
-            tags,
-            {alias: tag for alias, tag in events.aliases.items() if tag in known},
-            [group for group in events.equivalents if all(tag in known for tag in group)],
-        ).save(partial / "catalog.json")
+        _catalog(events, tags).save(partial / "catalog.json")
         meta = {
             "protocol": protocol.model_dump(),
             "report": {**events.report, **counted},
             "week_zero": events.week_zero.isoformat(),
             "fingerprint": fingerprint,
         }
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / "meta.json").exists():
-                raise
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            folder.unlink()
+        sealed.publish(partial, folder, meta, sealed.seal(partial, sealed.files(partial)))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _catalog(events: Events, tags: list[str]) -> Catalog:
+    """Tags with the aliases and equivalents of the source, which spells them its own way."""
+    named = {normalise(tag): tag for tag in tags}
+
+    def name(spelling: str) -> str | None:
+        return named.get(normalise(display(spelling)))
+
+    aliases = {alias: tag for alias, spelling in events.aliases.items() if (tag := name(spelling))}
+    groups = [[name(spelling) for spelling in group] for group in events.equivalents]
+    return Catalog(tags, aliases, [[tag for tag in group if tag] for group in groups if all(group)])
+
+
+def fault(folder: Path, read: int | None = None) -> str | None:
+    """Why the tables in a folder cannot be used; None if they can.
+
+    Args:
+        read: Bytes to read at most, the smallest files first; of the others, names and sizes are looked at.
+            None: all.
+    """
+    found = sealed.fault(folder, deep=read is None)
+    if found is None and read is not None:
+        left = read
+        for name, (size, crc) in sorted(sealed.read(folder)["files"].items(), key=lambda item: item[1]):
+            left -= size
+            if left < 0:
+                break
+            if sealed.fingerprint(folder / name) != (size, crc):
+                return f"{name} does not hold what was written"
+    return found
+
+
+@contextmanager
+def _held(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a task's tables, where its file system has locks; the file stays."""
+    path = folder.with_name(f"{folder.name}.lock")
+    descriptor = None
+    # Without: a cache that may only be read needs none, and one that may not be written says so itself.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if descriptor is not None:
+            with suppress(OSError):
+                _lock(descriptor, how, folder)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, how: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning("waiting for another process, which builds or reads %s", folder)
+        fcntl.flock(descriptor, how)
+
+
 def restore(folder: Path) -> TagTask:
     """The task whose tables are in a folder; pages of them are read when they are needed."""
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = sealed.read(folder)
     users = shards.mapped(folder / "users.arrow")
-    purchases = _table(folder / "purchases")
+    purchases, episodes = (_table(folder, name, meta["files"]) for name in ("purchases", "episodes"))
     catalog = Catalog.load(folder / "catalog.json")
     panel = Panel(
         users=tuple(users["name"].to_list()),
@@ -183,11 +279,12 @@ def restore(folder: Path) -> TagTask:
         catalog=catalog,
         panel=panel,
         protocol=Protocol(**meta["protocol"]),
-        table=_table(folder / "episodes"),
+        table=episodes,
         report=meta["report"],
         fingerprint=meta["fingerprint"],
     )
 
 
-def _table(folder: Path) -> pl.DataFrame:
-    return pl.concat([shards.mapped(path) for path in sorted(folder.iterdir())], rechunk=False)
+def _table(folder: Path, name: str, files: Iterable[str]) -> pl.DataFrame:
+    parts = sorted(file for file in files if file.startswith(f"{name}/"))
+    return pl.concat([shards.mapped(folder / part) for part in parts], rechunk=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from . import faults, rewards
@@ -177,6 +178,9 @@ def build(
     engine: Annotated[
         str, typer.Option(help="polars: range of users by range of users, here; ray: on a Ray cluster.")
     ] = "polars",
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all of tables that are there, and build damaged ones again.")
+    ] = False,
 ) -> None:
     """Build the tables that training and evaluation read, where they are not built yet."""
     from ..envs import shards
@@ -185,7 +189,8 @@ def build(
 
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
-    task = prepare(load(config, overrides or [], resolve=False).data, engine=engine)
+    settings = load(config, overrides or [], resolve=False)
+    task = prepare(settings.data, engine=engine, wholly=check)
     Console().print(counts(task))
 
 
@@ -223,7 +228,8 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     console.print("[bold]one prompt[/]")
     for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
-    console.print(f"[bold]its target[/]: {', '.join(task.catalog.tags[tag] for tag in first['target'])}")
+    target = ", ".join(task.catalog.tags[tag] for tag in first["target"])
+    console.print(f"[bold]its target[/]: {escape(target)}")
 
 
 def counts(task: "TagTask") -> Table:

