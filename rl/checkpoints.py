@@ -50,8 +50,8 @@ _OF_FSDP = {
     "pathlib": ("PosixPath", "Path"),
 }
 
-# Torch reads tensors and containers only where the first is set; the second would allow anything.
-_FORCE, _FORBID = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+# Where the first is set torch reads tensors and plain values only; the second would allow anything.
+_VALUES, _ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class CheckpointError(RuntimeError):
@@ -117,10 +117,10 @@ def tidy(folder: Path) -> None:
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is not whole; None if it is."""
     try:
-        manifest = read(checkpoint)
+        read(checkpoint)
     except CheckpointError as error:
         return str(error)
-    return sealed.fault(checkpoint, earlier=_FACTS) or _contradiction(checkpoint, manifest)
+    return sealed.fault(checkpoint, earlier=_FACTS)
 
 
 def read(checkpoint: Path) -> Manifest:
@@ -130,11 +130,14 @@ def read(checkpoint: Path) -> Manifest:
         CheckpointError: it has none, or one that cannot be trusted.
     """
     try:
-        return Manifest(**sealed.read(checkpoint, earlier=_FACTS))
+        manifest = Manifest(**sealed.read(checkpoint, earlier=_FACTS))
     except SealError as error:
         raise CheckpointError(str(error)) from error
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint / MANIFEST} cannot be read: {error}") from error
+    if why := _contradiction(checkpoint, manifest):
+        raise CheckpointError(f"{checkpoint}/{why}")
+    return manifest
 
 
 def check(checkpoint: Path, processes: int, strategy: str) -> Manifest:
@@ -180,8 +183,8 @@ def reading(checkpoint: str | Path | None, part: str) -> Iterator[None]:
     if checkpoint is None:
         yield
         return
-    before = {name: os.environ.pop(name, None) for name in (_FORCE, _FORBID)}
-    os.environ[_FORCE] = "1"
+    before = {name: os.environ.pop(name, None) for name in (_VALUES, _ANYTHING)}
+    os.environ[_VALUES] = "1"
     try:
         with torch.serialization.safe_globals(_of_deepspeed()):
             yield
@@ -190,7 +193,7 @@ def reading(checkpoint: str | Path | None, part: str) -> Iterator[None]:
     except Exception as error:
         raise CheckpointError(f"{checkpoint} cannot be gone on from: {part}: {_said(error)}") from error
     finally:
-        del os.environ[_FORCE]
+        del os.environ[_VALUES]
         os.environ.update({name: value for name, value in before.items() if value is not None})
 
 

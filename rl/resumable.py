@@ -257,10 +257,10 @@ def _rank_state(folder: Path, rank: int) -> Any:
 
 
 def _explain(run: Path, name: str, error: Exception) -> str:
-    free = shutil.disk_usage(run).free / 2**30
+    free, said = shutil.disk_usage(run).free / 2**30, " ".join(str(error).split())
     kept = sorted(path.name for path in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
     return (
-        f"{run / name} could not be written: {type(error).__name__}: {error}. {free:.2f} GiB are free there. "
+        f"{run / name} could not be written: {type(error).__name__}: {said}. {free:.2f} GiB are free there. "
         f"Whole checkpoints are left as they were ({', '.join(kept) or 'none yet'}); make room, and go on "
         "with --resume auto"
     )

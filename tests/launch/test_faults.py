@@ -137,8 +137,8 @@ def test_sigterm_leaves_a_checkpoint_of_all_ranks_and_another_number_of_them_goe
     (checkpoint,) = (run / "checkpoints").glob("checkpoint-*")
     stopped = int(checkpoint.name.rpartition("-")[2])
     assert {path.name for path in checkpoint.glob("trainer-rank*")} == {
-        "trainer-rank0.pt",
-        "trainer-rank1.pt",
+        "trainer-rank0.json",
+        "trainer-rank1.json",
     }
 
     # Two processes become one.

@@ -1,6 +1,7 @@
 """How the engine calls rewards: in which parts, how many at once, where, and how often for the same input."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -8,13 +9,17 @@ import sys
 import threading
 import time
 import types
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from pydantic import ValidationError
 
+from recrl.envs import states
 from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine, RewardError, RewardSpec, RewardSpecError
 from recrl.rewards.calls import ASYNC_CALLS, loop
@@ -571,6 +576,58 @@ def test_a_memory_that_could_not_be_kept_is_refused(spec):
         engine(spec(HalfSaved))
     with pytest.raises(RewardSpecError, match="update is an async function, which nobody awaits"):
         engine(spec(Awaiting))
+
+
+@dataclass
+class Seen:
+    text: str
+
+
+UNSAVED = {
+    "an object": ({"seen": [Seen("a")]}, r"\['seen'\]\[0\] is a Seen"),
+    "a generator": ({"rng": np.random.default_rng(0)}, r"\['rng'\] is a Generator"),
+    "a default": (defaultdict(int), "it is a defaultdict"),
+    "a function": ({"score": len}, r"\['score'\] is a builtin_function_or_method"),
+    "objects in an array": ({"a": np.array([None])}, "numpy array of dtype object"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSAVED)
+def test_a_memory_that_cannot_be_saved_without_code_is_refused_at_the_start(spec, kind):
+    state, message = UNSAVED[kind]
+    unsaved = type("Unsaved", (Counted,), {"state_dict": lambda self: state})
+    with pytest.raises(RewardSpecError, match=message) as error:
+        engine(spec(unsaved))
+    assert str(error.value).startswith("reward 'r': its state_dict() cannot be saved: ")
+    assert "Return what is made of None, bool, int" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_memory_that_fails_to_be_saved_is_refused_at_the_start(spec):
+    failing = type("Failing", (Counted,), {"state_dict": lambda self: {"a": 1}["b"]})
+    with pytest.raises(RewardSpecError, match=r"reward 'r': its state_dict\(\) raised KeyError\('b'\)"):
+        engine(spec(failing))
+
+
+def test_a_memory_comes_back_from_files_as_it_was(spec, tmp_path):
+    kept = {
+        "seen": {("a", 1), ("b", 2)},
+        "recent": deque([(-1,), (3, 4)], maxlen=5),
+        "counts": Counter({7: 2}),
+        "means": np.array([0.1, math.nan]),
+        "weights": torch.tensor([0.1, 0.2]).bfloat16(),
+        "rng": np.random.default_rng(4).bit_generator.state,
+        3: None,
+    }
+    built = engine(spec(type("Kept", (Counted,), {"state_dict": lambda self: kept})))
+    states.write(built.state_dict(), tmp_path / "state")
+    found = states.read(tmp_path / "state")["rewards"]["r"]
+    assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in kept.items()}
+    for name in ("seen", "recent", "counts", "rng", 3):
+        assert found[name] == kept[name]
+    np.testing.assert_array_equal(found["means"], kept["means"])
+    assert torch.equal(found["weights"], kept["weights"])
+    assert found["recent"].maxlen == 5
 
 
 def test_a_memory_that_learns_as_it_scores_sees_the_batch_in_its_order(spec):

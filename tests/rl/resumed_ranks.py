@@ -1,7 +1,8 @@
 """A run on several processes that stops in its middle, and the one that goes on: the script behind
 test_distributed.py.
 
-Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3]; writes how the whole run and the resumed one ended.
+Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3]; writes how the whole run and the resumed one ended, and
+the policy of each.
 """
 
 import sys
@@ -26,6 +27,7 @@ def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
     if stop:
         trainer.add_callback(Stop())
     trainer.train(resume_from_checkpoint=resume)
+    trainer.save_policy(folder / "policy")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     duals = gather_object([trainer.duals.state_dict()])
     assert all(state == duals[0] for state in duals)

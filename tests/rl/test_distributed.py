@@ -12,10 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import hosts
+import poisoned
 import pytest
+import resumed_ranks
 import torch
+from safetensors.torch import load_file
 
 from recrl.launch.processes import end
+from recrl.rl import checkpoints
+from recrl.rl.checkpoints import CheckpointError
 
 SCRIPT = Path(__file__).with_name("fixed_rollouts.py")
 # As shipped; without a GPU all of these work over gloo.
@@ -158,3 +163,27 @@ def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind)
     assert resumed["duals"] == whole["duals"]
     for name, value in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], value), name
+    for run in ("whole", "parts"):
+        saved = load_file(tmp_path / "out" / run / "policy" / "model.safetensors")
+        assert all(torch.equal(value, whole["weights"][name]) for name, value in saved.items())
+    if kind != "ddp":
+        assert_shards_run_no_code(tmp_path / "out" / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
+
+
+def assert_shards_run_no_code(checkpoint):
+    """What DeepSpeed's own loader reads of the shards, as they are and with code in each."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    engine, shards = TorchCheckpointEngine(), sorted(checkpoint.glob("global_step*/*.pt"))
+    assert len(shards) >= 3
+    for shard in shards:
+        marker = checkpoint / "marker"
+        with checkpoints.reading(checkpoint, "shards"):
+            assert engine.load(str(shard), map_location="cpu")
+        poisoned.plant(shard, marker)
+        with (
+            pytest.raises(CheckpointError, match=r"shards: it would call (io|_io)\.open"),
+            checkpoints.reading(checkpoint, "shards"),
+        ):
+            engine.load(str(shard), map_location="cpu")
+        assert not marker.exists()
