@@ -189,7 +189,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from error
+        raise ConfigError(f"{path} is no YAML: {_yaml_fault(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} must hold settings (name: ..., rewards: ..., optimizer: ...), not {type(tree).__name__}"
@@ -232,19 +232,21 @@ def _find(path: str) -> Path:
     raise ConfigError(f"no configuration {path!r} (from {os.getcwd()}); give a YAML file, or one of {names}")
 
 
-def _refuse_logins(tree: Any, origin: str, place: str = "") -> None:
+def _refuse_logins(tree: Mapping[str, Any], origin: str) -> None:
     """Settings are saved, shown in errors and sent to logs: none may be an address with a password."""
-    if isinstance(tree, str) and has_login(tree):
-        raise ConfigError(
-            f"{origin}: {place} is an address with a user or password before an @; leave them out, and give "
-            "a token by its variable (token_env)"
-        )
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            _refuse_logins(value, origin, f"{place}.{key}" if place else str(key))
-    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        for i, value in enumerate(tree):
-            _refuse_logins(value, origin, f"{place}.{i}")
+    seen, left = set(), [("", tree)]
+    while left:
+        place, node = left.pop()
+        if isinstance(node, str):
+            if has_login(node):
+                raise ConfigError(
+                    f"{origin}: {place} is an address with a user or password before an @; leave them out, "
+                    "and give a token by its variable (token_env)"
+                )
+        elif isinstance(node, Mapping | Sequence) and id(node) not in seen:
+            seen.add(id(node))  # an alias of YAML may stand in many places, even in itself
+            entries = node.items() if isinstance(node, Mapping) else enumerate(node)
+            left += [(f"{place}.{key}".lstrip("."), value) for key, value in entries]
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -263,8 +265,14 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        why = "" if "@" in text else f": {' '.join(str(error).split())}"
-        raise ConfigError(f"{shown}: the value is no YAML{why}") from error
+        raise ConfigError(f"{shown}: the value is no YAML: {_yaml_fault(error)}") from error
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What and where, without the lines themselves: there may be a password in them."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or type(error).__name__
+    return f"{what} in line {mark.line + 1}, column {mark.column + 1}" if mark else str(what)
 
 
 def _explain(error: ValidationError) -> str:

@@ -97,7 +97,7 @@ def _read_key(path: Path) -> str:
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o177:
             raise RolloutError(
                 f"{path} must be a file of your own with mode 0600, it is {described(found)}: others may "
-                "know this key; delete it, and start servers and training again"
+                f"know this key; delete it and start again, or set {KEY} if this disk changes owners"
             )
         return checked_key(os.read(file, _LONGEST + 1).decode("ascii", "replace"), str(path))
     finally:
