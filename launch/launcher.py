@@ -24,7 +24,6 @@ import psutil
 import torch
 import yaml
 
-from ..envs.client import is_loopback
 from ..rl.preconditions import check_split
 from ..rl.rollouts.access import server_key
 from .config import ConfigError, RunConfig
@@ -34,6 +33,8 @@ from .run import STOPPED, clear
 from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,10 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         RolloutError: the servers' key is none, or others can read it.
     """
     environment = {**os.environ, **chosen.environment}
-    if fresh and chosen.servers and (folder / "config.yaml").exists():
-        clear(folder)  # now, or a server would take the earlier run's policy
     if chosen.servers:
         server_key(folder)
+    if fresh and chosen.servers and (folder / "config.yaml").exists():
+        clear(folder)  # now, or a server would take the earlier run's policy
     stopped = folder / STOPPED
     stopped.unlink(missing_ok=True)  # of an earlier run
     with ExitStack() as stack:
@@ -298,7 +299,7 @@ def _servers(
     found: dict[str, tuple[str, ...]] = {}
     for address in config.rollout.servers:
         parts = urlsplit(address)
-        if is_loopback(parts.hostname):
+        if parts.hostname in _LOOPBACK:
             command = [sys.executable, "-m", "recrl.launch.cli", "serve", source, *overrides]
             found[address] = (*command, "--port", str(parts.port or 80))
     gpus, each = torch.cuda.device_count(), config.rollout.tensor_parallel

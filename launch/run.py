@@ -247,10 +247,10 @@ def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: boo
             f"{folder} holds a run already; go on with --resume auto, replace it with --fresh, "
             "or choose another output=..."
         )
+    check_served(config.rollout, folder)
     if exists and fresh:
         clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    check_served(config.rollout, folder)
     (folder / STOPPED).unlink(missing_ok=True)
     (folder / "config.yaml").write_text(configuration.dump(config))
 
