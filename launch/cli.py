@@ -149,7 +149,7 @@ def serve(
         str, typer.Option(help="Where the server listens; loopback unless --expose.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; one server for each.")] = 8000,
-    expose: Annotated[bool, typer.Option(help="Let other machines reach it; needs a key.")] = False,
+    expose: Annotated[bool, typer.Option(help="Let other machines reach it, with its key.")] = False,
 ) -> None:
     """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
     from . import serve

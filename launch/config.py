@@ -246,7 +246,9 @@ def load(path: str, overrides: Sequence[str] = (), *, resolve: bool = True) -> R
     try:
         tree = plain_yaml.read(_content(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(path)} is no YAML that a configuration can be: {_line(error)}") from error
+        raise ConfigError(
+            f"{shown(path)} is no YAML that a configuration can be: {_yaml_fault(error)}"
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{shown(path)} must hold settings (name: ..., rewards: ..., optimizer: ...), not {shown(tree)}"
@@ -311,19 +313,21 @@ def _content(path: str) -> bytes:
     )
 
 
-def _refuse_logins(tree: Any, origin: str, place: str = "") -> None:
+def _refuse_logins(tree: Mapping[str, Any], origin: str) -> None:
     """Settings are saved, shown in errors and sent to logs: none may be an address with a password."""
-    if isinstance(tree, str) and has_login(tree):
-        raise ConfigError(
-            f"{origin}: {place} is an address with a user or password before an @; leave them out, and give "
-            "a token by its variable (token_env)"
-        )
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            _refuse_logins(value, origin, f"{place}.{key}" if place else str(key))
-    elif isinstance(tree, Sequence) and not isinstance(tree, str | bytes):
-        for i, value in enumerate(tree):
-            _refuse_logins(value, origin, f"{place}.{i}")
+    seen, left = set(), [("", tree)]
+    while left:
+        place, node = left.pop()
+        if isinstance(node, str):
+            if has_login(node):
+                raise ConfigError(
+                    f"{origin}: {place} is an address with a user or password before an @; leave them out, "
+                    "and give a token by its variable (token_env)"
+                )
+        elif isinstance(node, Mapping | Sequence) and id(node) not in seen:
+            seen.add(id(node))  # an alias of YAML may stand in many places, even in itself
+            entries = node.items() if isinstance(node, Mapping) else enumerate(node)
+            left += [(f"{place}.{key}".lstrip("."), value) for key, value in entries]
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -349,12 +353,18 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         node[last] = plain_yaml.read(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(text)}: the value is no YAML: {_line(error)}") from error
+        raise ConfigError(f"{shown(text)}: the value is no YAML: {_yaml_fault(error)}") from error
 
 
 def _line(message: object) -> str:
-    # YAML's errors quote what they choke on, and before an @ there may be a password.
-    return " ".join("..." if "@" in word else word for word in str(message).split())
+    return " ".join(str(message).split())
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What and where, without the lines themselves: there may be a password in them."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or _line(error)
+    return f"{_line(what)} in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 
 
 def _explain(error: ValidationError) -> str:

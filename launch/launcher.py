@@ -24,7 +24,6 @@ import psutil
 import torch
 import yaml
 
-from ..envs.client import is_loopback
 from ..rl.preconditions import check_split
 from ..rl.rollouts.access import server_key
 from .config import ConfigError, RunConfig
@@ -34,6 +33,8 @@ from .progress import Display
 from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         ConfigError: the earlier run may not be replaced, or is in use.
         RolloutError: the servers' key is none, or others can read it.
     """
-    if fresh and chosen.servers:
-        _set_aside(RunFolder(folder))
     if chosen.servers:
         server_key(folder)
+    if fresh and chosen.servers:
+        _set_aside(RunFolder(folder))
     with ExitStack() as stack:
         codes = Path(stack.enter_context(TemporaryDirectory(prefix="recrl-exit-")))
         environment = {**os.environ, **chosen.environment}
@@ -321,7 +322,7 @@ def _servers(
     found: dict[str, tuple[str, ...]] = {}
     for address in config.rollout.servers:
         parts = urlsplit(address)
-        if is_loopback(parts.hostname):
+        if parts.hostname in _LOOPBACK:
             command = [sys.executable, "-m", "recrl.launch.cli", "serve", source, *overrides]
             found[address] = (*command, "--port", str(parts.port or 80))
     gpus, each = torch.cuda.device_count(), config.rollout.tensor_parallel

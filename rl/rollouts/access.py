@@ -92,14 +92,16 @@ def _read_key(path: Path) -> str:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise RolloutError(f"{path} cannot be opened as a key ({error.strerror}); delete it") from error
-    with os.fdopen(file, "rb") as stream:
+    try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o177:
             raise RolloutError(
                 f"{path} must be a file of your own with mode 0600, it is {described(found)}: others may "
-                "know this key; delete it, and start servers and training again"
+                f"know this key; delete it and start again, or set {KEY} if this disk changes owners"
             )
-        return checked_key(stream.read(_LONGEST + 1).decode("ascii", "replace"), str(path))
+        return checked_key(os.read(file, _LONGEST + 1).decode("ascii", "replace"), str(path))
+    finally:
+        os.close(file)
 
 
 def described(found: os.stat_result) -> str:

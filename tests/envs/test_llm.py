@@ -18,7 +18,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requests, self.status, self.answer, self.wait = [], 200, None, 0.0
+        self.requests, self.status, self.answer, self.wait, self.drip = [], 200, None, 0.0, False
         self.flying, self.most = 0, 0
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
@@ -41,7 +41,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(server.status)
         self.send_header("Content-Length", str(len(answer.encode())))
         self.end_headers()
-        self.wfile.write(answer.encode())
+        for i in range(100 if server.drip else 0):
+            try:
+                self.wfile.write(answer[i : i + 1].encode())
+                time.sleep(0.05)
+            except OSError:
+                return
+        if not server.drip:
+            self.wfile.write(answer.encode())
 
     def log_message(self, *_):
         pass
@@ -108,6 +115,18 @@ def test_it_is_awaited_beside_others(server):
         (200, '{"choices": []}', "no answer of one choice"),
         (200, '{"choices": [{"message": null, "finish_reason": "stop"}]}', "no answer of one choice"),
         (200, said("It is", "length"), r"cut off at max_tokens=256; set more \('It is'\)"),
+        (200, said("It is", "content_filter"), r"no whole answer, finish_reason 'content_filter' .*'It is'"),
+        (200, said("It is", "tool_calls"), "no whole answer, finish_reason 'tool_calls' instead of 'stop'"),
+        (200, said("It is", "abort"), "no whole answer"),
+        (200, said("It is", None), "no whole answer, finish_reason 'None'"),
+        (200, said("It is", ["stop"]), "no whole answer"),
+        (200, said("It is", "x" * 10_000), "no whole answer, finish_reason 'x{40}'"),
+        (200, said(["It", "is"]), "an answer without text"),
+        (200, said("half a \ud83c pair"), "half a character"),
+        (200, said("It is")[:-1] + ', "choices": []}', "no answer of one choice"),
+        (200, said("It is")[:-1] + ', "usage": NaN}', "no answer of one choice"),
+        (200, "[" * 100_000, "no answer of one choice"),
+        (200, f'"{"x" * (9 * 2**20)}"', "longer than 8388608 bytes"),
         (200, said(None), "an answer without text"),
         (200, said("  "), "an answer without text"),
     ],
@@ -117,7 +136,9 @@ def test_what_is_no_whole_answer_is_an_error_that_shows_it(server, status, answe
     with pytest.raises(ChatError, match=wrong) as raised:
         model(server).chat(["tea?"])
     assert server.url in str(raised.value)
-    assert "'owl'" in str(raised.value)
+    assert "'owl'" in str(raised.value) or "POST" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 800
 
 
 def test_a_server_that_is_silent_or_away_is_named(server):
@@ -128,6 +149,19 @@ def test_a_server_that_is_silent_or_away_is_named(server):
         model(server, timeout=0.1).chat(["tea?"])
 
 
+def test_a_server_that_never_comes_to_an_end_does_not_hold_the_pool_up(server):
+    server.wait = 0.05
+    server.drip = True
+    asked = model(server, timeout=5, deadline=0.3, concurrency=1)
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ChatError, match=r"timed out: no whole answer after deadline=0\.3 s"):
+            asked.chat(["tea?"])
+    assert time.monotonic() - started < 2
+    server.drip = False
+    assert asked.chat(["tea?"]) == ["TEA?"]
+
+
 def test_a_copy_in_another_process_asks_by_itself(server):
     assert pickle.loads(pickle.dumps(model(server))).chat(["tea?"]) == ["TEA?"]
 
@@ -135,6 +169,9 @@ def test_a_copy_in_another_process_asks_by_itself(server):
 def test_settings_that_cannot_be_are_refused(server):
     with pytest.raises(ValueError, match="must be an address of the form"):
         model(server, url="owl.example")
+    with pytest.raises(ValueError, match="user or password") as raised:
+        model(server, url="http://owl:hunter2@owl.example/v1")
+    assert "must be an address" not in str(raised.value)
     with pytest.raises(ValueError, match="token_env='OWL_KEY': this environment variable is not set"):
         model(server, token_env="OWL_KEY")
 

@@ -56,6 +56,60 @@ def test_a_saved_configuration_finds_files_of_rewards_in_the_home_folder(tmp_pat
     assert load(str(saved)).rewards[-1].use == f"{tmp_path / 'mine.py'}:r"
 
 
+LOGIN = "http://me:hunter2@host"
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        (f"rollout.servers=[{LOGIN}]", "rollout.servers.0"),
+        (f"rollout.servers=['http://host', '{LOGIN}:8000/']", "rollout.servers.1"),
+        ("rollout.servers=[me:hunter2@host]", "rollout.servers"),
+        (f"rollout.servers={LOGIN}", "rollout.servers"),
+        (f"judge={{url: '{LOGIN}/v1', model: owl}}", "judge.url"),
+        (f"rewards=[recall, {{name: q, use: http, params: {{url: '{LOGIN}'}}}}]", "rewards.1.params.url"),
+        (
+            f"rewards=[recall, {{name: q, use: other, params: {{a: [{{b: '{LOGIN}'}}]}}}}]",
+            "rewards.1.params.a.0.b",
+        ),
+        ("data.cache=s3://me:hunter2@bucket/x", "data.cache"),
+        (f"unknown={LOGIN}", "unknown"),
+        (f"train.steps={LOGIN}", "train.steps"),
+        (f"rollout.servers=[{LOGIN}", "rollout.servers"),
+        ("judge={url: 'http:me:hunter2@host', model: owl}", "judge.url"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_wherever_it_stands_and_not_repeated(override, place):
+    with pytest.raises(ConfigError, match=place.replace(".", r"\.")) as raised:
+        load("demo", [override])
+    assert "hunter2" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_aliases_of_yaml_are_looked_at_once(tmp_path):
+    layers = "\n".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(30))
+    for text in (f"a0: &a0 ['{LOGIN}']\n{layers}\n", "a: &a [*a]\n"):
+        path = tmp_path / "bomb.yaml"
+        path.write_text(text)
+        with pytest.raises(ConfigError) as raised:
+            load(str(path))
+        assert "hunter2" not in str(raised.value)
+
+
+def test_a_file_that_is_no_yaml_is_named_without_its_lines(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text(f"name: x\nrollout: {{servers: ['{LOGIN}'\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml is no YAML: .* in line 3, column 1") as raised:
+        load(str(path))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["host:8000", "ftp://host", "http://", "http://host:x", "http://a b", ""])
+def test_an_address_of_a_rollout_server_is_one_of_http(address):
+    with pytest.raises(ConfigError, match=r"rollout\.servers.*must be an address of the form http://host"):
+        load("demo", [f"rollout.servers=['{address}']"])
+
+
 def test_overrides_and_their_shorthands():
     config = load(
         "demo",

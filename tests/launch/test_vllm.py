@@ -1,20 +1,22 @@
 """Rollouts on vLLM from the command line: whole runs, a run's own server, and what works here."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
+from threading import Thread
 
 import pytest
-import requests
 import yaml
+from attacks import ask, attack
 from test_distributed import free_port
 from test_run import SMALL, finished, lines, recrl
 
 from recrl.envs.llm import ChatConfig, ChatError, Endpoint
+from recrl.launch.serve import healthy
+from recrl.rl.rollouts.access import KEY, KEY_FILE
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
-
-KEY = "RECRL_API_KEY"
 
 
 @pytest.fixture
@@ -41,17 +43,30 @@ def check(run: Path) -> None:
     assert (run / "policy" / "model.safetensors").exists()
 
 
-def test_a_run_and_its_server_with_a_key(config, tmp_path, panel_task, monkeypatch):
-    monkeypatch.setenv(KEY, "sesame")
+def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    # Neither is asked: a password from the one would go in the key's place, the key to the other.
+    (tmp_path / "netrc").write_text("default login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     port = free_port()
     address = f"http://127.0.0.1:{port}"
+    settings = (str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
     # It waits for the policy that the training makes.
-    server = recrl("serve", str(config), "--port", str(port))
+    server = recrl("serve", *settings, "--port", str(port))
+    said: list[str] = []
+    listener = Thread(target=lambda: said.append(server.stdout.read()))  # what nobody reads holds it up
+    listener.start()
     try:
-        finished("train", str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
-        refused = requests.post(f"{address}/update_weights", json={}, timeout=10)
-        assert refused.status_code == 401
+        finished("train", *settings)
+        key = (tmp_path / "run" / KEY_FILE).read_text()
+        table = attack(port, key)
+        print(f"attacks: {table.tried} tried, {table.refused} refused, {len(table.silent)} silent")
+        assert table.silent == []
+        assert table.tried == table.refused > 1000
         assert server.poll() is None
+        assert key not in "".join(Path(f"/proc/{server.pid}/cmdline").read_text())
+        monkeypatch.setenv(KEY, key)
         # It is a judge too, though of a policy that has hardly learned to speak.
         grades = {"structured_outputs": {"choice": ["good", "bad"]}}
         judge = ChatConfig(url=f"{address}/v1", model="policy", token_env=KEY, max_tokens=32)
@@ -61,13 +76,28 @@ def test_a_run_and_its_server_with_a_key(config, tmp_path, panel_task, monkeypat
         assert asyncio.run(held.ask("Is this list good?")) == grade
         with pytest.raises(ChatError, match="cut off at max_tokens=32"):
             Endpoint(judge).chat(["Is this list good?"])
+        assert len(told_apart(port, key, tmp_path)) == 1
     finally:
         server.send_signal(signal.SIGTERM)
-        output, _ = server.communicate(timeout=60)
-    assert "waiting for" in output
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"{address}/health", timeout=10)
+        server.wait(timeout=60)
+        listener.join()
+    assert "waiting for" in said[0]
+    assert key not in said[0]
+    assert not healthy(address)
     check(tmp_path / "run")
+
+
+def told_apart(port: int, key: str, folder: Path) -> set[tuple[int, str]]:
+    """What a server says about names that are no version, and about paths: there, missing, a folder."""
+    (folder / "there").write_text("x")
+    names = [folder / "there", folder / "missing", folder, "/etc/passwd", "../../etc/passwd", "a/b", "\0", 7]
+    given = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    said = set()
+    for name in names:
+        assert ask(port, "POST", "/start_weight_update", given)[0] == 200
+        body = json.dumps({"update_info": {"version": str(name) if isinstance(name, Path) else name}})
+        said.add(ask(port, "POST", "/update_weights", given, body.encode()))
+    return said
 
 
 def test_two_processes_with_an_engine_each(config, tmp_path, panel_task):

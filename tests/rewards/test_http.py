@@ -99,6 +99,15 @@ def test_null_is_a_missing_score_and_other_keys_are_ignored(server):
         (200, '{"scores": [0.5]}', "1 scores for 2 samples"),
         (200, '{"scores": [0.5, true]}', r"scores\[1\] is True"),
         (200, '{"scores": ["0.5", 0]}', r"scores\[0\] is '0.5'"),
+        (200, '{"scores": [0.5, NaN]}', "NaN is no JSON"),
+        (200, '{"scores": [0.5, -Infinity]}', "-Infinity is no JSON"),
+        (200, '{"scores": [0.5, 1e999]}', "1e999 is too large"),
+        (200, '{"scores": [0.5, 1' + "0" * 4000 + "]}", r"scores\[1\] is 10{100,}"),
+        (200, '{"scores": [0.5, 1' + "0" * 9000 + "]}", "not JSON"),
+        (200, '{"scores": [0, 0], "scores": [1, 1]}', "stands twice"),
+        (200, '{"scores": ' + "[" * 100_000, "nested too deeply"),
+        (200, '{"scores": [0, 0], "more": ' + '{"a":' * 100_000, "nested too deeply"),
+        (200, '"' + "x" * (9 * 2**20) + '"', "longer than 8388608 bytes"),
     ],
 )
 def test_any_other_answer_is_an_error_that_shows_it(server, status, answer, message):
@@ -163,6 +172,19 @@ def test_a_slow_server_runs_out_of_time(server):
     with pytest.raises(RewardError, match=r"timeout=0\.2: .*timed out"):
         HttpReward(server.url, timeout=0.2)(prompts=["?"], completions=["a"])
     assert time.monotonic() - started < 0.9
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated(server):
+    spec = RewardSpec(name="quality", use="http", params={"url": "http://me:hunter2@host/score"})
+    with pytest.raises(RewardSpecError, match=r"'quality'.*user or password") as raised:
+        RewardEngine([spec], resources={}, columns=[])
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_deadline_is_kept_besides_the_time_of_silence(server):
+    server.wait = 0.4
+    with pytest.raises(RewardError, match=r"deadline=0\.2"):
+        HttpReward(server.url, timeout=5, deadline=0.2)(prompts=["?"], completions=["a"])
 
 
 def test_a_server_that_is_away_is_named(server):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from fixed_rollouts import STEPS, policy_and_tokenizer, record_answers
 from test_distributed import free_port, launch
-from vllm_rollouts import HIDDEN, LONG, LONGEST, MOVING, SEEDS, engine, trainer_of
+from vllm_rollouts import HIDDEN, LONG, LONGEST, MOVING, SEEDS, engine, settings, trainer_of
 
 from recrl.launch.serve import running
 from recrl.rl.branches import Sampling
@@ -25,7 +25,6 @@ from recrl.rl.rollouts.settings import RolloutConfig
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
 
 SCRIPT = Path(__file__).with_name("vllm_rollouts.py")
-SERVED = RolloutConfig(kv_cache=0.1, transfer="files")
 PATIENCE = 240.0
 ENGINES = ("vllm-colocate", "vllm-server")
 
@@ -40,7 +39,8 @@ def policy(tmp_path_factory):
 
 
 def serving(policy: Path, port: int, log: Path):
-    return running(SERVED, policy, "float32", LONGEST, port, patience=PATIENCE, log=log)
+    config = settings("vllm-server", policy, f"http://127.0.0.1:{port}")
+    return running(config, policy, "float32", LONGEST, port, run=policy, patience=PATIENCE, log=log)
 
 
 @pytest.fixture(scope="module")
@@ -138,27 +138,27 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(policy, tmp_pat
     log = tmp_path / "server.txt"
     with stack:
         servers = [stack.enter_context(serving(policy, port, log))]
-        rollouts = engine("vllm-server", policy, f"http://127.0.0.1:{port}", tmp_path)
+        rollouts = engine("vllm-server", policy, f"http://127.0.0.1:{port}")
         rollouts._patience = PATIENCE
         trainer = trainer_of(tmp_path / "run", rollouts=rollouts, **MOVING)
         answers, asked = record_answers(trainer), []
         restarting = []
-        request = rollouts._session.request
+        ask = rollouts._ask
 
         def restart():
             os.killpg(servers[0].pid, signal.SIGKILL)
             servers.append(stack.enter_context(serving(policy, port, log)))
 
-        def spy(method, url, **options):
-            if "generate" in url:
+        def spy(address, method, path, *arguments, **options):
+            if "generate" in path:
                 asked.append(trainer.state.global_step)
                 if trainer.state.global_step == 2 and not restarting:
                     restarting.append(threading.Thread(target=restart))
                     restarting[0].start()
                     time.sleep(0.05)
-            return request(method, url, **options)
+            return ask(address, method, path, *arguments, **options)
 
-        rollouts._session.request = spy
+        rollouts._ask = spy
         trainer.train()
         restarting[0].join()
         held = rollouts._held(rollouts._servers[0])
@@ -185,7 +185,7 @@ def test_a_server_that_stays_away_stops_the_run_with_a_way_on(tmp_path):
 
 def test_more_prompts_than_are_read_at_once(policy, tmp_path):
     """Their tokens exceed the 4,096 that vLLM reads in a step; answers are seeded all the same."""
-    colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1", tmp_path)
+    colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1")
     requests = [Request((*range(50), i), 2, seed=i) for i in range(100)]
     first, again = (colocated.generate(requests, Sampling(max_tokens=8, ends=(1,))) for _ in range(2))
     colocated.close()
@@ -203,7 +203,7 @@ def test_the_engine_in_the_process_leaves_the_trainer_alone(policy, tmp_path):
         torch.set_num_threads,
         torch.get_default_dtype(),
     )
-    colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1", tmp_path)
+    colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1")
     after = (
         torch.random.get_rng_state(),
         torch.get_num_threads(),

@@ -1,6 +1,8 @@
 """What becomes of a rollout server's faults, played by a small server that answers as it is told to."""
 
 import json
+import os
+import stat
 import threading
 import time
 from contextlib import contextmanager
@@ -230,6 +232,27 @@ def test_another_server_answers_for_a_slow_one(tmp_path):
         slow.spoil = [late]
         list(engine.generate(REQUESTS[:1], SAMPLING))
     assert quick.calls.count("/inference/v1/generate") == 1
+
+
+def test_weights_on_their_way_are_the_owners_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        with served(tmp_path, Server()) as engine:
+            engine.update("v", weights)
+            (tmp_path / "exchange" / "weights-w.partial").write_text("of an earlier run, for all to read")
+            engine.update("w", weights)
+            (file,) = (tmp_path / "exchange").iterdir()
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+            assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_for_weights_that_others_can_write_to_stops_the_run_before_it_begins(tmp_path):
+    (tmp_path / "exchange").mkdir()
+    (tmp_path / "exchange").chmod(0o777)
+    with pytest.raises(RolloutError, match=r"^rollout\.exchange=.*mode 0777"), served(tmp_path, Server()):
+        pass
 
 
 def test_an_empty_batch_asks_nobody(tmp_path):

@@ -33,16 +33,20 @@ MOVING: dict[str, Any] = {"rewards": ("vowels",), "objective": "vowels", "constr
 SEEDS, LONG = range(4), 20
 
 
-def engine(name: str, policy: Path, address: str, scratch: Path) -> Any:
-    config = RolloutConfig(
+def settings(name: str, policy: Path, address: str) -> RolloutConfig:
+    """Those that engine and server share; the policy's folder stands for the run's."""
+    return RolloutConfig(
         engine=name,
         servers=(address,),
         kv_cache=0.1,
         transfer="files",
-        exchange=scratch / "exchange",
+        exchange=policy / "exchange",
         patience=60,
     )
-    return make_engine(config, policy, "float32", LONGEST, scratch)
+
+
+def engine(name: str, policy: Path, address: str) -> Any:
+    return make_engine(settings(name, policy, address), policy, "float32", LONGEST, policy)
 
 
 class Forgetful:
@@ -89,7 +93,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     for name in ("vllm-colocate", "vllm-server"):
-        rollouts = engine(name, policy, address, output.parent)
+        rollouts = engine(name, policy, address)
         moving = {"rollouts": rollouts, **MOVING}
         found[name] = run(output / name, **moving)
         found[f"{name} lora"] = run(output / name, **moving, peft_config=lora)
