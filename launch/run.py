@@ -250,7 +250,12 @@ def _open_folder(config: RunConfig, folder: Path, resume: str | None, fresh: boo
         )
     if exists and fresh:
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output={folder} cannot be made: {error.strerror}; choose another folder"
+        ) from error
     (folder / STOPPED).unlink(missing_ok=True)
     (folder / "config.yaml").write_text(configuration.dump(config))
 
