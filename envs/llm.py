@@ -69,6 +69,13 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     options: dict[str, Any] = Field(default_factory=dict)
     """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves one of ours out."""
 
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must be an address, such as http://127.0.0.1:8000/v1")
+        return url
+
     @field_validator("options")
     @classmethod
     def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:

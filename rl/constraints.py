@@ -248,7 +248,8 @@ class Problem:
                 raise ValueError(f"range of {name!r} is ({low}, {high}); write (low, high) with low < high")
         if self.objective_unit is not None and not SMALLEST_UNIT <= self.objective_unit < math.inf:
             raise ValueError(
-                f"objective_unit={self.objective_unit} must be positive, {SMALLEST_UNIT:g} or more; or drop it"
+                f"objective_unit={self.objective_unit} must be positive, {SMALLEST_UNIT:g} at least; or drop "
+                "it"
             )
         for i, constraint in enumerate(self.constraints):
             self._check_bound(constraint)
