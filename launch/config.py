@@ -332,11 +332,17 @@ def _refuse_logins(tree: Mapping[str, Any], origin: str) -> None:
 
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
-    parts = SHORTHANDS.get(key, key).split(".")
+    parts = key.split(".")
     if not equals or not all(parts) or len(parts) > _DEEPEST:
         raise ConfigError(f"{shown(text)} is no override; write key=value, such as train.steps=50")
     if not value.strip():
         raise ConfigError(f"{shown(text)} has no value; write null for none")
+    try:
+        given = plain_yaml.read(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{shown(text)}: the value is no YAML: {_yaml_fault(error)}") from error
+    if key in SHORTHANDS and not isinstance(given, dict):
+        parts = SHORTHANDS[key].split(".")
     node = tree
     *parents, last = parts
     for parent in parents:
@@ -350,10 +356,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
                 f"{shown(text)}: {parent!r} is a {'list' if isinstance(node, list) else 'value'} in the "
                 f"configuration, not a section; set {parent} as a whole"
             )
-    try:
-        node[last] = plain_yaml.read(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(text)}: the value is no YAML: {_yaml_fault(error)}") from error
+    node[last] = given
 
 
 def _line(message: object) -> str:

@@ -69,12 +69,14 @@ def mendable() -> tuple[type[Exception], ...]:
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
     from ..rl.checkpoints import CheckpointError
+    from ..rl.policy import PolicyError
     from ..rl.processes import LaunchError
     from ..rl.rollouts.base import RolloutError
     from .config import ConfigError
 
     rewards = (RewardError, RewardSpecError)
-    return (*rewards, CheckpointError, ConfigError, DataError, LaunchError, RolloutError, ModuleNotFoundError)
+    ours = (CheckpointError, ConfigError, DataError, LaunchError, PolicyError, RolloutError)
+    return (*rewards, *ours, ModuleNotFoundError)
 
 
 def cause(error: Exception) -> BaseException | None:

@@ -6,6 +6,7 @@ What a configuration says of itself alone is checked where it is read (:mod:`rec
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..envs.task import TagTask
@@ -44,6 +45,10 @@ def check_training(config: RunConfig, episodes: int, processes: int) -> None:
         ConfigError: too few prompts for a step, or answers that do not split.
     """
     train, limit = config.train, config.task.max_train_episodes
+    if train.prefix_attention == "flex" and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.prefix_attention=flex trains on CUDA only, and there is none; set it to split"
+        )
     try:
         check_split(train.prompts_per_step, train.group_size, processes, train.micro_batches)
     except ValueError as error:

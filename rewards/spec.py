@@ -53,7 +53,7 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     concurrency: Annotated[int, Between(1, 1000)] | None = None
     """Calls in flight at once: by default 16 of an async function, 1 of a plain one. More than 1 of a plain
     one run in threads at the same time, each with an equal part of the samples."""
-    workers: Annotated[int, Between(0, 1000)] = 0
+    workers: Annotated[int, Between(0, 256)] = 0
     """Processes of their own that call a plain function; one that hangs or dies is replaced."""
     timeout: Annotated[float, Between(0.001, PATIENCE)] = 600.0
     """Seconds that a call may take."""

@@ -211,7 +211,7 @@ def evaluation(
         name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()
     }
     unseen = episodes["unseen"].to_numpy()
-    populations = {"unseen users": unseen}
+    populations = {"unseen users": unseen} if unseen.any() else {}
     if not unseen.all():
         populations["all users"] = np.ones_like(unseen)
     users = episodes["user"].to_numpy()

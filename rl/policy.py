@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Size of the embedded policy."""
 
-    hidden: Annotated[int, Between(2, 16_384)] = 128
+    hidden: Annotated[int, Between(2, 8192)] = 128
     """Width of the residual stream."""
     layers: Annotated[int, Between(1, 256)] = 2
     """Number of decoder layers."""
@@ -82,6 +82,10 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Size of the tiny policy."""
 
 
+class PolicyError(ValueError):
+    """A policy cannot be had; the message names the model and the fix."""
+
+
 def load(
     config: PolicyConfig, *, tags: Sequence[str] = (), texts: Sequence[str] = (), seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -97,8 +101,7 @@ def load(
         Model and tokenizer; the tokenizer has a chat template and a padding token and pads on the left.
 
     Raises:
-        ValueError: a model without a chat template.
-        OSError: no such model.
+        PolicyError: no such model, one that cannot be read, or one without a chat template.
     """
     dtype = getattr(torch, config.dtype)
     if config.model == "tiny":
@@ -107,13 +110,19 @@ def load(
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype)
     else:
-        # Code that comes with a model is not run, nor asked about.
-        model = AutoModelForCausalLM.from_pretrained(
-            config.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-        )
-        tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+        try:
+            # Code that comes with a model is not run, nor asked about.
+            model = AutoModelForCausalLM.from_pretrained(
+                config.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+            tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise PolicyError(
+                f"policy.model={config.model!r} cannot be loaded: {' '.join(str(error).split())}; name the "
+                "folder of a causal language model with its tokenizer, or one of the hub"
+            ) from error
     if tokenizer.chat_template is None:
-        raise ValueError(
+        raise PolicyError(
             f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
         )
     if tokenizer.pad_token is None:

@@ -133,7 +133,13 @@ def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str
                 f"a constraint holds where {column}={value}, but the training data have no column "
                 f"{column!r}; they have: {', '.join(names)}"
             )
-        found = sorted({str(entry) for entry in values(column)})
+        entries = list(values(column))
+        if not all(entry is None or isinstance(entry, str | int | float) for entry in entries):
+            raise ValueError(
+                f"a constraint holds where {column}={value}, but the column {column!r} holds lists; name a "
+                "column with one value for each prompt, such as segment"
+            )
+        found = sorted(map(str, set(entries)))
         if value not in found:
             raise ValueError(
                 f"a constraint holds where {column}={value}, but no training prompt has that value; "
