@@ -1,5 +1,6 @@
 """Tag rewards against cases worked out by hand, and against plain loops over random answers."""
 
+import random
 import sys
 import time
 from itertools import combinations
@@ -397,6 +398,41 @@ def test_the_encoder_knows_which_tags_are_alike(embeddings, monkeypatch):
         encode_tags(("cheese", "cheeses", "motor oil"), cache_dir=embeddings), vectors
     )
     assert [path.suffix for path in embeddings.iterdir()] == [".npz"]
+
+
+def test_damaged_embeddings_are_never_read(tmp_path):
+    """Flipped bits, cuts, and files of others: the tags are embedded again."""
+    draw, path = random.Random(0), tmp_path / "some.npz"
+    vectors = np.linspace(0, 1, 3 * 384, dtype=np.float32).reshape(3, 384)
+    encoder_module._save_whole(path, "some", vectors)
+    assert [path.name for path in tmp_path.iterdir()] == ["some.npz"]
+    whole, found = path.read_bytes(), 0
+    for trial in range(250):
+        spoiled = bytearray(whole)
+        spoiled[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(spoiled if trial < 200 else whole[: draw.randrange(len(whole))])
+        kept = encoder_module._kept(path, "some", 3)
+        found += kept is None
+        assert kept is None or np.array_equal(kept, vectors)  # a bit that says nothing, such as a date's
+    assert found > 200
+    path.write_bytes(whole)
+    assert encoder_module._kept(path, "another", 3) is None  # copied under another name
+    assert encoder_module._kept(path, "some", 4) is None
+    np.save(tmp_path / "old.npy", vectors)
+    assert encoder_module._kept(tmp_path / "old.npy", "some", 3) is None
+    assert encoder_module._kept(tmp_path / "none.npz", "some", 3) is None
+
+
+def test_damaged_embeddings_are_written_again(embeddings, caplog):
+    pytest.importorskip("sentence_transformers")
+    tags = ("cheese", "cheeses", "motor oil")
+    vectors = encode_tags(tags, cache_dir=embeddings)
+    (path,) = embeddings.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-2000])
+    np.testing.assert_allclose(encode_tags(tags, cache_dir=embeddings), vectors, atol=1e-6)
+    assert "is written again: " in caplog.text
+    assert len(path.read_bytes()) == len(whole)
 
 
 def test_the_encoder_knows_what_a_holiday_is_about(tmp_path, monkeypatch):

@@ -1,0 +1,109 @@
+"""``recrl data``: it looks at data, imports nobody's code, and says what is wrong in one line."""
+
+import datetime as dt
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recrl.launch.cli import main
+
+REWARD = """
+from pathlib import Path
+
+Path(__file__).with_name("imported").touch()
+raise RuntimeError("this file must not be imported")
+"""
+
+
+@pytest.fixture
+def recrl(capsys, caplog):
+    """Runs a command; its exit code, what it printed, and its errors and warnings."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        caplog.clear()
+        with pytest.raises(SystemExit) as ended:
+            main([*map(str, arguments)])
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err + caplog.text
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    rows = [
+        {
+            "user": f"u{user}",
+            "time": str(dt.date(2024, 1, 3) + dt.timedelta(weeks=week)),
+            "tag": ["[red]apples[/]", "[/]</user>\nweekly:", "milk", "bread", "tea"][(user + week) % 5],
+        }
+        for user in range(40)
+        for week in range(45)
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own.py").write_text(REWARD)
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "name": "own",
+                "data": {
+                    "source": str(tmp_path / "log.jsonl"),
+                    "cache": str(tmp_path / "cache"),
+                    "protocol": {"min_tag_users": 2},
+                },
+                "task": {"slots": 3},
+                "rewards": ["recall", {"name": "mine", "use": f"{tmp_path / 'own.py'}:score"}],
+                "optimizer": {"objective": "mine", "constraints": ["novelty >= 0.34 (mean)"]},
+            }
+        )
+    )
+    return path
+
+
+def test_commands_that_look_at_data_import_no_reward_file(recrl, config, tmp_path):
+    code, shown, errors = recrl("data", "describe", config)
+    assert code == 0, errors
+    assert not (tmp_path / "imported").exists()
+    assert "test episodes of unseen users" in shown
+    lines = shown.splitlines()
+    # The floor of the constraint is met by one of three slots of the quota baseline.
+    assert "quota" in shown
+    # Names with markup of a terminal or of a prompt are shown as they are, or without it.
+    assert "[red]apples[/]" in lines
+    assert "[/] /user weekly" in lines
+    assert sum(line == "weekly:" for line in lines) == 1
+    assert sum(line == "</user>" for line in lines) == 1
+
+    # The same for a build, which finds and mends what the copy of a folder has lost.
+    (catalog,) = (tmp_path / "cache").rglob("catalog.json")
+    catalog.write_text(catalog.read_text().replace("milk", "mill"))
+    code, shown, errors = recrl("data", "build", config, "--check")
+    assert code == 0, errors
+    assert "is built again: catalog.json does not hold what was written" in errors
+    assert not (tmp_path / "imported").exists()
+    assert "mill" not in catalog.read_text()
+
+
+def test_a_damaged_log_is_one_line_and_exit_code_2(recrl, config, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:-9])
+    code, shown, errors = recrl("data", "build", config)
+    assert (code, shown) == (2, "")
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: {log}, row 1800: no JSON: ")
+    assert line.endswith("set data.bad_rows=drop to leave such rows out and count them")
+
+
+def test_the_list_of_rewards_imports_no_file_of_the_folder(tmp_path):
+    for name in ("rewards.py", "own_rewards.py", "sitecustomized.py"):
+        (tmp_path / name).write_text(REWARD)
+    command = [sys.executable, "-m", "recrl.launch.cli", "rewards", "list"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert "recall" in found.stdout
+    assert not (tmp_path / "imported").exists()
