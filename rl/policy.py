@@ -42,6 +42,9 @@ CHAT_TEMPLATE = (
 )
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Size of the embedded policy."""
 
@@ -76,7 +79,7 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
 
     model: Annotated[str, Text(4000)] = "tiny"
     """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""

@@ -27,7 +27,7 @@ from recrl.rl.constraints import Problem
 from .. import BenchmarkError
 from .cells import MODELS, PACKAGED, Model
 
-DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+DTYPES: dict[str, policy.Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
 """Of weights and arithmetic, by device."""
 REWARDS = ("recall", "novelty", "duplicates", "validity", "length")
 OBJECTIVE, CONSTRAINTS = "recall", ("novelty >= 0.3 (mean)", "duplicates <= 0.1 (mean)")
@@ -54,7 +54,7 @@ def catalog() -> Catalog:
     return Catalog([" ".join(words) for words in itertools.product(*map(str.split, _WORDS))])
 
 
-def save_policy(name: str, folder: Path, *, dtype: str, seed: int) -> int:
+def save_policy(name: str, folder: Path, *, dtype: policy.Dtype, seed: int) -> int:
     """Make a policy of :data:`MODELS` and save it with its tokenizer.
 
     Args:
