@@ -276,12 +276,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(error.code) from None
         fail(str(error), error.code)
     except Exception as error:
+        text = faults.disk_fault(error)
+        # Looked at first: without room for temporary files not even torch could be imported, to know the others.
+        if isinstance(error, OSError) and text is not None:
+            fail(text, 2)
         if isinstance(error, faults.mendable()):
             fault = faults.cause(error)
             if fault is not None and (trace := faults.blamed(fault)):
                 Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
             fail(" ".join(str(error).split()), 2)
-        if (text := faults.disk_fault(error)) is not None:
+        if text is not None:
             fail(text, 2)
         if stop.received is not None:  # torn by another process that has stopped
             print(stop.interruption("stopped with the other processes"), file=sys.stderr)

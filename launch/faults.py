@@ -95,6 +95,8 @@ def cause(error: Exception) -> BaseException | None:
 def disk_fault(error: BaseException) -> str | None:
     """What is wrong with the disk, if that is what an error comes from; on one line, with what to do."""
     for one in _chain(error):
+        if "no usable temporary directory" in str(one).lower():
+            return f"{' '.join(str(one).split())}; make room there, or name another folder by TMPDIR"
         number = one.errno if isinstance(one, OSError) else None
         if number not in _OF_THE_DISK:
             number = _number_in(str(one))

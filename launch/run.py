@@ -148,6 +148,7 @@ def _open(
         _compare(folder, config, resume, last, display)
     check_served(config.rollout, folder.path)
     folder.sweep()
+    checkpoints.tidy(folder.path / "checkpoints")
     if fresh:
         folder.set_aside()
     if not folder.has_run():

@@ -100,7 +100,7 @@ def test_a_reward_that_raises_on_rank_1_ends_both_with_its_traceback(start, tmp_
     code = process.wait(400)
     ended = time.time()
     text = (tmp_path / "output.txt").read_text()
-    assert code not in (0, PREEMPTED), text[-3000:]
+    assert code == 2, text[-3000:]
     assert ended - float((tmp_path / "raised").read_text()) < SOON
     assert text.count("ZeroDivisionError: division by zero") == 1
     for word in (
@@ -123,6 +123,21 @@ def test_a_lost_rank_ends_the_others(start, tmp_path, panel_task):
     lost = time.monotonic()
     assert process.wait(60) not in (0, PREEMPTED)
     assert time.monotonic() - lost < SOON
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in found.values())
+
+
+def test_a_rank_that_hangs_is_named_and_ends_the_others(start, tmp_path, panel_task):
+    run = tmp_path / "run"
+    process = start("train.steps=500", "train.heartbeat=4")
+    wait_for_steps(process, run, 2)
+    found = ranks(process)
+    found[1].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert process.wait(90) == 1
+    assert time.monotonic() - stopped < SOON
+    text = (tmp_path / "output.txt").read_text()
+    assert f"rank 1 (process {found[1].pid} on " in text
+    assert "gives no sign of life" in text
     assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in found.values())
 
 

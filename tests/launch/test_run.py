@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from recrl.launch.config import load
+from recrl.launch.folder import RunFolder
 from recrl.launch.progress import Display
 from recrl.launch.report import write
 from recrl.launch.setup import prepare_setup
@@ -195,6 +196,24 @@ def test_a_start_that_was_refused_leaves_the_folder_free(config, tmp_path):
     assert "'ftp://host' must be an address" in finished("train", str(config), wrong, code=2)
     wrong = wrong.replace("ftp", "http").replace("}}", ", columns: [histroy]}}")
     assert "needs 'histroy', which nothing provides" in finished("train", str(config), wrong, code=2)
+    # A run that was to be replaced is back.
+    run = tmp_path / "run"
+    (run / "warm").mkdir()
+    (run / "warm" / "weights").write_text("of hours")
+    (run / "notes.md").write_text("mine")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    output = finished("train", str(config), "seed=3", wrong, "--fresh", code=2)
+    assert f"the run that was in {run} is back" in output.replace("\n", " ")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_second_start_says_who_works_in_the_folder(config, tmp_path):
+    run = tmp_path / "run"
+    with RunFolder(run).locked():
+        for flags in ((), ("--fresh",), ("--resume", "auto")):
+            output = finished("train", str(config), *flags, code=2)
+            assert f"{run} is in use by process {os.getpid()} on " in output.replace("\n", " ")
+    assert {path.name for path in run.iterdir()} == {".lock"}
 
 
 def test_a_users_own_log(config, tmp_path):
