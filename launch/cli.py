@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail(str(error), error.code)
     except Exception as error:
         text = faults.disk_fault(error)
-        # Looked at first: without room for temporary files not even torch could be imported, to know the others.
+        # First: without room for temporary files torch cannot be imported, which the others need.
         if isinstance(error, OSError) and text is not None:
             fail(text, 2)
         if isinstance(error, faults.mendable()):

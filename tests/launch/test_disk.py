@@ -116,6 +116,7 @@ def test_a_run_without_room_ends_with_one_line(tmp_path):
     config = resume.prepare(tmp_path / "small")
     run = f"output={tmp_path / 'run'}"
     for limit, words in (
+        (0, "name another folder by TMPDIR"),
         (40_000, "File too large"),
         (250_000, "warm_start could not be written after step 8"),
     ):
