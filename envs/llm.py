@@ -73,7 +73,7 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     @classmethod
     def _address(cls, url: str) -> str:
         if not url.startswith(("http://", "https://")):
-            raise ValueError("must be an address, such as http://127.0.0.1:8000/v1")
+            raise ValueError("must be an address of the form http://host/path or https://host/path")
         return url
 
     @field_validator("options")
