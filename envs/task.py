@@ -39,7 +39,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """What to do with unreadable rows of a log."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
-    at_once: Annotated[int, Between(1, 10**12)] = 2_000_000
+    at_once: Annotated[int, Between(10_000, 10**12)] = 2_000_000
     """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
     cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""
