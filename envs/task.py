@@ -59,7 +59,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
-    at_once: Annotated[int, Between(1, 10**12)] = 2_000_000
+    at_once: Annotated[int, Between(10_000, 10**12)] = 2_000_000
     """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
     cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""
