@@ -1,16 +1,25 @@
 """The processes of a run, and launches that would quietly be something else."""
 
+import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+# Seconds; processes of several machines with one home start together.
+_YOUNG = 30.0
 
 # Set by whatever starts several processes: torch, Open MPI, MPICH, MVAPICH.
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -32,8 +41,10 @@ def distributed_state(timeout: float = 1800.0) -> PartialState:
     """
     on_cpu = not torch.cuda.is_available()
     check_launch(on_cpu)
-    if on_cpu and _asked("ACCELERATE_USE_DEEPSPEED"):
-        _without_compiler()
+    if _asked("ACCELERATE_USE_DEEPSPEED"):
+        free_build_locks()
+        if on_cpu:
+            _without_compiler()
     return PartialState(cpu=on_cpu, timeout=timedelta(seconds=timeout))
 
 
@@ -80,6 +91,35 @@ def check_launch(on_cpu: bool) -> None:
 
 def _asked(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
+def free_build_locks(root: Path | None = None) -> None:
+    """Take away locks of compilations that were killed, for which every later start would wait for good.
+
+    DeepSpeed compiles by torch, whose lock is a file that exists. Whoever compiles has it open; a lock that
+    nobody here has open may be another machine's while it is young.
+
+    Args:
+        root: Folder of compiled extensions; by default torch's.
+    """
+    if root is None:
+        from torch.utils.cpp_extension import get_default_build_root
+
+        root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        with suppress(OSError):
+            if time.time() - lock.stat().st_mtime > _YOUNG and not _is_open(lock):
+                logger.warning("%s is of a compilation that was killed, and is removed", lock)
+                lock.unlink()
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process of this machine that this user can look into has a file open."""
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if handle.readlink() == path:
+                return True
+    return False
 
 
 def _without_compiler() -> None:
