@@ -142,9 +142,9 @@ class RunFolder:
 
     def open(self, config: RunConfig, about: dict[str, Any]) -> None:
         """Write marker and configuration."""
-        # The configuration first: without it a marker says nothing.
-        write(self.path / "config.yaml", dump(config))
+        # The marker first: a configuration without one would be taken for somebody else's.
         write(self.path / MARKER, json.dumps(about))
+        write(self.path / "config.yaml", dump(config))
 
     def set_aside(self) -> None:
         """Move a run out of the way until :meth:`settle` or :meth:`put_back`.
