@@ -5,8 +5,10 @@ proven itself. A run folder carries a marker. Only what a run writes (``ENTRIES`
 it.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +21,8 @@ from typing import Any
 from ..envs.sealed import ASIDE, write
 from ..rl.rollouts import access
 from .config import ConfigError, RunConfig, dump
+
+logger = logging.getLogger(__name__)
 
 MARKER = "run.json"
 LOCK = ".lock"
@@ -51,6 +55,9 @@ ENTRIES = frozenset(
 )
 """What a run writes into its folder."""
 
+# A run between its place and ``PREVIOUS``; found at a start, it goes back to its place.
+_MOVING = ".previous.moving"
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What a refused start, a waiting server or an unfinished replacement leaves: no run yet.
 _EMPTY = {MARKER, "config.yaml", LOCK, PREVIOUS, HEARTBEATS, access.KEY_FILE}
 # By these a folder of an earlier version, which had no marker, is known.
@@ -66,11 +73,10 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: int | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the folder; a holder that died holds nothing.
+        """Own the folder; a holder that died holds nothing, and what it was moving is moved back.
 
         Raises:
             ConfigError: another process owns it; the message says which.
@@ -86,6 +92,11 @@ class RunFolder:
                     f"{self.path} is in use{_holder(handle)}; wait for its end, stop it, or choose another "
                     "output=..."
                 ) from error
+            except OSError as error:
+                if error.errno not in _WITHOUT_LOCKS:
+                    raise
+                logger.warning("%s: its file system has no locks; start one run at a time there", self.path)
+            self._move_back()
             os.ftruncate(handle, 0)
             about = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%F %T")}
             os.pwrite(handle, json.dumps(about).encode(), 0)
@@ -151,15 +162,14 @@ class RunFolder:
 
         What an earlier replacement left, which did not prove itself, is deleted instead.
         """
-        previous = self.path / PREVIOUS
-        if previous.exists() and any(previous.iterdir()):
+        previous, moving = self.path / PREVIOUS, self.path / _MOVING
+        if previous.exists():
             self._clear()
-            return
-        previous.mkdir(exist_ok=True)
-        for name in sorted(self._names() & ENTRIES, key=lambda name: name == MARKER):  # the marker last
-            (self.path / name).rename(previous / name)
-        if not any(previous.iterdir()):
-            previous.rmdir()
+        elif names := self._names() & ENTRIES:
+            moving.mkdir()
+            for name in sorted(names, key=lambda name: name == MARKER):  # the marker last
+                (self.path / name).rename(moving / name)
+            moving.rename(previous)
 
     def settle(self) -> None:
         """Delete the run that was set aside: the new one has proven itself."""
@@ -171,9 +181,8 @@ class RunFolder:
         if not previous.is_dir():
             return False
         self._clear()
-        for path in sorted(previous.iterdir(), key=lambda path: path.name != MARKER):
-            path.rename(self.path / path.name)
-        previous.rmdir()
+        previous.rename(self.path / _MOVING)
+        self._move_back()
         return True
 
     def saved(self) -> dict[str, Any]:
@@ -190,6 +199,14 @@ class RunFolder:
         for path in self.path.glob(f".*{ASIDE}"):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / HEARTBEATS, ignore_errors=True)
+
+    def _move_back(self) -> None:
+        """Put what was on its way, here or aside, where it belongs."""
+        moving = self.path / _MOVING
+        if moving.is_dir():
+            for path in sorted(moving.iterdir(), key=lambda path: path.name != MARKER):
+                path.rename(self.path / path.name)
+            moving.rmdir()
 
     def _clear(self) -> None:
         for name in sorted(self._names() & ENTRIES, key=lambda name: name == MARKER):

@@ -197,8 +197,8 @@ def exit_code(code: int, said: Sequence[int], received: Sequence[int], processes
 
 def _set_aside(run: RunFolder) -> None:
     """Now, or a server would take the earlier run's policy; the training gives it back if it cannot begin."""
-    run.refuse(None, True)
     with run.locked():
+        run.refuse(None, True)
         run.set_aside()
 
 

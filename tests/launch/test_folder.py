@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,10 @@ from recrl.launch.folder import ENTRIES, LOCK, MARKER, PREVIOUS, RunFolder
 from recrl.rl.rollouts.access import KEY_FILE
 
 CONFIG = load("demo")
+
+
+class _KilledError(Exception):
+    pass
 
 
 def tree(folder):
@@ -70,6 +75,32 @@ def test_what_never_proved_itself_does_not_push_the_earlier_run_out(tmp_path):
         run.open(CONFIG, {})
         (run.path / "warm").mkdir()
     assert run.put_back()
+    assert tree(run.path) == before
+
+
+@pytest.mark.parametrize("moved", [0, 1, 4, 8])
+@pytest.mark.parametrize("way", ["aside", "back"])
+def test_a_replacement_that_is_killed_while_it_moves_a_run_loses_nothing(tmp_path, monkeypatch, way, moved):
+    run = run_in(tmp_path / "run")
+    before = tree(run.path)
+    if way == "back":
+        run.set_aside()
+        run.open(CONFIG, {})
+    renames, rename = [], Path.rename
+
+    def killed(path, target):
+        renames.append(path)
+        if len(renames) > moved:
+            raise _KilledError
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(_KilledError):
+        run.set_aside() if way == "aside" else run.put_back()
+    monkeypatch.undo()
+    with run.locked():
+        if (run.path / PREVIOUS).exists():  # it was only about to begin
+            assert run.put_back()
     assert tree(run.path) == before
 
 
