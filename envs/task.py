@@ -54,7 +54,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with unreadable rows of a log."""
     max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
-    """Most users of a log; some 200 bytes of memory each."""
+    """Most users of a log; their names are held in memory."""
     max_tags: Annotated[int, Between(2, MANY)] = 200_000
     """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
     protocol: Protocol = Protocol()

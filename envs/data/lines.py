@@ -2,7 +2,7 @@
 
 ``columns``  names of the columns, from the first lines
 ``quick``    all rows by Polars, which stops at the first line that is no JSON
-``patient``  the same rows by Python, some ten times slower; a line that is no JSON is a row with a ``fault``
+``patient``  the same rows by Python, thirty times slower; a line that is no JSON is a row with a ``fault``
 
 Values are text, whatever they were, so that a column of mixed types reads like any other.
 """

@@ -1,6 +1,5 @@
 """Texts of logs in the report: they look as they are, and mark nothing up."""
 
-import html
 import random
 import re
 
@@ -64,4 +63,4 @@ def test_a_shown_text_reads_back():
         assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", shown) == raw
         left = re.sub(r"\\[!-/:-@\[-`{-~]", " ", shown)
         assert not re.search(r"[`*|~$]|<[\w/!?]|\]\(|://", left), (raw, shown)
-        assert html.unescape(left) == left
+        assert not re.search(r"&#?\w+;", left)
