@@ -185,7 +185,12 @@ def build(
     protocol = protocol.resolved(events.first_week, events.last_week)
     # Process ids repeat: in a container each builder is number 1.
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise logs.DataError(
+            f"{partial.parent} cannot be made ({error.strerror}); choose another data.cache=..."
+        ) from error
     try:
         tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
         _catalog(events, tags).save(partial / "catalog.json")

@@ -81,7 +81,10 @@ class RunFolder:
         Raises:
             ConfigError: another process owns it; the message says which.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # where no folder can be made, such as /proc
+            raise ConfigError(f"output={self.path} cannot be made; choose another folder") from error
         # A record lock: it ends with this process, and no child inherits it.
         handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
