@@ -396,7 +396,7 @@ def test_what_does_not_fit_the_window_is_refused_by_name():
     generate(model, prompts(506), greedy(6))
     with pytest.raises(
         ValueError,
-        match=r"prompt of 507 tokens .* up to 6 .* window of 512 .*task\.prompt.*max_answer_tokens",
+        match=r"prompt of 507 tokens .* up to 6 .* window of 512 .*task\.max_history.*max_answer_tokens",
     ):
         generate(model, prompts(3, 507), greedy(6))
 
