@@ -332,15 +332,16 @@ def _refuse_logins(tree: Mapping[str, Any], origin: str) -> None:
 
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
+    said = shown(text) if "@" not in value else f"{shown(key)}=..."  # a password may stand before it
     parts = key.split(".")
     if not equals or not all(parts) or len(parts) > _DEEPEST:
-        raise ConfigError(f"{shown(text)} is no override; write key=value, such as train.steps=50")
+        raise ConfigError(f"{said} is no override; write key=value, such as train.steps=50")
     if not value.strip():
-        raise ConfigError(f"{shown(text)} has no value; write null for none")
+        raise ConfigError(f"{said} has no value; write null for none")
     try:
         given = plain_yaml.read(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{shown(text)}: the value is no YAML: {_yaml_fault(error)}") from error
+        raise ConfigError(f"{said}: the value is no YAML: {_yaml_fault(error)}") from error
     if key in SHORTHANDS and not isinstance(given, dict):
         parts = SHORTHANDS[key].split(".")
     node = tree
@@ -353,7 +354,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise ConfigError(
-                f"{shown(text)}: {parent!r} is a {'list' if isinstance(node, list) else 'value'} in the "
+                f"{said}: {parent!r} is a {'list' if isinstance(node, list) else 'value'} in the "
                 f"configuration, not a section; set {parent} as a whole"
             )
     node[last] = given

@@ -99,12 +99,12 @@ def test_aliases_of_yaml_are_looked_at_once(tmp_path):
 def test_a_file_that_is_no_yaml_is_named_without_its_lines(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text(f"name: x\nrollout: {{servers: ['{LOGIN}'\n")
-    with pytest.raises(ConfigError, match=r"broken\.yaml is no YAML: .* in line 3, column 1") as raised:
+    with pytest.raises(ConfigError, match=r"broken\.yaml. is no YAML .* in line 3, column 1") as raised:
         load(str(path))
     assert "hunter2" not in str(raised.value)
 
 
-@pytest.mark.parametrize("address", ["host:8000", "ftp://host", "http://", "http://host:x", "http://a b", ""])
+@pytest.mark.parametrize("address", ["host:8000", "ftp://host", "http://", "http://host:x", "http://a b"])
 def test_an_address_of_a_rollout_server_is_one_of_http(address):
     with pytest.raises(ConfigError, match=r"rollout\.servers.*must be an address of the form http://host"):
         load("demo", [f"rollout.servers=['{address}']"])

@@ -551,7 +551,9 @@ def test_prompts_longer_than_the_window_are_refused_when_the_trainer_is_made(tmp
         model.config.max_position_embeddings = 20
         return model
 
-    with pytest.raises(ValueError, match=r"prompt of \d+ tokens .* up to 8 .* window of 20 .*task\.prompt"):
+    with pytest.raises(
+        ValueError, match=r"prompt of \d+ tokens .* up to 8 .* window of 20 .*task\.max_history"
+    ):
         fixed_rollouts.trainer_for(tmp_path, change=change)
 
 
