@@ -59,7 +59,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
-    at_once: Annotated[int, Between(10_000, 10**12)] = 2_000_000
+    at_once: Annotated[int, Between(1000, 10**12)] = 2_000_000
     """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
     cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""
@@ -185,12 +185,7 @@ def build(
     protocol = protocol.resolved(events.first_week, events.last_week)
     # Process ids repeat: in a container each builder is number 1.
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise logs.DataError(
-            f"{partial.parent} cannot be made ({error.strerror}); choose another data.cache=..."
-        ) from error
+    partial.mkdir(parents=True)
     try:
         tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
         _catalog(events, tags).save(partial / "catalog.json")

@@ -11,7 +11,7 @@ import pytest
 
 from recrl.launch.heartbeats import Heartbeats
 
-PATIENCE = 1.5
+PATIENCE = 2.5
 
 PROCESS = """
 import sys, time
@@ -20,8 +20,9 @@ from recrl.launch.heartbeats import Heartbeats
 
 folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 beats = Heartbeats(folder, rank, size, float(sys.argv[4]))
+print("ready", flush=True)
+sys.stdin.readline()  # all begin together, however long they took to import
 beats.start()
-print("started", flush=True)
 if sys.argv[5] == "leaves":
     time.sleep(0.5)
     beats.close()
@@ -39,22 +40,30 @@ def start(tmp_path):
         arguments = [str(tmp_path / "beats"), str(rank), str(size), str(PATIENCE), plan]
         found = subprocess.Popen(
             [sys.executable, "-c", PROCESS, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         started.append(found)
-        assert found.stdout.readline() == "started\n"
         return found
 
-    yield process
+    def begin(*processes):
+        for found in processes:
+            assert found.stdout.readline() == "ready\n"
+        for found in processes:
+            found.stdin.write("\n")
+            found.stdin.flush()
+        return processes
+
+    yield lambda *plans: begin(*(process(*plan) for plan in plans))
     for found in started:
         found.kill()
         found.communicate()
 
 
 def test_a_process_that_stands_still_is_named_and_ended(start):
-    processes = [start(rank, 3) for rank in range(3)]
+    processes = start((0, 3), (1, 3), (2, 3))
     time.sleep(PATIENCE * 1.5)
     assert all(process.poll() is None for process in processes)  # signs are seen
     processes[1].send_signal(signal.SIGSTOP)
@@ -63,28 +72,29 @@ def test_a_process_that_stands_still_is_named_and_ended(start):
         _, said = processes[rank].communicate(timeout=20)
         assert processes[rank].returncode == 1
         assert f"rank 1 (process {processes[1].pid} on " in said
-        assert "train.heartbeat=1.5" in said
+        assert "train.heartbeat=2.5" in said
         assert said.count("\n") == 1
     assert time.monotonic() - stopped < 6 * PATIENCE
     assert processes[1].wait(5) == -signal.SIGKILL
 
 
 def test_a_process_that_came_to_its_end_is_not_missed(start):
-    first, second = start(0, 2), start(1, 2, "leaves")
-    time.sleep(0.6)
+    first, second = start((0, 2), (1, 2, "leaves"))
+    time.sleep(1.2)
     second.kill()
     time.sleep(2 * PATIENCE)
     assert first.poll() is None
 
 
 def test_a_process_that_never_began_is_named(start):
-    (first,) = [start(0, 2)]
+    (first,) = start((0, 2))
     _, said = first.communicate(timeout=20)
     assert "rank 1 (which never began, silent for" in said
 
 
 def test_one_that_stood_still_itself_first_looks_at_the_others(start):
-    first, second = start(0, 2), start(1, 2)
+    first, second = start((0, 2), (1, 2))
+    time.sleep(0.5)
     # The whole machine stands still: both are stopped, and go on one after the other.
     for process in (first, second):
         process.send_signal(signal.SIGSTOP)

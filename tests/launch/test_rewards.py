@@ -242,7 +242,7 @@ def test_a_reward_that_asks_a_judge_needs_one(tmp_path, cache, panel_task):
     options = [f"rewards=[recall, novelty, duplicates, {entry}]", f"data.cache={cache}"]
     with pytest.raises(ConfigError, match=r"a reward reads 'judge', .* set judge\.url and judge\.model"):
         prepare_setup(load("demo", options), Display(False))
-    with pytest.raises(ConfigError, match=r"judge\.url='owl': must be an address"):
+    with pytest.raises(ConfigError, match=r"judge\.url='owl': .*must be an address"):
         prepare_setup(load("demo", [*options, "judge={url: owl, model: owl}"]), Display(False))
     with pytest.raises(ConfigError, match=r"unknown setting 'judge\.modle'; did you mean 'model'"):
         load("demo", ["judge={url: 'http://127.0.0.1/v1', model: owl, modle: owl}"])

@@ -88,7 +88,7 @@ def test_a_fresh_run_that_is_refused_leaves_the_earlier_one(tmp_path, monkeypatc
     monkeypatch.setenv(KEY, "short")
     with pytest.raises(RolloutError):
         run._open_folder(config, config.folder, resume=None, fresh=True)
-    plan = launcher.Plan(("true",), {"http://127.0.0.1:9": ("true",)}, {})
+    plan = launcher.Plan(("true",), {"http://127.0.0.1:9": ("true",)}, {}, 1)
     with pytest.raises(RolloutError):
         launcher.start(plan, config.folder, Display(), fresh=True)
     assert earlier.exists()
@@ -96,7 +96,7 @@ def test_a_fresh_run_that_is_refused_leaves_the_earlier_one(tmp_path, monkeypatc
 
 def test_the_launcher_refuses_a_key_before_it_starts_anything(tmp_path, monkeypatch):
     monkeypatch.setenv(KEY, "short")
-    plan = launcher.Plan(("touch", str(tmp_path / "started")), {"http://127.0.0.1:9": ("true",)}, {})
+    plan = launcher.Plan(("touch", str(tmp_path / "started")), {"http://127.0.0.1:9": ("true",)}, {}, 1)
     with pytest.raises(RolloutError, match=KEY):
         launcher.start(plan, tmp_path / "run", Display(), fresh=False)
     assert not (tmp_path / "started").exists()
