@@ -5,6 +5,7 @@ import pytest
 from recrl.launch import launcher, run
 from recrl.launch.cli import main
 from recrl.launch.config import load
+from recrl.launch.folder import MARKER, PREVIOUS, RunFolder
 from recrl.launch.progress import Display
 from recrl.rl.rollouts.access import KEY, KEY_FILE, server_key
 from recrl.rl.rollouts.base import RolloutError
@@ -60,17 +61,19 @@ def test_a_key_alone_is_no_run_and_stays_with_a_fresh_one(tmp_path):
     config = load("demo", settings(tmp_path))
     folder = config.folder
     key = server_key(folder)
-    run._open_folder(config, folder, resume=None, fresh=False)
+    run._open(RunFolder(folder), config, None, False, Display())
     (folder / "warm").mkdir()
     (folder / "metrics.jsonl").write_text("")
-    run._open_folder(config, folder, resume=None, fresh=True)
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", KEY_FILE}
+    run._open(RunFolder(folder), config, None, True, Display())
+    assert {path.name for path in folder.iterdir()} == {MARKER, "config.yaml", PREVIOUS, KEY_FILE}
     assert server_key(folder) == key
 
 
 def test_the_launcher_has_a_key_before_it_starts_servers_and_keeps_an_earlier_one(tmp_path):
     command = ("cp", str(tmp_path / "run" / KEY_FILE), str(tmp_path / "seen"))
-    plan = launcher.Plan(command, {"http://127.0.0.1:9": ("true",)}, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"})
+    plan = launcher.Plan(
+        command, {"http://127.0.0.1:9": ("true",)}, {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}, 1
+    )
     for _ in range(2):
         assert launcher.start(plan, tmp_path / "run", Display(), fresh=True) == 0
         key = server_key(tmp_path / "run")
@@ -83,11 +86,11 @@ def test_the_launcher_has_a_key_before_it_starts_servers_and_keeps_an_earlier_on
 def test_a_fresh_run_that_is_refused_leaves_the_earlier_one(tmp_path, monkeypatch):
     config = load("demo", settings(tmp_path))
     earlier = config.folder / "metrics.jsonl"
-    run._open_folder(config, config.folder, resume=None, fresh=False)
+    run._open(RunFolder(config.folder), config, None, False, Display())
     earlier.write_text("")
     monkeypatch.setenv(KEY, "short")
     with pytest.raises(RolloutError):
-        run._open_folder(config, config.folder, resume=None, fresh=True)
+        run._open(RunFolder(config.folder), config, None, True, Display())
     plan = launcher.Plan(("true",), {"http://127.0.0.1:9": ("true",)}, {}, 1)
     with pytest.raises(RolloutError):
         launcher.start(plan, config.folder, Display(), fresh=True)
