@@ -142,7 +142,8 @@ def _training(records: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
 
 def _resume(found: Mapping[str, Any], folder: Path) -> list[str]:
     """Runs that were killed."""
-    trials = found["trials"]
+    # Results of earlier versions, which stopped runs in their training alone, name no stage.
+    trials = [{"stage": "training", "when": trial["signal"], **trial} for trial in found["trials"]]
     rows = [
         [
             name,
