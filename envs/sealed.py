@@ -67,7 +67,7 @@ def publish(written: Path, target: Path, facts: Mapping[str, Any], sealed: Finge
     """
     content = {**facts, "files": sealed}
     with (written / MANIFEST).open("w") as stream:
-        stream.write(json.dumps({**content, _CRC: _crc(content)}, indent=1))
+        stream.write(json.dumps({**content, _CRC: checksum(content)}, indent=1))
         stream.flush()
         os.fsync(stream.fileno())
     for folder in {written, *((written / name).parent for name in sealed)}:
@@ -116,7 +116,7 @@ def read(folder: Path, *, earlier: Collection[str] = ()) -> dict[str, Any]:
         written = content.pop(_CRC, None)
         content["files"] = {n: (int(size), int(crc)) for n, (size, crc) in content["files"].items()}
         unprotected = written is None and content.keys() == {"files", *earlier}
-        if not unprotected and written != _crc(content):
+        if not unprotected and written != checksum(content):
             raise SealError(f"{path} does not hold what was written")
     except FileNotFoundError as error:
         raise SealError(f"{path} is missing: its writing did not come to an end") from error
@@ -179,7 +179,8 @@ def fingerprint(path: Path) -> tuple[int, int]:
     return size, crc
 
 
-def _crc(content: Mapping[str, Any]) -> int:
+def checksum(content: Mapping[str, Any]) -> int:
+    """CRC-32 of what JSON says."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 

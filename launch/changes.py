@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from .config import ConfigError, RunConfig, dump
+from . import plain_yaml
+from .config import ConfigError, RunConfig, dump, load
 
 # Settings that leave the meaning of a checkpoint as it is: where things are, how long, how often, how fast.
 _HARMLESS = re.compile(
@@ -36,8 +34,8 @@ def compare(saved: Path, config: RunConfig, checkpoint: str) -> list[str]:
         ConfigError: a setting differs that the checkpoint depends on, or the saved ones cannot be read.
     """
     try:
-        before = RunConfig.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    except (OSError, UnicodeError, yaml.YAMLError, ValidationError) as error:
+        before = load(str(saved), resolve=False)
+    except ConfigError as error:
         raise ConfigError(
             f"{saved} cannot be compared with the configuration now: {' '.join(str(error).split())[:300]}; "
             "mend it, or start anew with --fresh"
@@ -55,7 +53,7 @@ def compare(saved: Path, config: RunConfig, checkpoint: str) -> list[str]:
 
 def differences(before: RunConfig, now: RunConfig) -> Iterator[tuple[str, str]]:
     """Settings that differ, each with ``setting before -> now``."""
-    one, other = (_flat(yaml.safe_load(dump(config))) for config in (before, now))
+    one, other = (_flat(plain_yaml.read(dump(config))) for config in (before, now))
     for setting in [*one, *(name for name in other if name not in one)]:
         was, is_now = one.get(setting), other.get(setting)
         if was != is_now:

@@ -22,18 +22,20 @@ from rich.markup import escape
 
 from .processes import say_code
 
-# What the user, and not this program, can do something about.
+_ELSEWHERE = "choose another output=... or data.cache=..."
+_ROOM, _LEAVE = f"make room, or {_ELSEWHERE}", f"give this user leave to write there, or {_ELSEWHERE}"
+# What the user, and not this program, can do something about: what it is, and the fix.
 _OF_THE_DISK = {
-    errno.EACCES: "permission denied",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "a file may not become that large (ulimit -f)",
-    errno.EIO: "the disk fails",
-    errno.EISDIR: "a folder is in the way",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.ENOSPC: "no space is left",
-    errno.ENOTDIR: "a file is where a folder should be",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
+    errno.EACCES: ("permission denied", _LEAVE),
+    errno.EDQUOT: ("the quota is used up", _ROOM),
+    errno.EFBIG: ("a file may not become that large (ulimit -f)", _ROOM),
+    errno.EIO: ("the disk fails", _ELSEWHERE),
+    errno.EISDIR: ("a folder is in the way", _ELSEWHERE),
+    errno.ENAMETOOLONG: ("the name is too long", _ELSEWHERE),
+    errno.ENOSPC: ("no space is left", _ROOM),
+    errno.ENOTDIR: ("a file is where a folder should be", _ELSEWHERE),
+    errno.EPERM: ("permission denied", _LEAVE),
+    errno.EROFS: ("the file system is read-only", _LEAVE),
 }
 # Libraries written in Rust and C++ keep nothing of an error but its text.
 _IN_TEXT = re.compile(r"os error (\d+)|\[Errno (\d+)\]|errno[ :=]+(\d+)", re.IGNORECASE)
@@ -44,22 +46,6 @@ _WORDS = {
     "read-only file system": errno.EROFS,
     "permission denied": errno.EACCES,
     "operation not permitted": errno.EPERM,
-}
-
-_ROOM = "make room, or choose another output=... or data.cache=..."
-_LEAVE = "give this user leave to write there, or choose another output=... or data.cache=..."
-_NAME = "choose another output=... or data.cache=..."
-_FIX = {
-    errno.EACCES: _LEAVE,
-    errno.EDQUOT: _ROOM,
-    errno.EFBIG: _ROOM,
-    errno.EIO: _NAME,
-    errno.EISDIR: _NAME,
-    errno.ENAMETOOLONG: _NAME,
-    errno.ENOSPC: _ROOM,
-    errno.ENOTDIR: _NAME,
-    errno.EPERM: _LEAVE,
-    errno.EROFS: _LEAVE,
 }
 
 
@@ -122,14 +108,15 @@ def _number_in(text: str) -> int | None:
 
 
 def _explained(number: int, path: object, error: BaseException) -> str:
+    what, fix = _OF_THE_DISK[number]
     where = os.fsdecode(path) if isinstance(path, str | bytes) else None
     if where is None:
-        return f"cannot write: {_OF_THE_DISK[number]} ({' '.join(str(error).split())[:200]}); {_FIX[number]}"
+        return f"cannot write: {what} ({' '.join(str(error).split())[:200]}); {fix}"
     room = ""
     if number in (errno.ENOSPC, errno.EDQUOT):
         folder = next((p for p in Path(where).absolute().parents if p.is_dir()), Path("/"))
         room = f", {shutil.disk_usage(folder).free / 2**30:.2f} GiB are free there"
-    return f"cannot write {where}: {_OF_THE_DISK[number]}{room}; {_FIX[number]}"
+    return f"cannot write {where}: {what}{room}; {fix}"
 
 
 def blamed(error: BaseException) -> str:

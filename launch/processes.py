@@ -46,7 +46,7 @@ class Interruption(BaseException):
 
     def __init__(self, message: str, number: signal.Signals) -> None:
         super().__init__(message)
-        self.number, self.code = number, EXIT_CODES[number]
+        self.code = EXIT_CODES[number]
 
 
 class Stop:

@@ -3,15 +3,13 @@
 import base64
 import json
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..envs.sealed import write
+from ..envs.sealed import checksum, write
 
 
 class Kept:
@@ -34,7 +32,7 @@ class Kept:
         """Texts that are there already; torch's random state becomes the one behind them."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self._path.read_bytes())
-            if content["key"] == self._key and content.pop("crc") == _crc(content):
+            if content["key"] == self._key and content.pop("crc") == checksum(content):
                 _restore(content["random"])
                 return list(content["texts"])
         return []
@@ -44,7 +42,7 @@ class Kept:
         if self._urgent() or time.monotonic() - self._written >= self._every:
             content = {"key": self._key, "texts": list(texts), "random": _random()}
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write(self._path, json.dumps({**content, "crc": _crc(content)}))
+            write(self._path, json.dumps({**content, "crc": checksum(content)}))
             self._written = time.monotonic()
 
 
@@ -61,7 +59,3 @@ def _restore(states: Sequence[str]) -> None:
     torch.set_rng_state(cpu)
     if gpus:
         torch.cuda.set_rng_state_all(gpus)
-
-
-def _crc(content: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -99,3 +99,11 @@ def test_settings_that_cannot_be_compared_are_said(saved, text):
     with pytest.raises(ConfigError, match="cannot be compared with the configuration now") as error:
         changes.compare(saved, load("demo"), "checkpoint-3")
     assert "\n" not in str(error.value)
+
+
+def test_a_saved_configuration_is_read_as_any_other(saved):
+    """By YAML 1.1 a person's ``5e-4`` would be text."""
+    text = saved.read_text()
+    assert "learning_rate: 0.0005" in text
+    saved.write_text(text.replace("learning_rate: 0.0005", "learning_rate: 5e-4"))
+    assert changes.compare(saved, load("demo"), "checkpoint-3") == []

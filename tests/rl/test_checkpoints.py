@@ -38,7 +38,7 @@ def rewrite(checkpoint, change, *, crc=True):
     del found["crc"]
     change(found)
     if crc:
-        found["crc"] = sealed._crc(found)
+        found["crc"] = sealed.checksum(found)
     path.write_text(json.dumps(found))
 
 
