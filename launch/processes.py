@@ -122,7 +122,8 @@ def child(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that leads a group of its own, and ends with the context, or when this process is killed.
 
-    The terminal's Ctrl-C reaches it through this process alone.
+    The terminal's Ctrl-C reaches it through this process alone. The thread that calls this has to live as
+    long: Linux takes its end for the parent's.
 
     Args:
         grace: Seconds between SIGTERM and SIGKILL.

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from recrl.launch.config import load
-from recrl.launch.folder import RunFolder
+from recrl.launch.folder import LOCK, RunFolder
 from recrl.launch.progress import Display
 from recrl.launch.report import write
 from recrl.launch.setup import prepare_setup
@@ -201,10 +201,15 @@ def test_a_start_that_was_refused_leaves_the_folder_free(config, tmp_path):
     (run / "warm").mkdir()
     (run / "warm" / "weights").write_text("of hours")
     (run / "notes.md").write_text("mine")
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    before = contents(run)
     output = finished("train", str(config), "seed=3", wrong, "--fresh", code=2)
     assert f"the run that was in {run} is back" in output.replace("\n", " ")
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert contents(run) == before
+
+
+def contents(run):
+    """All files but the lock, which names the process that had it last."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK}
 
 
 def test_a_second_start_says_who_works_in_the_folder(config, tmp_path):

@@ -142,12 +142,13 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(policy, tmp_pat
         rollouts._patience = PATIENCE
         trainer = trainer_of(tmp_path / "run", rollouts=rollouts, **MOVING)
         answers, asked = record_answers(trainer), []
-        restarting = []
+        restarting, trained = [], threading.Event()
         ask = rollouts._ask
 
         def restart():
             os.killpg(servers[0].pid, signal.SIGKILL)
-            servers.append(stack.enter_context(serving(policy, port, log)))
+            with serving(policy, port, log):
+                trained.wait()
 
         def spy(address, method, path, *arguments, **options):
             if "generate" in path:
@@ -159,10 +160,13 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(policy, tmp_pat
             return ask(address, method, path, *arguments, **options)
 
         rollouts._ask = spy
-        trainer.train()
-        restarting[0].join()
-        held = rollouts._held(rollouts._servers[0])
-        rollouts.close()
+        try:
+            trainer.train()
+            held = rollouts._held(rollouts._servers[0])
+        finally:
+            trained.set()
+            restarting[0].join()
+            rollouts.close()
     assert servers[0].returncode == -signal.SIGKILL
     assert trainer.state.global_step == STEPS
     assert len(answers) == STEPS * 16

@@ -246,21 +246,33 @@ def test_dropout_goes_on_where_it_was(tmp_path):
 
 
 def test_a_killed_warm_start_loses_the_steps_since_its_checkpoint_and_nothing_else(tmp_path, whole):
-    """Eight real kills, at any moment: within steps and while a checkpoint is written."""
+    """Eight real kills, at any moment: within steps and while a checkpoint is written.
+
+    Every second one waits for a new checkpoint, so that they get somewhere at any pace.
+    """
     checkpoint, context, draw = tmp_path / "warm", multiprocessing.get_context("fork"), random.Random(0)
-    reached = []
-    for _ in range(8):
+    reached = [0]
+    for trial in range(8):
         process = context.Process(target=alone, args=(checkpoint,))
         process.start()
-        time.sleep(draw.uniform(0.1, 0.5))
+        while trial % 2 and process.is_alive() and step_of(checkpoint) <= reached[-1]:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        if checkpoint.exists():
-            reached.append(json.loads((checkpoint / "manifest.json").read_text())["step"])
+        reached.append(step_of(checkpoint))
     assert reached == sorted(reached)
     assert len(set(reached)) > 2
     assert_equal(started(checkpoint, save_every=1), whole)
     assert {path.name for path in tmp_path.iterdir()} <= {"warm"}
+
+
+def step_of(checkpoint):
+    """The last step that a checkpoint holds; 0 while it is exchanged for the next."""
+    try:
+        return json.loads((checkpoint / "manifest.json").read_text())["step"]
+    except OSError:
+        return 0
 
 
 def alone(checkpoint):
