@@ -7,7 +7,7 @@
 ``SWITCH``    ``on`` and ``off`` in a list of words, which YAML reads as true and false
 
 Every field of every section has one of these, a type that admits few values, or is another section;
-``tests/launch/test_bounds.py`` walks through all of them.
+``tests/launch/config/test_bounds.py`` walks through all of them.
 """
 
 import math
@@ -28,6 +28,8 @@ MANY = 10_000_000
 PATIENCE = 1_000_000.0
 # What rewards are divided by: a smaller unit, and a narrower range, would be lost in them.
 SMALLEST_UNIT = 1e-30
+# Of scores, which are kept as float32.
+LARGEST = 1e38
 # Room above a seed for those that the stages and the processes of a run derive from it.
 LARGEST_SEED = 2**32 - 2**16
 

@@ -7,35 +7,21 @@ import sys
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from . import faults, rewards
+from . import faults
+from .commands import rewards
+from .commands.data import data_app
+from .commands.options import Config, Fresh, Overrides, Resume
 from .faults import fail
-from .processes import EXIT_CODES, Interruption, Stop, say_code, stopping
-
-if TYPE_CHECKING:
-    from ..envs.task import TagTask
+from .signals import EXIT_CODES, Interruption, Stop, say_code, stopping
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 app.add_typer(data_app, name="data")
 app.add_typer(rewards.app, name="rewards")
-
-Config = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped one (demo).")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")
-]
-
-Resume = Annotated[
-    str | None,
-    typer.Option(help="auto: from the newest whole checkpoint, if there is one; or a checkpoint's folder."),
-]
-Fresh = Annotated[bool, typer.Option(help="Replace an existing run folder.")]
 
 # Seconds until a cluster must know its first machine's name.
 _PATIENCE = 300.0
@@ -50,8 +36,8 @@ def train(
     fresh: Fresh = False,
 ) -> None:
     """Train a policy under constraints and write its report."""
-    from . import run
-    from .config import load
+    from .config.reading import load
+    from .run import pipeline as run
 
     run.train(load(config, overrides or []), resume=resume, fresh=fresh, stop=context.find_root().obj)
 
@@ -94,10 +80,11 @@ def launch(
     """Train on several processes or machines, with the rollout servers that the configuration names."""
     import torch
 
-    from . import cluster as clusters
-    from . import launcher
-    from .config import ConfigError, load
-    from .progress import Display
+    from .cluster import jobs as clusters
+    from .cluster import launcher
+    from .config.reading import load
+    from .config.schema import ConfigError
+    from .run.progress import Display
 
     # What only prints needs no reward, whose package may be missing where jobs are submitted.
     printed = dry_run or slurm or kubernetes
@@ -132,8 +119,9 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
-    from . import run
-    from .config import ConfigError, load
+    from .config.reading import load
+    from .config.schema import ConfigError
+    from .run import pipeline as run
 
     if not (folder / "policy" / "config.json").exists():
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
@@ -152,8 +140,8 @@ def serve(
     expose: Annotated[bool, typer.Option(help="Let other machines reach it, with its key.")] = False,
 ) -> None:
     """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
-    from . import serve
-    from .config import load
+    from .cluster import serve
+    from .config.reading import load
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
@@ -166,78 +154,9 @@ def doctor(
     quick: Annotated[bool, typer.Option(help="Only look at what is installed.")] = False,
 ) -> None:
     """What is installed, what is missing, and which rollout engines work here, proven by a round trip."""
-    from .doctor import examine
+    from .commands.doctor import examine
 
     raise SystemExit(examine(Console(), round_trips=not quick))
-
-
-@data_app.command()
-def build(
-    config: Config,
-    overrides: Overrides = None,
-    engine: Annotated[
-        str, typer.Option(help="polars: range of users by range of users, here; ray: on a Ray cluster.")
-    ] = "polars",
-    check: Annotated[
-        bool, typer.Option("--check", help="Read all of tables that are there, and build damaged ones again.")
-    ] = False,
-) -> None:
-    """Build the tables that training and evaluation read, where they are not built yet."""
-    from ..envs import shards
-    from ..envs.task import prepare
-    from .config import ConfigError, load
-
-    if engine not in shards.ENGINES:
-        raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
-    settings = load(config, overrides or [], resolve=False)
-    task = prepare(settings.data, engine=engine, wholly=check)
-    Console().print(counts(task))
-
-
-@data_app.command()
-def describe(config: Config, overrides: Overrides = None) -> None:
-    """What was read, dropped and split, the baselines on the test split, and one prompt."""
-    import numpy as np
-
-    from ..envs import baselines, metrics
-    from ..envs.prompts import tag_messages
-    from ..envs.task import prepare
-    from .config import load
-
-    settings = load(config, overrides or [], resolve=False)
-    task = prepare(settings.data)
-    console = Console()
-    console.print(counts(task))
-    slots, episodes = settings.task.slots, task.split("test")
-    unseen = episodes["unseen"].to_numpy()
-    table = Table(
-        "baseline",
-        f"recall@{slots}, all users",
-        "unseen users",
-        "novelty",
-        f"recall@{slots} novel",
-        title="test split",
-    )
-    for name, lists in baselines.lists(task, episodes, slots, settings.novelty_floor).items():
-        values = metrics.per_episode(task, episodes, lists)
-        recall = values[f"recall@{slots}"]
-        columns = (recall, recall[unseen], values["novelty"], values[f"recall@{slots} novel"])
-        table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
-    console.print(table)
-    first = task.split("train").row(0, named=True)
-    console.print("[bold]one prompt[/]")
-    for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
-        console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
-    target = ", ".join(task.catalog.tags[tag] for tag in first["target"])
-    console.print(f"[bold]its target[/]: {escape(target)}")
-
-
-def counts(task: "TagTask") -> Table:
-    """What was read, dropped and split."""
-    table = Table("what", "count", title=task.fingerprint)
-    for name, count in task.report.items():
-        table.add_row(name, f"{count:,}")
-    return table
 
 
 @app.command(
@@ -248,7 +167,7 @@ def bench(
     name: Annotated[str | None, typer.Argument(help="Which benchmark; all are listed without it.")] = None,
 ) -> None:
     """Run a benchmark; ``recrl bench NAME --help`` lists its options."""
-    from .config import ConfigError
+    from .config.schema import ConfigError
 
     # By entry point, so that nothing here depends on a benchmark, and other packages can add theirs.
     found = {entry.name: entry for entry in entry_points(group="recrl.benchmarks")}

@@ -20,7 +20,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from .processes import say_code
+from .signals import say_code
 
 _ELSEWHERE = "choose another output=... or data.cache=..."
 _ROOM, _LEAVE = f"make room, or {_ELSEWHERE}", f"give this user leave to write there, or {_ELSEWHERE}"
@@ -55,10 +55,10 @@ def mendable() -> tuple[type[Exception], ...]:
     from ..envs.data.logs import DataError
     from ..rewards import RewardError, RewardSpecError
     from ..rl.checkpoints import CheckpointError
-    from ..rl.policy import PolicyError
+    from ..rl.policy.loading import PolicyError
     from ..rl.processes import LaunchError
     from ..rl.rollouts.base import RolloutError
-    from .config import ConfigError
+    from .config.schema import ConfigError
 
     rewards = (RewardError, RewardSpecError)
     ours = (CheckpointError, ConfigError, DataError, LaunchError, PolicyError, RolloutError)
@@ -68,7 +68,7 @@ def mendable() -> tuple[type[Exception], ...]:
 def cause(error: Exception) -> BaseException | None:
     """What a reward of the user raised, behind the errors that report it."""
     from ..rewards import RewardError, RewardSpecError
-    from .config import ConfigError
+    from .config.schema import ConfigError
 
     fault: BaseException | None = error
     while isinstance(fault, ConfigError) and fault.__cause__ is not None:

@@ -1,9 +1,9 @@
 """What scores an answer: the Reward protocol, the registry, the engine and the rewards recrl ships with."""
 
 from .base import Reward, RewardError, RewardSpecError, completion_text
-from .encoder import encode_tags
-from .engine import RewardEngine
 from .registry import declared_in, known, parameters, resolve, resolve_all, reward
+from .scoring.engine import RewardEngine
+from .shipped.encoder import encode_tags
 from .spec import RewardSpec
 
 __all__ = [

@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..envs.settings import SMALLEST_UNIT
+from ..envs.settings import LARGEST, SMALLEST_UNIT
 
 # TRL's reward signature, `(prompts, completions, **columns) -> list[float | None]`, sync or async. Parameters
 # are passed by name, so a function lists only those that it needs; None says that a reward is missing.
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
 
-# Scores are kept as float32.
-LARGEST = 1e38
 # Judged on the first tags of an answer too.
 PER_TAG = ("tag", "tag_mean")
 Per = Literal["sample", "group", "tag", "tag_mean"]

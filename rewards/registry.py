@@ -250,7 +250,7 @@ def _where(entry: importlib.metadata.EntryPoint) -> str:
 
 def _import_built_in() -> None:
     for built_in in BUILT_IN_MODULES:
-        importlib.import_module(f".{built_in}", __package__)
+        importlib.import_module(f".shipped.{built_in}", __package__)
 
 
 def _load(use: str) -> Any:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool, field_validator, model_validator
 
-from ..envs.settings import PATIENCE, SMALLEST_UNIT, Between, Text
-from .base import LARGEST, Direction, Per
+from ..envs.settings import LARGEST, PATIENCE, SMALLEST_UNIT, Between, Text
+from .base import Direction, Per
 
 _Score = Annotated[float, Between(-LARGEST, LARGEST)]
 _Weight = Annotated[float, Between(-1e9, 1e9)]

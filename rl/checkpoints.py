@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there, and whose files run no code.
 
-A checkpoint is a sealed folder (:mod:`recrl.envs.sealed`) with the name ``checkpoint-N``. What a copy or a
-bad disk did to one is found by its manifest, and it is passed over. What somebody planted in one is refused
-where it is read: a manifest does not help, since whoever writes the files writes the manifest.
+A checkpoint is a sealed folder (:mod:`recrl.envs.storage.sealed`) with the name ``checkpoint-N``. What a copy
+or a bad disk did to one is found by its manifest, and it is passed over. What somebody planted in one is
+refused where it is read: a manifest does not help, since whoever writes the files writes the manifest.
 
 ``publish``  the manifest, and the name that others see
 ``newest``   where a run goes on
@@ -27,8 +27,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..envs import sealed
-from ..envs.sealed import MANIFEST, SealError
+from ..envs.storage import sealed
+from ..envs.storage.sealed import MANIFEST, SealError
 
 logger = logging.getLogger(__name__)
 

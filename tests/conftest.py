@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from recrl.envs.catalog import Catalog
-from recrl.envs.task import DataConfig, TagTask, prepare
+from recrl.envs.data.prepared import DataConfig, TagTask, prepare
 
 LONGEST = (
     "test_rollouts.py",

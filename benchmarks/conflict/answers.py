@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recrl.envs.prompts import Message
+from recrl.envs.tags.prompts import Message
 from recrl.rewards.base import Completion
-from recrl.rl.policy import PolicyConfig
+from recrl.rl.policy.loading import PolicyConfig
 
 from .suite import BenchmarkError
 
@@ -131,8 +131,9 @@ def sample(
     """
     import torch
 
-    from recrl.rl import generation, policy
-    from recrl.rl.decoding import answer_texts
+    from recrl.rl import policy
+    from recrl.rl.decoding import generate as generation
+    from recrl.rl.decoding.deploy import answer_texts
 
     if sampling.answers < 2:
         raise BenchmarkError(

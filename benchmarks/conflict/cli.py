@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 
 from recrl.launch.faults import fail
-from recrl.launch.processes import INTERRUPTED, Interruption
+from recrl.launch.signals import INTERRUPTED, Interruption
 
 from ..options import MANY, List, split
 
 if TYPE_CHECKING:
-    from recrl.launch.progress import Display
+    from recrl.launch.run.progress import Display
 
     from .answers import Answers
     from .problems import KnownProblem
@@ -164,7 +164,7 @@ def _own(
     runs: Runs,
 ) -> Path:
     """One's own rewards; `lists` is the catalogue and the length of a list."""
-    from recrl.launch.progress import Display
+    from recrl.launch.run.progress import Display
 
     from . import own, own_report
     from .empirical import RESAMPLES
@@ -215,8 +215,8 @@ def _answers(
 
 def _execute(folder: Path, tables: "dict[str, KnownProblem]", runs: Runs, extra: "list[Run]") -> None:
     """Do the runs, and the lines that no policy is above."""
-    from recrl.launch.progress import Display
-    from recrl.rl.advantages import RULES
+    from recrl.launch.run.progress import Display
+    from recrl.rl.optimizer.advantages import RULES
 
     from . import suite
 

@@ -19,8 +19,8 @@ def measure() -> dict[str, Any]:
         of their ratios; ``samples``, answers a step.
     """
     # Here, because a report reads this module's file name and need not load a language model for it.
-    from recrl.launch import run
-    from recrl.launch.config import load
+    from recrl.launch.config.reading import load
+    from recrl.launch.run import pipeline as run
 
     with tempfile.TemporaryDirectory() as folder:
         changes = ["warm_start.steps=1", f"train.steps={_STEPS}", "evaluation.max_episodes=8"]

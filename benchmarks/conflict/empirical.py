@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recrl.rl.constraints import Constraint, Problem, constraint_values, objective_values
+from recrl.rl.optimizer.constraints import Constraint
+from recrl.rl.optimizer.problem import Problem, constraint_values, objective_values
 
 from .oracles import find_oracle
 from .problems import KnownProblem, bandit

@@ -15,7 +15,7 @@ from scipy.optimize import OptimizeResult, linprog, minimize
 from scipy.special import logsumexp
 from torch import Tensor
 
-from recrl.rl.constraints import Problem, constraint_values, objective_values
+from recrl.rl.optimizer.problem import Problem, constraint_values, objective_values
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ import torch
 
 from recrl.rewards import RewardEngine, RewardSpec, declared_in
 from recrl.rewards.base import Reward
-from recrl.rl.conflict import conflict_metrics
+from recrl.rl.optimizer.conflict import conflict_metrics
 
 from .answers import Answers
 from .empirical import Empirical, Scores, empirical, pair_sweep, prices, sweep
@@ -67,7 +67,7 @@ def score(
 
 
 def conflicts(scores: Scores, names: Sequence[str], directions: Sequence[float]) -> dict[str, Any]:
-    """Conflict within prompts, see `recrl.rl.conflict`.
+    """Conflict within prompts, see `recrl.rl.optimizer.conflict`.
 
     Args:
         scores: Of the answers.

@@ -19,8 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recrl.rl.constraints import Problem
-from recrl.rl.duals import DualConfig
+from recrl.rl.optimizer.duals import DualConfig
+from recrl.rl.optimizer.problem import Problem
 
 from .oracles import Oracle, attainable, find_oracle
 

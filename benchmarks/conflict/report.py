@@ -16,14 +16,7 @@ import numpy as np
 from . import details, markdown, plots
 from .statistics import bootstrap, performance_profile
 from .suite import FIXED, FRONTIERS, RESULTS, TRANSFORMER, BenchmarkError, read
-from .summary import (
-    REFERENCE,
-    Row,
-    difference_to_reference,
-    scores_of,
-    strata_of,
-    summarise,
-)
+from .summary import REFERENCE, Row, difference_to_reference, scores_of, strata_of, summarise
 
 Record: TypeAlias = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recrl.rl.constraints import Problem
+from recrl.rl.optimizer.problem import Problem
 
 from .oracles import Oracle
 

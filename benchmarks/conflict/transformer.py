@@ -21,13 +21,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from recrl.envs.catalog import Catalog, ParsedAnswer
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
-from recrl.rl.constraints import Problem, constraint_values
-from recrl.rl.credit import Credit
-from recrl.rl.duals import DualConfig, Duals
-from recrl.rl.prefix import continuation_logits
-from recrl.rl.sharing import can_share
-from recrl.rl.trainer import ConstrainedGRPOTrainer
-from recrl.rl.training import TrainConfig, make_trainer
+from recrl.rl.optimizer.credit import Credit
+from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.problem import Problem, constraint_values
+from recrl.rl.prefix.packing import continuation_logits
+from recrl.rl.prefix.sharing import can_share
+from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
+from recrl.rl.trainer.make import TrainConfig, make_trainer
 
 from .oracles import Oracle, find_oracle
 from .problems import LONGEST, KnownProblem, recommender, sequences

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recrl.envs.task import DataConfig, prepare
+from recrl.envs.data.prepared import DataConfig, prepare
 
 from . import report
 from .measure import measure

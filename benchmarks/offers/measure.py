@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from recrl.envs import offers
-from recrl.envs.task import TagTask
-from recrl.rewards.offers import FIRST_WEEK, OfferRanker
+from recrl.envs.data import coupons as offers
+from recrl.envs.data.prepared import TagTask
+from recrl.rewards.shipped.offers import FIRST_WEEK, OfferRanker
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -24,7 +24,7 @@ def main(
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:
     """What rewards cost: the engine's own time, a slow judge, and the tag task's rewards in a step."""
-    from recrl.launch.progress import Display
+    from recrl.launch.run.progress import Display
 
     from .measure import measure
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from recrl.envs import drafts
-from recrl.envs.prompts import prompted_rows
-from recrl.launch.config import load
-from recrl.launch.progress import Display
-from recrl.launch.setup import Setup, prepare_setup
+from recrl.envs.tags import drafts
+from recrl.envs.tags.prompts import prompted_rows
+from recrl.launch.config.reading import load
+from recrl.launch.run.progress import Display
+from recrl.launch.run.setup import Setup, prepare_setup
 from recrl.rewards import RewardEngine, RewardSpec, reward
 
 SAMPLES = 1000

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from recrl.launch.faults import fail
-from recrl.launch.processes import INTERRUPTED, Interruption
+from recrl.launch.signals import INTERRUPTED, Interruption
 
 from .. import BenchmarkError
 from ..options import MANY, List, split
@@ -38,7 +38,7 @@ def main(
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:
     """Large logs, several processes, and runs that are killed and go on."""
-    from recrl.launch.progress import Display
+    from recrl.launch.run.progress import Display
 
     from . import report
 

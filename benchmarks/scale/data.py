@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recrl.envs.task import DataConfig, prepare
+from recrl.envs.data.prepared import DataConfig, prepare
 
 from .. import BenchmarkError
 from ..memory import memory

@@ -22,7 +22,8 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from recrl.launch.processes import PREEMPTED, end
+from recrl.launch.children import end
+from recrl.launch.signals import PREEMPTED
 
 from .. import BenchmarkError
 from . import logs

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from recrl.launch.launcher import strategy_file
-from recrl.launch.serve import free_port
+from recrl.launch.cluster.launcher import strategy_file
+from recrl.launch.cluster.serve import free_port
 from recrl.rl import checkpoints, policy
-from recrl.rl.duals import DualConfig
+from recrl.rl.optimizer.duals import DualConfig
 from recrl.rl.processes import distributed_state
-from recrl.rl.training import TrainConfig, make_trainer
+from recrl.rl.trainer.make import TrainConfig, make_trainer
 
 from .. import BenchmarkError
 from ..memory import memory
@@ -41,7 +41,7 @@ class Kind:
 
     Attributes:
         name: As it is reported.
-        strategy: See :data:`recrl.launch.launcher.STRATEGIES`.
+        strategy: See :data:`recrl.launch.cluster.launcher.STRATEGIES`.
         processes: Of one machine.
         prompts: Of a step, over all of them.
     """

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import torch
 from transformers import GenerationConfig
 
-from recrl.launch.serve import free_port, running
+from recrl.launch.cluster.serve import free_port, running
 from recrl.rl import policy
-from recrl.rl.branches import Sampling
-from recrl.rl.generation import generate
+from recrl.rl.decoding.generate import generate
 from recrl.rl.rollouts.base import Request
 from recrl.rl.rollouts.settings import RolloutConfig, make_engine
+from recrl.rl.sampling import Sampling
 
 from ..memory import memory
 from . import workload

@@ -107,7 +107,7 @@ MODELS: dict[str, Model | None] = {
     "1M": Model(128, 4, 4, 384, 32),
     "4M": Model(256, 4, 4, 768, 64),
     "15M": Model(512, 4, 4, 1536, 128),
-    PACKAGED: None,  # SmolLM2-135M-Instruct from its package, see `recrl.rl.policy`
+    PACKAGED: None,  # SmolLM2-135M-Instruct from its package, see `recrl.rl.policy.loading`
     "qwen3-0.6b": Model(1024, 28, 16, 3072, 128, 151_936, 8),
 }
 """Policies by name: Qwen3 decoders with random weights, and a real model."""

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from recrl.launch.faults import fail
-from recrl.launch.processes import INTERRUPTED, Interruption
+from recrl.launch.signals import INTERRUPTED, Interruption
 
 from .. import BenchmarkError
 from ..options import MANY, List, split
@@ -120,7 +120,7 @@ def _usual(quick: bool, rollouts: bool, device: str) -> Sweep:
 def _execute(cells: list[Cell], settings: Settings, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
-    from recrl.launch.progress import Display
+    from recrl.launch.run.progress import Display
 
     from . import measure
 

@@ -16,9 +16,9 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from recrl.rl import policy
-from recrl.rl.duals import DualConfig
-from recrl.rl.trainer import ConstrainedGRPOTrainer
-from recrl.rl.training import TrainConfig, make_trainer
+from recrl.rl.optimizer.duals import DualConfig
+from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
+from recrl.rl.trainer.make import TrainConfig, make_trainer
 
 from ..memory import memory
 from . import workload

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from recrl.envs.calendar import describe
 from recrl.envs.catalog import Catalog
-from recrl.envs.prompts import Message, tag_messages
+from recrl.envs.data.calendar import describe
+from recrl.envs.tags.prompts import Message, tag_messages
 from recrl.rewards import RewardEngine
 from recrl.rl import policy
-from recrl.rl.constraints import Problem
+from recrl.rl.optimizer.problem import Problem
+from recrl.rl.policy.tiny import tiny_tokenizer
 
 from .. import BenchmarkError
 from .cells import MODELS, PACKAGED, Model
@@ -79,7 +80,7 @@ def save_policy(name: str, folder: Path, *, dtype: policy.Dtype, seed: int) -> i
             raise BenchmarkError(f"--model, --sizes: {error}") from error
     else:
         tags = catalog()
-        tokenizer = policy.tiny_tokenizer(tags.tags, _texts(tags), _PIECES)
+        tokenizer = tiny_tokenizer(tags.tags, _texts(tags), _PIECES)
         model = _random_model(size, tokenizer, seed).to(getattr(torch, dtype))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

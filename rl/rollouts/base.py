@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..branches import Sampling
+from ..sampling import Sampling
 
 Weights = Callable[[], Iterator[tuple[str, Tensor]]]
 """Every call walks over the policy's parameters once; collective where they are sharded."""

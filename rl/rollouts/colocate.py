@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..branches import Sampling
 from ..processes import distributed_state
+from ..sampling import Sampling
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
 
 # Parameters are handed over in parts of about this size, so that a sharded policy is never whole in memory.

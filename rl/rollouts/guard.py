@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..sharing import TOLERANCE
+from ..prefix.sharing import TOLERANCE
 from .base import Answer, RolloutError
 
 SAMPLES = 2

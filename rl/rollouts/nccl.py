@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import torch
 from trl.generation.vllm_client import VLLMClient
 
-from ...envs.client import Client, NoReplyError
+from ...envs.http.client import Client, NoReplyError
 from .base import RolloutError
 
 

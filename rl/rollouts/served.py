@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar
 
 from safetensors.torch import save_file
 
-from ...envs.client import LIMIT, Client, NoReplyError
-from ..branches import Sampling
+from ...envs.http.client import LIMIT, Client, NoReplyError
 from ..processes import distributed_state, on_all_or_none
+from ..sampling import Sampling
 from .access import KEY, KEY_FILE
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
 from .exchange import make_folder, private_file, weights_file

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import torch
 from pydantic import BaseModel, StrictBool, field_validator, model_validator
 
-from ...envs.client import check_url, is_loopback
+from ...envs.http.client import check_url, is_loopback
 from ...envs.settings import PATIENCE, SWITCH, Between, Each, Place, Text
 from .access import KEY, server_key
 from .base import RolloutEngine, RolloutError

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..branches import Sampling
+from ..sampling import Sampling
 from .base import Request, RolloutEngine, Weights
 from .guard import check_versions, compare
 

@@ -13,9 +13,9 @@ import torch
 
 from recrl.benchmarks.conflict.problems import bandit, knapsack, suite
 from recrl.benchmarks.conflict.tabular import Run, train
-from recrl.rl.advantages import find_rule
-from recrl.rl.constraints import Problem
-from recrl.rl.duals import DualConfig, Duals
+from recrl.rl.optimizer.advantages import find_rule
+from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.problem import Problem
 
 LAGRANGIAN = find_rule("lagrangian")
 SUITE = suite()

@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from recrl.benchmarks.offers import measure, report
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "offers"
+COMMITTED = ROOT / "docs" / "results" / "offers"
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from recrl.benchmarks.conflict.oracles import attainable, find_oracle
 from recrl.benchmarks.conflict.problems import suite
 from recrl.benchmarks.conflict.scores import score_policy
 from recrl.benchmarks.conflict.tabular import Run, TabularPolicy, train
-from recrl.rl.advantages import Advantages, Rule, find_rule
-from recrl.rl.constraints import Problem
+from recrl.rl.optimizer.advantages import Advantages, Rule, find_rule
+from recrl.rl.optimizer.problem import Problem
 
 SUITE = suite()
 SOLVABLE = [name for name, known in SUITE.items() if known.oracle is not None]

@@ -13,17 +13,17 @@ import sys
 import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-GUIDE = Path(__file__).parents[2] / "docs" / "rewards.md"
+GUIDE = ROOT / "docs" / "rewards.md"
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPETS = SNIPPET.findall(GUIDE.read_text())
-# The example package is installed, found and used in tests/launch/test_plugin.py.
+# The example package is installed, found and used in tests/launch/run/test_plugin.py.
 ELSEWHERE = ("pip install ./examples/reward-plugin",)
 
 

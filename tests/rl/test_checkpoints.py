@@ -9,7 +9,7 @@ import poisoned
 import pytest
 import torch
 
-from recrl.envs import sealed
+from recrl.envs.storage import sealed
 from recrl.rl import checkpoints
 from recrl.rl.checkpoints import CheckpointError, Manifest, reading
 

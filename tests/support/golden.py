@@ -1,7 +1,7 @@
 """The golden run: three steps of the warm start and three of the training, on one process and on two.
 
-What such a run leaves is committed beside the test (``tests/launch/golden/``), and has to stay the same bit
-for bit whatever is moved or rewritten. Record it anew only with a change that is meant to change numbers:
+What such a run leaves is committed beside the test (``tests/launch/run/golden/``), and has to stay the same
+bit for bit whatever is moved or rewritten. Record it anew only with a change that is meant to change numbers:
 
     .venv/bin/python tests/support/golden.py
 
@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import yaml
+from places import SUPPORT
 from safetensors.torch import load_file
 
-FOLDER = Path(__file__).parents[1] / "launch" / "golden"
+FOLDER = SUPPORT.parent / "launch" / "run" / "golden"
 
 _SHARED: dict[str, Any] = {
     "name": "golden",

@@ -1,0 +1,290 @@
+"""The tag task of one data source: catalogue, panel and episodes, built once and cached as Arrow.
+
+Cached tables are a sealed folder (:mod:`recrl.envs.storage.sealed`). Each start looks for damage, and builds
+damaged ones again: Arrow trusts its files, and a flipped bit may end the process or change a number.
+"""
+
+import datetime as dt
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel
+
+from ..catalog import Catalog, display, normalise
+from ..settings import MANY, Between, Place, Text
+from ..storage import sealed
+from . import completejourney, logs, shards
+from .episodes import Protocol
+from .events import Events
+from .panel import Panel
+
+logger = logging.getLogger(__name__)
+
+# Raise when the meaning of the cached tables changes.
+_FORMAT = 2
+
+_PARTIAL = ".partial"
+
+# Bytes of the tables that each start reads to find damage, the smallest files first: some 0.3 seconds.
+_READ = 256 << 20
+
+
+class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Where the episodes come from."""
+
+    source: Annotated[str, Text(4000)] = "completejourney"
+    """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
+    track: Literal["category", "type"] = "category"
+    """Granularity of the Complete Journey tags; logs bring their own."""
+    columns: logs.LogColumns = logs.LogColumns()
+    """Column names of a log."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with unreadable rows of a log."""
+    max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
+    """Most users of a log; their names are held in memory."""
+    max_tags: Annotated[int, Between(2, MANY)] = 200_000
+    """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
+    protocol: Protocol = Protocol()
+    """Origins, windows, eligibility and splits."""
+    at_once: Annotated[int, Between(1000, 10**12)] = 2_000_000
+    """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
+    cache: Annotated[Path, Place()] = Path(".cache/recrl")
+    """Folder of the cached tables, one subfolder a content hash."""
+
+
+@dataclass(frozen=True)
+class TagTask:
+    """Everything the policy, the rewards and the baselines read.
+
+    Attributes:
+        catalog: The tags.
+        panel: Weekly purchases in tag ids.
+        protocol: With all origins filled in.
+        table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
+        report: What was read and dropped, as counts.
+        fingerprint: Content hash of source, protocol and format.
+    """
+
+    catalog: Catalog
+    panel: Panel
+    protocol: Protocol
+    table: pl.DataFrame
+    report: dict[str, int]
+    fingerprint: str
+
+    def split(self, name: str) -> pl.DataFrame:
+        """Episodes of ``train``, ``validation`` or ``test``."""
+        return self.table.filter(pl.col("split") == name)
+
+    @cached_property
+    def surges(self) -> dict[int, frozenset[int]]:
+        """Test origin -> tags whose buyers per week in the window are at least 1.5 times the lookback's.
+
+        Read only by the evaluation's calendar slice: it looks at the outcome, so no policy may see it.
+        """
+        found = {}
+        for origin in self.protocol.test_origins:
+            ahead = self._buyers_per_week(origin, origin + self.protocol.window)
+            behind = self._buyers_per_week(origin - self.protocol.lookback, origin)
+            found[origin] = frozenset(np.flatnonzero((ahead >= 1.5 * behind) & (ahead > 0)).tolist())
+        return found
+
+    def _buyers_per_week(self, first: int, end: int) -> np.ndarray:
+        counts = self.panel.counts(first, end)
+        return np.asarray(counts.sum(axis=0)).ravel() / (end - first)
+
+
+def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: bool = False) -> TagTask:
+    """The task of a data source, from the cache when source, protocol and format are unchanged.
+
+    Args:
+        engine: What builds the tables otherwise; they are the same.
+        wholly: Read every byte of cached tables to find damage, however large they are.
+
+    Raises:
+        DataError: the source or the cache cannot be used; the message names the column, the row or the
+            setting.
+    """
+    is_panel = config.source == "completejourney"
+    identity = {
+        "format": _FORMAT,
+        "source": (
+            completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source))
+        ),
+        "columns": None if is_panel else config.columns.model_dump(),
+        "bad_rows": None if is_panel else config.bad_rows,
+        "protocol": config.protocol.model_dump(),
+        "at_once": config.at_once,
+    }
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    folder = config.cache / "tasks" / fingerprint
+    read = None if wholly else _READ
+    try:
+        with _held(folder, fcntl.LOCK_SH):
+            if fault(folder, read) is None:
+                return restore(folder)
+        with _held(folder, fcntl.LOCK_EX):
+            why = fault(folder, read)  # another process may have built them
+            if why is not None:
+                _make(config, fingerprint, folder, engine, why)
+            return restore(folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise logs.DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+
+
+def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:
+    """Build tables that are not there, or not whole. Nobody else builds them now."""
+    if os.path.lexists(folder):
+        logger.warning("%s is built again: %s", folder, why)
+    for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # of builders that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    if config.source == "completejourney":
+        events = completejourney.load(config.track)
+    else:
+        events = logs.load(
+            Path(config.source),
+            config.columns,
+            config.bad_rows,
+            max_users=config.max_users,
+            max_tags=config.max_tags,
+        )
+    build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
+
+
+def build(
+    events: Events,
+    protocol: Protocol,
+    fingerprint: str,
+    folder: Path,
+    *,
+    size: int = 2_000_000,
+    engine: shards.Engine = "polars",
+) -> None:
+    """Write the tables of an event table's task, see :mod:`recrl.envs.data.shards`.
+
+    Args:
+        folder: Is replaced.
+        size: Purchases in memory at once, about.
+
+    Raises:
+        DataError: the data do not fit the protocol.
+    """
+    protocol = protocol.resolved(events.first_week, events.last_week)
+    # Process ids repeat: in a container each builder is number 1.
+    partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
+    partial.mkdir(parents=True)
+    try:
+        tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
+        _catalog(events, tags).save(partial / "catalog.json")
+        meta = {
+            "protocol": protocol.model_dump(),
+            "report": {**events.report, **counted},
+            "week_zero": events.week_zero.isoformat(),
+            "fingerprint": fingerprint,
+        }
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            folder.unlink()
+        sealed.publish(partial, folder, meta, sealed.seal(partial, sealed.files(partial)))
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _catalog(events: Events, tags: list[str]) -> Catalog:
+    """Tags with the aliases and equivalents of the source, which spells them its own way."""
+    named = {normalise(tag): tag for tag in tags}
+
+    def name(spelling: str) -> str | None:
+        return named.get(normalise(display(spelling)))
+
+    aliases = {alias: tag for alias, spelling in events.aliases.items() if (tag := name(spelling))}
+    groups = [[name(spelling) for spelling in group] for group in events.equivalents]
+    return Catalog(tags, aliases, [[tag for tag in group if tag] for group in groups if all(group)])
+
+
+def fault(folder: Path, read: int | None = None) -> str | None:
+    """Why the tables in a folder cannot be used; None if they can.
+
+    Args:
+        read: Bytes to read at most, the smallest files first; of the others, names and sizes are looked at.
+            None: all.
+    """
+    found = sealed.fault(folder, deep=read is None)
+    if found is None and read is not None:
+        left = read
+        for name, (size, crc) in sorted(sealed.read(folder)["files"].items(), key=lambda item: item[1]):
+            left -= size
+            if left < 0:
+                break
+            if sealed.fingerprint(folder / name) != (size, crc):
+                return f"{name} does not hold what was written"
+    return found
+
+
+@contextmanager
+def _held(folder: Path, how: int) -> Iterator[None]:
+    """Hold the lock of a task's tables, where its file system has locks; the file stays."""
+    path = folder.with_name(f"{folder.name}.lock")
+    descriptor = None
+    # Without: a cache that may only be read needs none, and one that may not be written says so itself.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if descriptor is not None:
+            with suppress(OSError):
+                _lock(descriptor, how, folder)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, how: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning("waiting for another process, which builds or reads %s", folder)
+        fcntl.flock(descriptor, how)
+
+
+def restore(folder: Path) -> TagTask:
+    """The task whose tables are in a folder; pages of them are read when they are needed."""
+    meta = sealed.read(folder)
+    users = shards.mapped(folder / "users.arrow")
+    purchases, episodes = (_table(folder, name, meta["files"]) for name in ("purchases", "episodes"))
+    catalog = Catalog.load(folder / "catalog.json")
+    panel = Panel(
+        users=tuple(users["name"].to_list()),
+        unseen=users["unseen"].to_numpy(),
+        n_tags=len(catalog),
+        week_zero=dt.date.fromisoformat(meta["week_zero"]),
+        user=purchases["user"].to_numpy(),
+        week=purchases["week"].to_numpy(),
+        tag=purchases["tag"].to_numpy(),
+    )
+    return TagTask(
+        catalog=catalog,
+        panel=panel,
+        protocol=Protocol(**meta["protocol"]),
+        table=episodes,
+        report=meta["report"],
+        fingerprint=meta["fingerprint"],
+    )
+
+
+def _table(folder: Path, name: str, files: Iterable[str]) -> pl.DataFrame:
+    parts = sorted(file for file in files if file.startswith(f"{name}/"))
+    return pl.concat([shards.mapped(folder / part) for part in parts], rechunk=False)

@@ -1,0 +1,66 @@
+"""Means with bootstrap confidence intervals over users, and paired differences."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval.
+
+    Attributes:
+        mean: Mean over defined episodes.
+        low, high: Percentile bootstrap over users, 2.5 % and 97.5 %.
+        episodes: Number of episodes in the mean.
+        dropped: Number of episodes where the metric is undefined.
+    """
+
+    mean: float
+    low: float
+    high: float
+    episodes: int
+    dropped: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def estimate(
+    values: Values, users: npt.NDArray[np.integer], *, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """Mean with a bootstrap interval that resamples whole users (their episodes are not independent).
+
+    Args:
+        values: ``[episodes]``; NaN = undefined.
+        users: ``[episodes]`` user of each episode.
+
+    Raises:
+        ValueError: no episode is defined.
+    """
+    defined = ~np.isnan(values)
+    if not defined.any():
+        raise ValueError("the metric is undefined for every episode; nothing to average")
+    _, cluster = np.unique(users[defined], return_inverse=True)
+    sums = np.bincount(cluster, values[defined])
+    sizes = np.bincount(cluster).astype(float)
+    rng = np.random.default_rng(seed)
+    # Poisson-free exact bootstrap: how often each user is drawn in a resample of all users.
+    draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples)
+    means = (draws @ sums) / (draws @ sizes)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(
+        float(values[defined].mean()), float(low), float(high), int(defined.sum()), int((~defined).sum())
+    )
+
+
+def paired_difference(a: Values, b: Values, users: npt.NDArray[np.integer], *, seed: int = 0) -> Estimate:
+    """``mean(a - b)`` over the same episodes, with the interval of :func:`estimate`."""
+    return estimate(a - b, users, seed=seed)
+
+
+def _ratio(numerator: npt.NDArray, denominator: npt.NDArray) -> Values:
+    return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)

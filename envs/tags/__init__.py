@@ -1,0 +1,1 @@
+"""The tag task: name what a household buys next."""

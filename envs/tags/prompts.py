@@ -1,0 +1,77 @@
+"""An episode as chat messages.
+
+Everything a source brings (profile, tag names) is data, not instruction: it stands between ``<user>`` and
+``</user>``, one item a line, as :func:`recrl.envs.catalog.display` leaves it: without markup, line breaks and
+characters that do not show, and never as a heading. Tags got such names when their catalogue was built: what
+is shown is what is read back.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from ..catalog import Catalog, display
+
+Message = dict[str, str]
+
+# Weeks with the tag over weeks with the most frequent tag, from the most to the least frequent.
+_LEVELS = ((0.5, "weekly"), (0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
+_OLD = "not lately"
+
+
+def tag_messages(
+    episode: Mapping[str, Any], catalog: Catalog, slots: int, max_history: int = 100
+) -> list[Message]:
+    """Ask for the ``slots`` tags that a user will buy next.
+
+    Args:
+        episode: A row of :func:`recrl.envs.data.episodes.build`; ``target`` is not read.
+        slots: Length of the list to ask for.
+        max_history: At most this many tags of the history, the most frequent ones.
+
+    Returns:
+        A system and a user message. The history stands as one tag a line, most frequent last, in levels of
+        frequency; tags last bought before the lookback have a level of their own, the first.
+    """
+    data = ["<user>", *_facts(episode), *_history(episode, catalog, max_history), "</user>"]
+    return [
+        {"role": "system", "content": "You tell a shop what its customers buy next."},
+        {"role": "user", "content": "\n".join([*data, request(slots)])},
+    ]
+
+
+def request(slots: int) -> str:
+    """What is asked, the same for every user; after the data, so that nothing in them has the last word."""
+    return f"Name {slots} kinds of goods this shopper buys in the coming weeks, one a line, none twice."
+
+
+def _facts(episode: Mapping[str, Any]) -> list[str]:
+    return [fact for text in (episode["calendar"], episode["profile"]) if text and (fact := display(text))]
+
+
+def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> list[str]:
+    recent = set(episode["lookback"])
+    tags = episode["history"][:max_history]
+    weights = episode["history_weight"][:max_history]
+    most = max(weights, default=1.0)
+    levels: dict[str, list[str]] = {_OLD: [], **{name: [] for _, name in reversed(_LEVELS)}}
+    for tag, weight in zip(tags, weights, strict=True):
+        name = next(name for share, name in _LEVELS if weight >= share * most) if tag in recent else _OLD
+        levels[name].append(catalog.tags[tag])
+    # What matters most stands nearest to the answer: attention finds it by distance alone.
+    return [line for name, found in levels.items() if found for line in (f"{name}:", *reversed(found))]
+
+
+# Columns that travel with a prompt: what rewards and the warm start may read.
+COLUMNS = ("target", "lookback", "history", "history_weight", "segment", "user", "origin", "calendar")
+
+
+def prompted_rows(
+    episodes: pl.DataFrame, catalog: Catalog, slots: int, max_history: int = 100
+) -> list[dict[str, Any]]:
+    """Rows ready for training: ``prompt`` (chat messages) and the columns of :data:`COLUMNS`."""
+    return [
+        {"prompt": tag_messages(row, catalog, slots, max_history), **{name: row[name] for name in COLUMNS}}
+        for row in episodes.iter_rows(named=True)
+    ]

@@ -1,0 +1,1 @@
+"""Several processes and machines: launching, rollout servers, jobs of schedulers."""

@@ -1,0 +1,1 @@
+"""Commands of ``recrl`` beyond training and launching."""

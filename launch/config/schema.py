@@ -1,0 +1,163 @@
+"""The configuration of a run: one YAML file, overridden by ``key=value`` arguments.
+
+It is validated whole before anything starts: every field alone (:mod:`recrl.envs.settings`), what must hold
+of several together, and the problem that the rewards and constraints make.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+
+from ...envs.chat.models import ChatConfig
+from ...envs.data.prepared import DataConfig
+from ...envs.settings import LARGEST_SEED, MANY, Between, Each, Place, Text
+from ...envs.tags.task import TaskConfig
+from ...rewards import RewardSpec, RewardSpecError, resolve_all
+from ...rl.evaluation.answers import EvaluationConfig
+from ...rl.goal import check_credit, check_directions, check_rule
+from ...rl.optimizer.config import OptimizerConfig
+from ...rl.optimizer.constraints import parse_constraint
+from ...rl.optimizer.problem import Problem
+from ...rl.policy.loading import PolicyConfig
+from ...rl.policy.warmstart import WarmStartConfig
+from ...rl.rollouts.settings import RolloutConfig
+from ...rl.trainer.make import TrainConfig
+from ...rl.trainer.preconditions import check_halves, check_split
+
+# Answers in one step: more would not fit in memory as text.
+_MOST_ANSWERS = MANY
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the setting, the value and the fix."""
+
+
+class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """A whole run."""
+
+    model_config = ConfigDict(title="RunConfig")
+
+    name: Annotated[str, Text(100)]
+    """Name of the run: letters, digits and the like, no path."""
+    output: Annotated[Path, Place()] | None = None
+    """Folder of the run; by default ``runs/NAME``."""
+    seed: Annotated[int, Between(0, LARGEST_SEED)] = 0
+    """Seed of everything random."""
+    data: DataConfig = DataConfig()
+    """Where the episodes come from."""
+    task: TaskConfig = TaskConfig()
+    """What the policy is asked for."""
+    policy: PolicyConfig = PolicyConfig()
+    """Which language model is trained."""
+    warm_start: WarmStartConfig = WarmStartConfig()
+    """Supervised training before reinforcement learning."""
+    rewards: Annotated[tuple[RewardSpec, ...], Each(least=1)]
+    """What is measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
+    judge: ChatConfig | None = None
+    """A language model that rewards may ask: the resource ``judge``."""
+    optimizer: OptimizerConfig
+    """What is maximised and what is held at a target."""
+    train: TrainConfig = TrainConfig()
+    """Constrained GRPO."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Where answers are sampled during training: an engine's name, or a section."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The tables at the end."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if name.startswith((".", "-")) or "/" in name or "\\" in name:
+            raise ValueError(
+                "must be a plain name, without slashes, '.' or '-' in front; for a path use output=..."
+            )
+        return name
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _names_are_entries(cls, value: Any) -> Any:
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [{"name": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _engine_alone(cls, value: Any) -> Any:
+        return {"engine": value} if isinstance(value, str) else value
+
+    @field_validator(
+        "data", "policy", "task", "warm_start", "train", "evaluation", "optimizer", mode="before"
+    )
+    @classmethod
+    def _section(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | BaseModel):
+            raise ValueError("is a section; write its settings below it, or leave it out")
+        return value
+
+    @model_validator(mode="after")
+    def _together(self) -> "RunConfig":
+        """What must hold of several settings, however many processes train."""
+        train, warm = self.train, self.warm_start
+        check_split(train.prompts_per_step, train.group_size, 1, train.micro_batches)
+        check_halves(train.group_size, self.optimizer.gradient_conflict_every)
+        for setting, answers in (
+            ("train.prompts_per_step * train.group_size", train.prompts_per_step * train.group_size),
+            (
+                "warm_start.prompts_per_step * warm_start.lists_per_prompt",
+                warm.prompts_per_step * warm.lists_per_prompt,
+            ),
+            (
+                "optimizer.reference.prompts * optimizer.reference.answers",
+                self.optimizer.reference.prompts * self.optimizer.reference.answers,
+            ),
+        ):
+            if answers > _MOST_ANSWERS:
+                raise ValueError(f"{setting} = {answers:,} answers at once; set at most {_MOST_ANSWERS:,}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.output if self.output is not None else Path("runs") / self.name
+
+    def problem(self) -> Problem:
+        """The constrained problem over the run's rewards.
+
+        Raises:
+            ConfigError: an unknown reward or rule, a bound that cannot be, or a rule that refuses the
+                problem.
+        """
+        try:
+            found = resolve_all(self.rewards)
+            units = {reward.name: reward.unit for reward in found}
+            problem = Problem.build(
+                self.optimizer.objective,
+                list(self.optimizer.constraints),
+                {reward.name: (reward.low, reward.high) for reward in found},
+                objective_unit=units.get(self.optimizer.objective)
+                if self.optimizer.objective_unit is None
+                else self.optimizer.objective_unit,
+                weights={spec.name: spec.weight for spec in self.rewards},
+            )
+            check_directions(found, problem)
+            check_rule(problem, self.optimizer.rule)
+            check_credit(found, problem, self.optimizer.rule, self.optimizer.credit)
+            return problem
+        except (RewardSpecError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+
+    @property
+    def novelty_floor(self) -> float:
+        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet.
+
+        Read from their text: no reward is looked up.
+        """
+        floors = [
+            c.bound
+            for text in self.optimizer.constraints
+            for c in parse_constraint(text)
+            if (c.reward, c.sense, c.kind, c.segment) == ("novelty", ">=", "mean", None)
+        ]
+        return max(floors, default=0.0)

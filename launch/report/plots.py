@@ -1,0 +1,106 @@
+"""The plots of a report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .sections import _seconds
+
+
+def _plot_training(
+    log: Sequence[Mapping[str, Any]], constraints: Sequence[str], objective: str, path: Path
+) -> None:
+    steps = [row["step"] for row in log]
+    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), sharex=True)
+    _line(top, steps, [row["objective"] for row in log], "C0", objective)
+    top.set_ylabel(f"objective: {objective}")
+    for i, name in enumerate(constraints):
+        colour = f"C{i + 1}"
+        _line(middle, steps, [row[f"constraint/{name}/slack"] for row in log], colour, name)
+        bottom.plot(steps, [row[f"constraint/{name}/price"] for row in log], color=colour, label=name)
+    middle.axhline(0, color="black", linewidth=0.8)
+    middle.set_ylabel("slack (met at 0 and above)")
+    bottom.set_ylabel("price (objective per unit of bound)")
+    bottom.set_xlabel("step")
+    for axis in (middle, bottom):
+        if constraints:
+            axis.legend(loc="best")
+    _save(figure, path)
+
+
+def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    figure, axis = plt.subplots(figsize=(8, 4))
+    pairs = sorted({key for row in log for key in row if key.startswith("conflict/corr/")})
+    means = {key: np.mean([row[key] for row in log if row.get(key) is not None]) for key in pairs}
+    strongest = sorted(means, key=lambda key: -abs(means[key]))[:6]
+    for i, key in enumerate(strongest):
+        rows = [row for row in log if row.get(key) is not None]
+        _line(
+            axis,
+            [r["step"] for r in rows],
+            [r[key] for r in rows],
+            f"C{i}",
+            key.removeprefix("conflict/corr/"),
+        )
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("step")
+    axis.set_ylabel("within-group correlation")
+    if strongest:
+        axis.legend(loc="best", fontsize=8)
+    _save(figure, path)
+
+
+def _plot_time(log: Sequence[Mapping[str, Any]], path: Path) -> None:
+    seconds = _seconds(log)
+    if not seconds:
+        return
+    figure, axis = plt.subplots(figsize=(8, 3.5))
+    labels = [part.replace("_", " ") for part in seconds]
+    axis.stackplot([row["step"] for row in log], list(seconds.values()), labels=labels)
+    # The first step also warms up; it would flatten the others.
+    usual = np.percentile(np.sum(list(seconds.values()), axis=0), 98)
+    axis.set_ylim(0, 1.2 * usual)
+    axis.set_xlabel("step")
+    axis.set_ylabel("seconds")
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    _save(figure, path)
+
+
+def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path: Path) -> None:
+    headline = f"recall@{result['slots']}"
+    figure, axis = plt.subplots(figsize=(8, 5))
+    for i, (name, table) in enumerate(deployed["metrics"].items()):
+        x, y = table["novelty"], table[headline]
+        color = "C3" if name == "trained" else "C1" if name == "warm start" else "grey"
+        # Not as error bars: an interval of equal values can miss their mean by a rounding.
+        axis.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=color)
+        axis.plot((x["mean"], x["mean"]), (y["low"], y["high"]), color=color)
+        axis.plot(x["mean"], y["mean"], "o" if name in ("trained", "warm start") else "s", color=color)
+        below = -12 if i % 2 else 6
+        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, below))
+    if result["novelty_floor"]:
+        axis.axvline(result["novelty_floor"], color="black", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("novelty of deployed lists (share of tags not bought lately)")
+    axis.set_ylabel(headline)
+    axis.set_title("Deployed lists on the test split, 95 % intervals")
+    _save(figure, path)
+
+
+def _line(axis: Any, steps: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
+    """Thin raw values and a thick running mean."""
+    raw = np.asarray(values, float)
+    width = max(1, len(raw) // 15)
+    smooth = np.convolve(
+        np.pad(raw, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid"
+    )
+    axis.plot(steps, raw, color=colour, alpha=0.3, linewidth=0.8)
+    axis.plot(steps, smooth, color=colour, linewidth=1.8, label=label)
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

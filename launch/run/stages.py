@@ -1,0 +1,250 @@
+"""The stages of a run: warm start, reference samples, training, evaluation."""
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...envs.storage.sealed import fingerprint, write
+from ...rl import checkpoints, policy
+from ...rl.decoding.kept import Kept
+from ...rl.evaluation.answers import Answers, answer, sample, test_episodes
+from ...rl.evaluation.tables import evaluation
+from ...rl.optimizer.start import describe, reference_multipliers
+from ...rl.policy.loading import save_policy
+from ...rl.policy.warmstart import StoppedWarmStart, warm_start
+from ...rl.trainer.constrained import ConstrainedGRPOTrainer
+from ...rl.trainer.make import make_trainer
+from ..report import write as report
+from ..signals import Stop
+from .callbacks import Interrupt, Recorder, StepLog
+from .heartbeats import Heartbeats
+from .preconditions import check_lengths
+from .setup import Setup
+
+# Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
+_WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
+
+# Files of an evaluation under way.
+_ANSWERS = "answers"
+# Checkpoint of the warm start.
+_WARMING = "warm_start"
+
+
+def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, stop: Stop) -> None:
+    """Reinforcement learning, from a checkpoint or from the warm start."""
+    config, folder = setup.config, setup.folder
+    interrupt = Interrupt(trainer, stop)
+    trainer.add_callback(interrupt)
+    first = checkpoints.read(last).step if last is not None else 0
+    try:
+        with (
+            setup.display.stage("reinforcement learning", config.train.steps) as advance,
+            stop.deferred(),
+        ):
+            trainer.add_callback(Recorder(trainer, folder / "metrics.jsonl", advance, first))
+            trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
+    finally:
+        if trainer.rollouts is not None:
+            trainer.rollouts.close()
+    if interrupt.agreed is not None:
+        stop.received = interrupt.agreed
+        stop.check(f"after step {trainer.state.global_step}")
+
+
+def evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
+    folder = setup.folder
+    evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer, stop)
+    report.write(folder)
+    setup.display.say(f"report: {folder / 'report.md'}")
+
+
+def evaluate(
+    setup: Setup, policies: dict[str, Path], tokenizer: PreTrainedTokenizerBase, stop: Stop | None = None
+) -> dict[str, Any]:
+    """Answer the test episodes with the policy of every folder; write ``evaluation.json`` and
+    ``examples.json``.
+
+    Raises:
+        Interruption: a signal came; what was answered until then is in ``answers/``, and is not asked again.
+    """
+    config, task, stop = setup.config, setup.task, stop or Stop()
+    episodes = test_episodes(task, config.evaluation)
+    rows = setup.rows(episodes)
+    sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
+    answers: dict[str, Answers] = {}
+    for name, path in policies.items():
+        model, _ = policy.load(config.policy.model_copy(update={"model": str(path)}))
+        identity = json.dumps(
+            [
+                *(fingerprint(file) for file in sorted(path.glob("*.safetensors"))),
+                *(task.fingerprint, config.task.model_dump(), config.evaluation.model_dump(), str(sampling)),
+                *(config.seed, version("recrl")),
+            ]
+        )
+
+        def kept(stage: str, name: str = name, identity: str = identity) -> Kept:
+            key = hashlib.sha256(identity.encode()).hexdigest()
+            return Kept(setup.folder / _ANSWERS / f"{name}, {stage}.json", key, urgent=stop.wished)
+
+        with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
+
+            def on_batch(stage: str, done: int, advance: Any = advance, name: str = name) -> None:
+                advance(done + (len(rows) if stage == "deployed" else 0))
+                stop.check(f"while the {name} policy was evaluated")
+
+            with stop.deferred():
+                answers[name] = answer(
+                    model,
+                    tokenizer,
+                    rows,
+                    task.catalog,
+                    setup.engine,
+                    config.problem(),
+                    config.task.slots,
+                    sampling,
+                    config.evaluation,
+                    config.seed + _EVALUATION_SEED,
+                    kept=kept,
+                    on_batch=on_batch,
+                )
+        stop.check(f"after the {name} policy was evaluated")
+    result = evaluation(
+        task,
+        episodes,
+        answers,
+        config.problem(),
+        config.novelty_floor,
+        setup.embeddings,
+        config.evaluation.decoding,
+    )
+    examples = report.examples(task, episodes, rows, answers)
+    write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
+    write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
+    shutil.rmtree(setup.folder / _ANSWERS, ignore_errors=True)
+    return result
+
+
+def warmed(
+    setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
+    config, warm = setup.config, setup.folder / "warm"
+    if state.is_main_process and not (warm / "config.json").exists():
+        set_seed(config.seed)
+        rows = setup.training_rows
+        model, tokenizer = policy.load(
+            config.policy,
+            tags=setup.task.catalog.tags,
+            # The first line of a message is its role, as in the chat template.
+            texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
+            seed=config.seed,
+        )
+        check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
+        setup.task.catalog.save(setup.folder / "catalog.json")
+        if config.warm_start.steps:
+            _warm_up(setup, model, tokenizer, stop)
+        save_policy(model, tokenizer, warm)
+        shutil.rmtree(setup.folder / _WARMING, ignore_errors=True)
+    beats.reached("warm")
+    beats.wait_for("warm")
+    state.wait_for_everyone()
+    set_seed(config.seed)
+    return policy.load(config.policy.model_copy(update={"model": str(warm)}))
+
+
+def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
+    """The supervised steps; a stopped run goes on with them from their own checkpoint."""
+    config = setup.config
+    log = StepLog(setup.folder / "warm_start.jsonl")
+    with setup.display.stage("warm start", config.warm_start.steps) as advance, stop.deferred():
+
+        def on_step(step: int, loss: float) -> None:
+            log.append(step, {"loss": loss})
+            advance(step, f"loss {loss:.3f}")
+
+        try:
+            warm_start(
+                model,
+                tokenizer,
+                setup.training_rows,
+                setup.task.catalog,
+                config.task.slots,
+                config.warm_start,
+                config.seed + _WARM_START_SEED,
+                on_step,
+                checkpoint=setup.folder / _WARMING,
+                stop=stop.wished,
+            )
+        except StoppedWarmStart as stopped:
+            stop.check(f"after step {stopped.step} of the warm start")
+            raise
+    stop.check("after the warm start")
+
+
+def trainer_of(
+    setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> ConstrainedGRPOTrainer:
+    config = setup.config
+    return make_trainer(
+        model,
+        tokenizer,
+        setup.training_rows,
+        setup.engine,
+        config.problem(),
+        config=config.train,
+        rule=config.optimizer.rule,
+        duals=config.optimizer.duals,
+        credit=config.optimizer.credit,
+        gradient_conflict_every=config.optimizer.gradient_conflict_every,
+        rollout=config.rollout,
+        answer_tokens=setup.answer_tokens(tokenizer),
+        output=setup.folder / "checkpoints",
+        seed=config.seed,
+    )
+
+
+def reference_start(
+    setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: PartialState
+) -> torch.Tensor:
+    """Multipliers from samples of the warm start, zero where they are refused; the first process finds
+    them."""
+    config, problem = setup.config, setup.config.problem()
+    settings = config.optimizer.reference
+    found: list[list[float]] = [[0.0] * len(problem.constraints)]
+    if state.is_main_process:
+        rows = setup.training_rows
+        chosen = np.linspace(0, len(rows) - 1, min(settings.prompts, len(rows))).round().astype(int)
+        with setup.display.stage("sampling the reference", len(chosen)) as advance:
+            scores, _ = sample(
+                model,
+                tokenizer,
+                [rows[i] for i in chosen],
+                setup.engine,
+                problem,
+                config.train.sampling(tokenizer, setup.answer_tokens(tokenizer)),
+                copies=settings.answers,
+                batch_size=config.evaluation.batch_size,
+                seed=config.seed + _REFERENCE_SEED,
+                on_batch=advance,
+            )
+        kl = config.train.kl if settings.kl is None else settings.kl
+        lam_max = config.optimizer.duals.lam_max
+        start = reference_multipliers(
+            problem, problem.declared_units(), torch.from_numpy(scores), kl, lam_max
+        )
+        setup.display.say(describe(start, problem))
+        if start.accepted:
+            found = [start.multipliers.tolist()]
+        else:
+            setup.display.say("refused: the multipliers start at zero")
+    broadcast_object_list(found)
+    return torch.tensor(found[0], dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""How rewards are called."""

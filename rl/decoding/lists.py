@@ -1,0 +1,142 @@
+"""Lists of exactly K different tags of the catalogue, as a constraint on tokens, for any tokenizer."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ...envs.catalog import Catalog
+from ..sampling import Constraint
+
+_ROOT, _FULL = 0, -1
+
+
+class TagTrie:
+    """Token sequences of all tags. Nodes are numbers; the root is 0.
+
+    Attributes:
+        children: Per node, token -> node.
+        tag: Leaf -> tag id.
+        path: Per tag, its edges from the root to its leaf: ``(parent, token, node)``.
+        below: Per node, the number of tags at or below it.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.children: list[dict[int, int]] = [{}]
+        self.tag: dict[int, int] = {}
+        self.path: list[list[tuple[int, int, int]]] = []
+        self.below: list[int] = [0]
+        for tag, tokens in enumerate(sequences):
+            parent, path = _ROOT, []
+            for token in tokens:
+                if token not in self.children[parent]:
+                    self.children[parent][token] = len(self.children)
+                    self.children.append({})
+                    self.below.append(0)
+                node = self.children[parent][token]
+                self.below[node] += 1
+                path.append((parent, token, node))
+                parent = node
+            if parent in self.tag:
+                raise ValueError(
+                    f"tags {self.tag[parent]} and {tag} have the same tokens under this tokenizer; "
+                    "rename one of them"
+                )
+            self.tag[parent] = tag
+            self.path.append(path)
+
+
+def line_tokens(tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> list[list[int]]:
+    """Tokens of each tag as a line of an answer: its break ends it, so no line is a prefix of another.
+
+    Raises:
+        ValueError: a tag that is not read back from the text that its tokens stand for.
+    """
+    coder: Any = tokenizer
+    lines = coder([catalog.render([tag]) for tag in range(len(catalog))], add_special_tokens=False)
+    found: list[list[int]] = lines["input_ids"]
+    # Twice in a row, so that a tokenizer that loses the line break is noticed.
+    texts = coder.batch_decode([line + line for line in found], skip_special_tokens=True)
+    for tag, text in enumerate(texts):
+        if catalog.parse(text).slots != (tag, tag):
+            raise ValueError(
+                f"tag {catalog.tags[tag]!r} on two lines comes back from this tokenizer as {text!r}, which "
+                "does not name it twice; leave line breaks and the tokenizer's special tokens out of tags, "
+                "or take another policy.model"
+            )
+    return found
+
+
+def longest(lines: Sequence[Sequence[int]], slots: int) -> int:
+    """Tokens of an answer that names the longest tag in every slot, its end included."""
+    return slots * max(map(len, lines)) + 1
+
+
+class CatalogDecoder(Constraint):
+    """Allows only tokens that go on with a tag not named yet; after ``slots`` tags only the end.
+
+    Args:
+        vocabulary: Number of tokens that the model scores.
+
+    Attributes:
+        max_tokens: Of the longest answer, its end included.
+
+    Raises:
+        ValueError: more slots than tags, or two tags with the same tokens.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, slots: int, vocabulary: int
+    ) -> None:
+        if slots > len(catalog):
+            raise ValueError(f"slots={slots} is more than the catalogue's {len(catalog)} tags; ask for fewer")
+        lines = line_tokens(tokenizer, catalog)
+        self.max_tokens = longest(lines, slots)
+        self._slots, self._vocabulary = slots, vocabulary
+        self._trie = TagTrie(lines)
+        # Per node the tokens that go on from it; last, for a full list, the end.
+        self._after = [torch.tensor([*children], dtype=torch.long) for children in self._trie.children]
+        self._after.append(torch.tensor([tokenizer.eos_token_id]))
+        self._rows: list[_Row] = []
+
+    def begin(self, answers: int) -> None:
+        self._rows = [_Row() for _ in range(answers)]
+
+    def allowed(self, answers: Sequence[int], last: Sequence[int] | None) -> Tensor:
+        rows = [self._rows[answer] for answer in answers]
+        if last is not None:
+            for row, token in zip(rows, last, strict=True):
+                self._advance(row, token)
+        after = [self._after[row.node] for row in rows]
+        used_up = [(i, token) for i, row in enumerate(rows) for token in row.used_up.get(row.node, ())]
+        mask = torch.zeros(len(rows), self._vocabulary, dtype=torch.bool)
+        row_of = torch.arange(len(rows)).repeat_interleave(torch.tensor([*map(len, after)]))
+        mask[row_of, torch.cat(after)] = True
+        if used_up:
+            mask[tuple(torch.tensor(used_up).T)] = False
+        return mask
+
+    def _advance(self, row: "_Row", token: int) -> None:
+        row.node = self._trie.children[row.node][token]
+        tag = self._trie.tag.get(row.node)
+        if tag is None:
+            return
+        row.named += 1
+        row.node = _ROOT if row.named < self._slots else _FULL
+        for parent, edge, node in self._trie.path[tag]:
+            row.taken[node] += 1
+            if row.taken[node] == self._trie.below[node]:
+                row.used_up[parent].append(edge)
+
+
+class _Row:
+    """Where one answer stands."""
+
+    def __init__(self) -> None:
+        self.named = 0
+        self.node = _ROOT
+        self.taken: dict[int, int] = defaultdict(int)  # node -> named tags at or below it
+        self.used_up: dict[int, list[int]] = defaultdict(list)  # node -> tokens behind which no tag is left

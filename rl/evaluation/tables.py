@@ -1,0 +1,187 @@
+"""The tables of an evaluation: intervals, slacks and differences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from ...envs.data.prepared import TagTask
+from ...envs.statistics import Estimate, Values, estimate, paired_difference
+from ...envs.tags import baselines, metrics
+from ..decoding.deploy import Decoding
+from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
+from .answers import Answers
+
+
+def evaluation(
+    task: TagTask,
+    episodes: pl.DataFrame,
+    answers: Mapping[str, Answers],
+    problem: Problem,
+    novelty_floor: float,
+    embeddings: npt.NDArray[np.float32] | None,
+    decoding: Decoding,
+) -> dict[str, Any]:
+    """Every table of a report, as JSON.
+
+    Args:
+        answers: Policy name -> answers; the first is the reference of the differences (the warm start), the
+            last the policy that was trained.
+        novelty_floor: Floor that the ``quota`` baseline meets.
+        embeddings: ``[tags, d]`` unit vectors for diversity.
+        decoding: Of the deployed lists.
+
+    Returns:
+        What was asked for, and ``populations``: per population ``sampled`` (rewards, objective,
+        constraints) and ``deployed`` (metrics by policy and baseline, paired differences to quota,
+        constraints, exposure).
+    """
+    slots = next(iter(answers.values())).slots.shape[1]
+    lists = baselines.lists(task, episodes, slots, novelty_floor)
+    lists |= {name: found.slots for name, found in answers.items()}
+    deployed = {
+        name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()
+    }
+    unseen = episodes["unseen"].to_numpy()
+    populations = {"unseen users": unseen} if unseen.any() else {}
+    if not unseen.all():
+        populations["all users"] = np.ones_like(unseen)
+    users = episodes["user"].to_numpy()
+    return {
+        "slots": slots,
+        "novelty_floor": novelty_floor,
+        "decoding": decoding,
+        "populations": {
+            name: {
+                "episodes": int(chosen.sum()),
+                "users": len(np.unique(users[chosen])),
+                "sampled": _sampled(
+                    {policy: found.scores[chosen] for policy, found in answers.items()},
+                    users[chosen],
+                    problem,
+                ),
+                "deployed": _deployed(
+                    {policy: {m: v[chosen] for m, v in found.items()} for policy, found in deployed.items()},
+                    {policy: found[chosen] for policy, found in lists.items()},
+                    episodes.filter(pl.Series(chosen)),
+                    problem,
+                    list(answers),
+                    len(task.catalog),
+                    slots,
+                ),
+            }
+            for name, chosen in populations.items()
+        },
+    }
+
+
+def _sampled(
+    scores: Mapping[str, npt.NDArray[np.float32]], users: npt.NDArray[np.integer], problem: Problem
+) -> dict[str, Any]:
+    """Rewards, objective and constraints of sampled answers: per episode first, then over users."""
+    per_episode: dict[str, dict[str, Values]] = {}
+    for policy, values in scores.items():
+        tensor = torch.from_numpy(values)
+        columns = {name: _episode_mean(values[:, :, j]) for j, name in enumerate(problem.names)}
+        columns["objective"] = _episode_mean(objective_values(problem, tensor).numpy())
+        constrained = constraint_values(problem, tensor).numpy()
+        columns |= {c.name: _episode_mean(constrained[:, :, k]) for k, c in enumerate(problem.constraints)}
+        per_episode[policy] = columns
+    first, *_, last = [*per_episode] if len(per_episode) > 1 else [*per_episode] * 2
+    constraints: list[dict[str, Any]] = []
+    unobserved: list[str] = []
+    for k, constraint in enumerate(problem.constraints):
+        if any(np.isnan(columns[constraint.name]).all() for columns in per_episode.values()):
+            unobserved.append(constraint.name)  # no episode of its segment in this population
+            continue
+        bound = 1.0 if constraint.kind == "gate" else constraint.bound
+        row: dict[str, Any] = {"name": constraint.name, "kind": constraint.kind, "bound": bound}
+        for policy, columns in per_episode.items():
+            slack = estimate(constraint.sign * (columns[constraint.name] - bound), users)
+            level = torch.from_numpy(scores[policy])
+            missed = constraint_values(problem, level)[..., k].numpy()
+            row[policy] = {"slack": asdict(slack), **_verdict(slack)}
+            if constraint.kind == "mean":
+                row[policy]["share of answers violating"] = float(
+                    np.nanmean(constraint.sign * (missed - bound) < 0)
+                )
+        constraints.append(row)
+    return {
+        "rewards": {
+            name: {policy: _estimate(columns[name], users) for policy, columns in per_episode.items()}
+            for name in ("objective", *problem.names)
+        },
+        "gain": _estimate(per_episode[last]["objective"] - per_episode[first]["objective"], users),
+        "constraints": constraints,
+        "unobserved": unobserved,
+    }
+
+
+def _deployed(
+    values: Mapping[str, Mapping[str, Values]],
+    lists: Mapping[str, npt.NDArray[np.int32]],
+    episodes: pl.DataFrame,
+    problem: Problem,
+    policies: Sequence[str],
+    n_tags: int,
+    slots: int,
+) -> dict[str, Any]:
+    def table(name: str) -> dict[str, Any]:
+        found = {}
+        for metric, column in values[name].items():
+            if (estimated := _estimate(column, users)) is not None:
+                found[metric] = estimated
+        return found
+
+    headline, users = f"recall@{slots}", episodes["user"].to_numpy()
+    members = segment_indicators(problem, episodes.to_dict(), episodes.height).numpy() == 1
+    constraints = []
+    for constraint in problem.constraints:
+        # Only rewards that are metrics of a list too can be read off a deployed list.
+        if constraint.kind != "mean" or constraint.reward not in values[policies[-1]]:
+            continue
+        inside = np.ones(episodes.height, dtype=bool)
+        if constraint.segment is not None:
+            inside = members[:, problem.segments.index(constraint.segment)]
+        if not inside.any():  # no episode of that segment in this population
+            continue
+        row: dict[str, Any] = {"name": constraint.name, "bound": constraint.bound}
+        for name in values:
+            value = np.where(inside, values[name][constraint.reward], np.nan)
+            slack = estimate(constraint.sign * (value - constraint.bound), users)
+            row[name] = {"slack": asdict(slack), **_verdict(slack)}
+        constraints.append(row)
+    return {
+        "metrics": {name: table(name) for name in values},
+        "exposure": {name: metrics.exposure(chosen, n_tags) for name, chosen in lists.items()},
+        "difference to quota": {
+            name: asdict(paired_difference(values[name][headline], values["quota"][headline], users))
+            for name in values
+        },
+        "share of quota": values[policies[-1]][headline].mean() / values["quota"][headline].mean(),
+        "constraints": constraints,
+    }
+
+
+def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
+    """``[episodes, answers] -> [episodes]``; NaN where every answer is missing."""
+    present = ~np.isnan(values)
+    return np.where(
+        present.any(axis=1),
+        np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1),
+        np.nan,
+    ).astype(float)
+
+
+def _estimate(values: Values, users: npt.NDArray[np.integer]) -> dict[str, Any] | None:
+    """None where no episode has a value, such as those of a reward whose server is away."""
+    return None if np.isnan(values).all() else asdict(estimate(values, users))
+
+
+def _verdict(slack: Estimate) -> dict[str, Any]:
+    """``met``: mean on the right side; ``within CI``: the interval does not exclude the bound being met."""
+    return {"met": slack.mean >= 0, "within CI": slack.high >= 0}

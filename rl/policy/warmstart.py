@@ -1,0 +1,330 @@
+"""Supervised warm start on logs: the policy learns the answer format and what users buy.
+
+Per prompt several target lists are sampled, each of the requested length, and the prompt is read once for
+all of them (:mod:`recrl.rl.prefix.packing`). Lists hold target tags in random order; a target shorter than
+the list is filled up with the user's most frequent other tags. The first part of the training rehearses those
+frequent tags alone.
+
+A warm start that was stopped or killed goes on from a checkpoint of its own, and ends with the same bits. It
+is a sealed folder (:mod:`recrl.envs.storage.sealed`) with one state: weights, optimiser, schedule, what is
+random, the place in the order of the episodes, and the losses so far.
+"""
+
+import json
+import logging
+import math
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...envs.catalog import Catalog
+from ...envs.settings import MANY, Between
+from ...envs.storage import sealed, states
+from ...envs.tags.prompts import Message
+from ...envs.tags.teaching import sample_list
+from ..checkpoints import CheckpointError, reading
+from ..prefix.packing import continuation_logits
+from ..prefix.sharing import can_share
+
+logger = logging.getLogger(__name__)
+
+# Batches drawn together and sorted by length.
+_POOL = 32
+
+
+class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Supervised training before reinforcement learning."""
+
+    steps: Annotated[int, Between(0, MANY)] = 0
+    """Optimiser steps; 0 = no warm start."""
+    prompts_per_step: Annotated[int, Between(1, 1_000_000)] = 16
+    """Prompts in a step."""
+    lists_per_prompt: Annotated[int, Between(1, 10_000)] = 8
+    """Lists sampled for each prompt."""
+    rehearsal: Annotated[float, Between(0, 1)] = 0.4
+    """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
+    instead of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
+    learning_rate: Annotated[float, Between(0, 1)] = 3e-3
+    """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
+    weight_decay: Annotated[float, Between(0, 10)] = 0.01
+    """AdamW weight decay."""
+    save_every: Annotated[int, Between(1, MANY)] = 100
+    """Steps between checkpoints of the warm start itself."""
+
+
+class StoppedWarmStart(Exception):  # noqa: N818  (no fault)
+    """The warm start was asked to stop, and is saved if it has a checkpoint.
+
+    Attributes:
+        step: The last one that was taken.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step} of the warm start")
+        self.step = step
+
+
+def warm_start(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    episodes: Sequence[Mapping[str, Any]],
+    catalog: Catalog,
+    slots: int,
+    config: WarmStartConfig,
+    seed: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    *,
+    checkpoint: Path | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[float]:
+    """Train ``model`` in place on sampled target lists.
+
+    Args:
+        episodes: Rows with ``prompt`` (chat messages), ``target`` and ``history``; visited in a random
+            order, again and again.
+        slots: Length of a list.
+        on_step: Called after each step with its number (from 1) and loss; first with those of the steps
+            that a checkpoint brings along.
+        checkpoint: Folder to go on from, if it is there, whole, and of the same warm start. It is written
+            every ``config.save_every`` steps; the caller deletes it.
+        stop: Asked after each step whether this was the last one for now.
+
+    Returns:
+        Mean negative log-likelihood per token of each step.
+
+    Raises:
+        StoppedWarmStart: ``stop`` said so; a checkpoint of this step is written.
+        CheckpointError: the checkpoint could not be written, or is not what its manifest says.
+    """
+    training = _Training(model, [len(row["history"]) for row in episodes], config, seed)
+    kept = None if checkpoint is None else _Checkpoint(checkpoint, training)
+    if kept is not None:
+        kept.load(_identity(model, episodes, catalog, slots, config, seed))
+    model.train()
+    for step, loss in enumerate(training.losses):
+        on_step(step + 1, loss)
+    for step in range(len(training.losses), config.steps):
+        chosen = [episodes[i] for i in next(training.batches)]
+        rehearsing = step < config.rehearsal * config.steps
+        lists = [
+            catalog.render(
+                sample_list(
+                    row["history"][:slots] if rehearsing else row["target"],
+                    row["history"],
+                    slots,
+                    len(catalog),
+                    training.rng,
+                )
+            )
+            for row in chosen
+            for _ in range(config.lists_per_prompt)
+        ]
+        training.step(_loss(model, tokenizer, [row["prompt"] for row in chosen], lists))
+        on_step(step + 1, training.losses[-1])
+        stopped = stop()
+        due = (step + 1) % config.save_every == 0 and step + 1 < config.steps
+        if kept is not None and (stopped or due):
+            kept.save()
+        if stopped:
+            raise StoppedWarmStart(step + 1)
+    return training.losses
+
+
+class _Training:
+    """What changes from step to step."""
+
+    def __init__(
+        self, model: PreTrainedModel, lengths: Sequence[int], config: WarmStartConfig, seed: int
+    ) -> None:
+        self.model = model
+        self.rng = np.random.default_rng(seed)
+        self.batches = _Batches(lengths, config.prompts_per_step, self.rng)
+        self.losses: list[float] = []
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+        )
+        warm_up = max(1, config.steps // 20)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer,
+            lambda step: min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps)),
+        )
+
+    def step(self, loss: torch.Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.item())
+
+    def state_dict(self) -> dict[str, Any]:
+        on_gpu = self.model.device.type == "cuda"
+        return {
+            "weights": self._weights(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "rng": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.model.device) if on_gpu else None,
+            "batches": self.batches.state_dict(),
+            "losses": self.losses,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        missing, unexpected = self.model.load_state_dict(state["weights"], strict=False)
+        if unexpected or set(missing) & self._weights().keys():
+            raise ValueError(f"its weights are of another model ({[*missing, *unexpected][:3]})")
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.rng.bit_generator.state = state["rng"]
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] is not None and self.model.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.model.device)
+        self.batches.load_state_dict(state["batches"])
+        self.losses = state["losses"]
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Each once: tied ones have several names."""
+        named = self.model.state_dict(keep_vars=True)
+        first = {id(value): name for name, value in reversed(named.items())}
+        return {name: value for name, value in named.items() if first[id(value)] == name}
+
+
+class _Checkpoint:
+    """The folder that a warm start is kept in."""
+
+    def __init__(self, folder: Path, training: _Training) -> None:
+        self.folder, self.training = folder, training
+        self._aside = folder.with_name(f".{folder.name}.writing")
+        self._identity: dict[str, Any] = {}
+
+    def load(self, identity: dict[str, Any]) -> None:
+        """Go on from what is there.
+
+        Args:
+            identity: Of the warm start; another one's checkpoint is not gone on from.
+        """
+        self._identity = identity
+        sealed.finish(self._aside, self.folder)
+        if not self.folder.exists():
+            return
+        why = sealed.fault(self.folder)
+        if why is None:
+            before = sealed.read(self.folder).get("identity")
+            if before != identity:
+                other = before if isinstance(before, dict) else {}
+                names = [name for name in identity if other.get(name) != identity[name]]
+                why = f"it is of a warm start with other {', '.join(names) or 'settings'}"
+        if why is not None:
+            logger.warning("%s is not gone on from, the warm start begins anew: %s", self.folder, why)
+            return
+        with reading(self.folder, "state"):
+            self.training.load_state_dict(states.read(self.folder / "state"))
+
+    def save(self) -> None:
+        step = len(self.training.losses)
+        try:
+            sealed.remove(self._aside)
+            self._aside.mkdir(parents=True)
+            states.write(self.training.state_dict(), self._aside / "state")
+            files = sealed.seal(self._aside, sealed.files(self._aside))
+            sealed.publish(self._aside, self.folder, {"step": step, "identity": self._identity}, files)
+        except Exception as error:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            free = shutil.disk_usage(self.folder.parent).free / 2**30
+            raise CheckpointError(
+                f"{self.folder} could not be written after step {step} of the warm start: "
+                f"{type(error).__name__}: {error}. {free:.2f} GiB are free there; make room, and go on with "
+                "--resume auto"
+            ) from error
+
+
+def _identity(
+    model: PreTrainedModel,
+    episodes: Sequence[Mapping[str, Any]],
+    catalog: Catalog,
+    slots: int,
+    config: WarmStartConfig,
+    seed: int,
+) -> dict[str, Any]:
+    """What a warm start has to share with another one to go on from where that stopped; as JSON."""
+    shapes = [(name, [*value.shape], str(value.dtype)) for name, value in model.state_dict().items()]
+    told = 0
+    for row in episodes:
+        told = zlib.crc32(repr([row["prompt"], [*row["target"]], [*row["history"]]]).encode(), told)
+    return {
+        "settings": config.model_dump(mode="json", exclude={"save_every"}),
+        "seed": seed,
+        "slots": slots,
+        "model": [str(model.name_or_path), zlib.crc32(json.dumps(shapes).encode())],
+        "tags": zlib.crc32(json.dumps([*catalog.tags]).encode()),
+        "episodes": [len(episodes), told],
+    }
+
+
+class _Batches(Iterator[Sequence[int]]):
+    """Endless random batches of indices; those of a batch have similar lengths, so that little is padding.
+
+    The order of an epoch is split into pools; the batches of a pool wait in random order.
+    """
+
+    def __init__(self, lengths: Sequence[int], size: int, rng: np.random.Generator) -> None:
+        self._lengths, self._size, self._rng = lengths, size, rng
+        self._pools: list[np.ndarray] = []
+        self._waiting: list[list[int]] = []
+
+    def __next__(self) -> Sequence[int]:
+        while not self._waiting:
+            if not self._pools:
+                order = self._rng.permutation(len(self._lengths))
+                self._pools = np.array_split(order, max(1, len(order) // (self._size * _POOL)))
+            pool = self._pools.pop(0)
+            ranked = sorted(pool.tolist(), key=lambda i: self._lengths[i])
+            starts = range(0, max(1, len(ranked) - self._size + 1), self._size)
+            shuffled = self._rng.permutation(np.array(starts)).tolist()
+            self._waiting = [ranked[start : start + self._size] for start in shuffled]
+        return self._waiting.pop(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"pools": self._pools, "waiting": self._waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._pools, self._waiting = state["pools"], state["waiting"]
+
+
+def _loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[Message]],
+    answers: list[str],
+) -> torch.Tensor:
+    device = model.device
+    asked: Any = tokenizer.apply_chat_template(
+        prompts,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        padding=True,
+        return_tensors="pt",
+    )
+    told = tokenizer(
+        [answer + tokenizer.eos_token for answer in answers],
+        add_special_tokens=False,
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+    )
+    shape = (len(prompts), len(answers) // len(prompts), -1)
+    ids, mask = (told[name].reshape(shape).to(device) for name in ("input_ids", "attention_mask"))
+    prompt = asked["input_ids"].to(device), asked["attention_mask"].to(device)
+    shared = can_share(model, prompt[0].shape[1] + ids.shape[2])
+    logits, labels = continuation_logits(model, prompt, (ids, mask), shared)
+    kept = labels != -100
+    return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])

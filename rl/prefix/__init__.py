@@ -1,0 +1,1 @@
+"""Each prompt is read once, however many answers it has."""

@@ -1,0 +1,123 @@
+"""Sampling that reads each distinct prompt once.
+
+The prompts are prefilled together; then every answer takes one token a step, and the answers to one prompt
+share its keys and values (:class:`recrl.rl.prefix.layouts.Branches`). Answers that have ended leave the
+batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..sampling import Answered, Constraint, Sampling
+from .layouts import Branches, Prefill, passed_mask
+from .packing import backbone
+
+# Finished answers are removed once they are this share of the rows: each removal copies the cache.
+_REMOVE_AT = 0.25
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    numbers: Tensor,
+    sampling: Sampling,
+    constraint: Constraint | None,
+    on_answered: Answered = lambda members, tokens: None,
+) -> list[list[int]]:
+    """Answers to prompts, by number.
+
+    Args:
+        model: Causal language model without wrappers, set to shared attention, in evaluation mode.
+        prompts: Token ids, at least one each.
+        numbers: ``[R, S]``, an answer's number; -1 where a prompt has fewer answers than others.
+        on_answered: Called with the numbers of all answers to a prompt once the last of them has ended, and
+            their tokens.
+    """
+    device = model.device
+    lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    branches = Branches(prefill(model, prompts, int(lengths.max())), lengths, numbers.shape[1])
+    last = torch.tensor([prompt[-1] for prompt in prompts], device=device)
+    tokens = last[:, None].expand(numbers.shape).reshape(-1, 1)
+    total = int((numbers >= 0).sum())
+    answers: list[list[int]] = [[] for _ in range(total)]
+    ends, warpers = torch.tensor(sampling.ends, device=device), sampling.warpers()
+    if constraint is not None:
+        constraint.begin(total)
+    open_ = (numbers >= 0).to(device)
+    members = [[number for number in row if number >= 0] for row in numbers.tolist()]
+    for step in range(sampling.max_tokens):
+        branches.begin(step)
+        logits = model(
+            input_ids=tokens,
+            position_ids=(lengths + step)[:, None].expand(open_.shape).reshape(-1, 1),
+            attention_mask=passed_mask(len(tokens), device),
+            shared_prefix=branches,
+            use_cache=False,
+        ).logits[:, -1]
+        logits = logits.float()
+        live = open_.flatten().nonzero().flatten()
+        which = numbers.flatten()[live.cpu()].tolist()
+        if constraint is not None:
+            allowed = constraint.allowed(which, tokens[live, 0].tolist() if step else None)
+            logits[live] = logits[live].masked_fill(~allowed.to(device), -torch.inf)
+        logits = warpers(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
+        if sampling.temperature:
+            tokens = _draw(logits.softmax(dim=-1))
+        else:
+            tokens = logits.argmax(dim=-1, keepdim=True)
+        for number, token in zip(which, tokens[live, 0].tolist(), strict=True):
+            answers[number].append(token)
+        open_ &= ~torch.isin(tokens, ends).view(open_.shape)
+        left = open_.sum(dim=1)
+        if not left.any():
+            break
+        for row, still in enumerate(left.tolist()):
+            if not still and (ended := members[row]):
+                members[row] = []
+                on_answered(ended, [answers[number] for number in ended])
+        if (left > 0).sum() * left.max() <= (1 - _REMOVE_AT) * open_.numel():
+            prompts_left = (left > 0).nonzero().flatten()
+            # The open slots of each prompt first; a prompt with fewer carries closed ones along.
+            slots = (~open_[prompts_left]).to(torch.int8).argsort(dim=1, stable=True)[:, : int(left.max())]
+            branches.keep(prompts_left, slots)
+            tokens = tokens.view(open_.shape)[prompts_left].gather(1, slots).reshape(-1, 1)
+            open_ = open_[prompts_left].gather(1, slots)
+            numbers = numbers[prompts_left.cpu()].gather(1, slots.cpu())
+            lengths = lengths[prompts_left]
+            members = [members[row] for row in prompts_left.tolist()]
+    for ended in filter(None, members):
+        on_answered(ended, [answers[number] for number in ended])
+    return answers
+
+
+def _draw(probabilities: Tensor) -> Tensor:
+    """One index of each row, ``[N, 1]``, by inverting the distribution function.
+
+    Needs one random number a row; ``torch.multinomial`` draws one for every entry of the vocabulary.
+    """
+    reached = probabilities.double().cumsum(dim=-1)
+    threshold = torch.rand(len(reached), 1, dtype=torch.float64, device=reached.device) * reached[:, -1:]
+    # From the right, so that an entry of probability 0 is never drawn.
+    found = torch.searchsorted(reached, threshold, right=True)
+    return found.clamp(max=reached.shape[-1] - 1)
+
+
+def prefill(model: Any, prompts: Sequence[Sequence[int]], width: int) -> Prefill:
+    """Keys and values of the prompts without their last tokens, which start the answers."""
+    kept = Prefill()
+    if width:
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt) - 1] = torch.tensor(prompt[:-1])
+        backbone(model)(
+            input_ids=ids.to(model.device),
+            position_ids=torch.arange(width, device=model.device)[None],
+            attention_mask=passed_mask(len(prompts), model.device),
+            shared_prefix=kept,
+            use_cache=False,
+        )
+    return kept

@@ -1,0 +1,68 @@
+"""How tokens are drawn, and which of them may be."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; nothing else, in particular no file beside a model, has a say.
+
+    Attributes:
+        max_tokens: Longest answer, its end token included.
+        ends: Token ids that end an answer.
+        temperature: 0 takes the likeliest token.
+        top_p, top_k, min_p: Truncation of the distribution; 1, 0 and 0 leave it whole.
+    """
+
+    max_tokens: int
+    ends: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def warpers(self) -> LogitsProcessorList:
+        """The library's processors, in its order; empty for greedy decoding."""
+        found = LogitsProcessorList()
+        if self.temperature not in (0.0, 1.0):
+            found.append(TemperatureLogitsWarper(self.temperature))
+        if self.temperature:
+            if self.top_k:
+                found.append(TopKLogitsWarper(self.top_k))
+            if self.top_p < 1.0:
+                found.append(TopPLogitsWarper(self.top_p))
+            if self.min_p:
+                found.append(MinPLogitsWarper(self.min_p))
+        return found
+
+
+# Numbers of the answers to one prompt, and the tokens of each.
+Answered = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
+
+
+class Constraint(Protocol):
+    """Which tokens may come next."""
+
+    def begin(self, answers: int) -> None:
+        """A new batch of answers, numbered from 0."""
+        ...
+
+    def allowed(self, answers: Sequence[int], last: Sequence[int] | None) -> Tensor:
+        """Bool ``[len(answers), vocabulary]`` for answers that go on.
+
+        Args:
+            answers: Their numbers.
+            last: The token that each took in the step before; None in the first step.
+        """
+        ...

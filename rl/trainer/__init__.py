@@ -1,0 +1,1 @@
+"""TRL's trainer, made ours; nothing else knows its private methods."""

@@ -1,0 +1,109 @@
+"""What must hold before a constrained training starts; each fault is a ValueError that names the fix.
+
+TRL would find some of these late, and others never.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOConfig
+from trl.data_utils import is_conversational
+
+from ...rewards import RewardEngine
+from ..decoding.generate import check_window
+
+# So many of the prompts with the most characters are tokenised to find the one with the most tokens.
+_LONGEST = 32
+
+
+def check_memories(engine: RewardEngine, processes: int) -> None:
+    """What a reward remembers is the same on every rank."""
+    if processes > 1 and (names := engine.forgetful()):
+        raise ValueError(
+            f"reward {names[0]!r} remembers samples but has no update method, so that each of {processes} "
+            "processes would score by a memory of its own; let __call__ only read the memory, and "
+            "update(self, completions), with the columns that it needs, add the samples of all"
+        )
+
+
+def check_groups(args: GRPOConfig) -> None:
+    """A group stays on one rank: whole-group rewards and shared prefixes need it."""
+    batch, steps, group = args.per_device_train_batch_size, args.steps_per_generation, args.num_generations
+    assert steps is not None, "GRPOConfig fills it in"
+    assert group is not None, "GRPOConfig has a default"
+    per_rank = batch * steps
+    if per_rank % group:
+        nearest = -(-per_rank // group) * group
+        raise ValueError(
+            f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
+            f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
+            f"so that the product is {nearest}"
+        )
+
+
+def check_split(prompts: int, group: int, processes: int, micro_batches: int) -> None:
+    """A step's answers split into whole groups over processes, and into equal parts there.
+
+    Args:
+        prompts: Of a step, over all processes.
+        group: Answers to each.
+    """
+    samples, parts = prompts * group, processes * micro_batches
+    if samples % parts or (samples // processes) % group:
+        raise ValueError(
+            f"train.prompts_per_step={prompts} * train.group_size={group} = {samples} answers do not split "
+            f"into whole groups over {processes} processes and train.micro_batches={micro_batches} equal "
+            f"parts; set train.prompts_per_step to a multiple of {parts}, such as "
+            f"{-(-prompts // parts) * parts}"
+        )
+
+
+def check_prompts(args: GRPOConfig, data: Dataset) -> None:
+    """There are enough prompts for one generation batch."""
+    assert args.generation_batch_size is not None, "GRPOConfig fills it in"
+    assert args.num_generations is not None, "GRPOConfig has a default"
+    needed = args.generation_batch_size // args.num_generations
+    if len(data) < needed:
+        raise ValueError(
+            f"{len(data)} training prompts do not fill one generation batch of {needed}, so nothing would be "
+            "trained; give more prompts, or take fewer at a time"
+        )
+
+
+def check_lengths(args: GRPOConfig, data: Dataset, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The longest prompts fit the model's window together with an answer; a rollout checks again."""
+    if "prompt" not in data.column_names:
+        return  # an environment writes the prompts
+    check_window(model, longest_prompt(data["prompt"], tokenizer), args.max_completion_length or 0)
+
+
+def longest_prompt(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest of some prompts, texts or conversations.
+
+    Found by their characters, so that not every prompt has to be tokenised twice.
+    """
+    texts = {repr(prompt): prompt for prompt in prompts}
+    longest = [texts[key] for key in sorted(texts, key=len)[-_LONGEST:]]
+    asked: Any
+    if is_conversational({"prompt": longest[0]}):
+        asked = tokenizer.apply_chat_template(longest, add_generation_prompt=True, return_dict=True)
+    else:
+        asked = tokenizer(text=longest)
+    return max(map(len, asked["input_ids"]))
+
+
+def check_gradient_conflict(args: GRPOConfig, every: int) -> None:
+    """Groups are large enough to be played against themselves in two halves."""
+    assert args.num_generations is not None, "GRPOConfig has a default"
+    check_halves(args.num_generations, every)
+
+
+def check_halves(group: int, every: int) -> None:
+    """Groups can be halved, where their halves are compared once in ``every`` generation batches."""
+    if every < 0 or (every and group < 4):
+        raise ValueError(
+            f"gradient_conflict_every={every} with num_generations={group}: it compares two halves of "
+            "each group of 4 answers or more, once in so many generation batches; 0 turns it off"
+        )

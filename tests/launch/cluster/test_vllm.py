@@ -1,0 +1,115 @@
+"""Rollouts on vLLM from the command line: whole runs, a run's own server, and what works here."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+from attacks import ask, attack
+from ranks import free_port
+from whole_runs import SMALL, finished, lines, recrl
+
+from recrl.envs.chat.models import ChatConfig, ChatError, Endpoint
+from recrl.launch.cluster.serve import healthy
+from recrl.rl.rollouts.access import KEY, KEY_FILE
+
+pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+
+
+@pytest.fixture
+def config(tmp_path, cache) -> Path:
+    """A head of vLLM has at least 32 dimensions on a CPU."""
+    path = tmp_path / "small.yaml"
+    changes = {
+        "policy": {"tiny": {"hidden": 128, "vocabulary": 400}},
+        "rollout": {"kv_cache": 0.1, "patience": 240},
+        "data": {"cache": str(cache)},
+        "output": str(tmp_path / "run"),
+    }
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def check(run: Path) -> None:
+    """Every step was sampled from the weights before it, and the run came to its end."""
+    log = lines(run)
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    assert max(row["rollout/logp_difference/max"] for row in log) <= 1e-4
+    assert all(row["time/weight_sync"] > 0 for row in log)
+    assert "weight sync" in (run / "report.md").read_text()
+    assert (run / "policy" / "model.safetensors").exists()
+
+
+def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    # Neither is asked: a password from the one would go in the key's place, the key to the other.
+    (tmp_path / "netrc").write_text("default login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    settings = (str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
+    # It waits for the policy that the training makes.
+    server = recrl("serve", *settings, "--port", str(port))
+    said: list[str] = []
+    listener = Thread(target=lambda: said.append(server.stdout.read()))  # what nobody reads holds it up
+    listener.start()
+    try:
+        finished("train", *settings)
+        key = (tmp_path / "run" / KEY_FILE).read_text()
+        table = attack(port, key)
+        print(f"attacks: {table.tried} tried, {table.refused} refused, {len(table.silent)} silent")
+        assert table.silent == []
+        assert table.tried == table.refused > 1000
+        assert server.poll() is None
+        assert key not in "".join(Path(f"/proc/{server.pid}/cmdline").read_text())
+        monkeypatch.setenv(KEY, key)
+        # It is a judge too, though of a policy that has hardly learned to speak.
+        grades = {"structured_outputs": {"choice": ["good", "bad"]}}
+        judge = ChatConfig(url=f"{address}/v1", model="policy", token_env=KEY, max_tokens=32)
+        held = Endpoint(judge.model_copy(update={"options": grades}))
+        (grade,) = held.chat(["Is this list good?"])
+        assert grade in ("good", "bad")
+        assert asyncio.run(held.ask("Is this list good?")) == grade
+        with pytest.raises(ChatError, match="cut off at max_tokens=32"):
+            Endpoint(judge).chat(["Is this list good?"])
+        assert len(told_apart(port, key, tmp_path)) == 1
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=60)
+        listener.join()
+    assert "waiting for" in said[0]
+    assert key not in said[0]
+    assert not healthy(address)
+    check(tmp_path / "run")
+
+
+def told_apart(port: int, key: str, folder: Path) -> set[tuple[int, str]]:
+    """What a server says about names that are no version, and about paths: there, missing, a folder."""
+    (folder / "there").write_text("x")
+    names = [folder / "there", folder / "missing", folder, "/etc/passwd", "../../etc/passwd", "a/b", "\0", 7]
+    given = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    said = set()
+    for name in names:
+        assert ask(port, "POST", "/start_weight_update", given)[0] == 200
+        body = json.dumps({"update_info": {"version": str(name) if isinstance(name, Path) else name}})
+        said.add(ask(port, "POST", "/update_weights", given, body.encode()))
+    return said
+
+
+def test_two_processes_with_an_engine_each(config, tmp_path, panel_task):
+    finished(
+        *("launch", str(config), "rollout=vllm-colocate"),
+        *("--strategy", "ddp", "--gpus", "2", "--port", str(free_port())),
+    )
+    check(tmp_path / "run")
+
+
+def test_the_doctor_tries_every_engine(tmp_path):
+    output = finished("doctor")
+    for name in ("transformers", "vllm-colocate", "vllm-server"):
+        assert any(f" {name} " in line and "works" in line for line in output.splitlines())
+    assert "weights taken over" in output

@@ -1,0 +1,110 @@
+"""Which settings a resumed run may change."""
+
+import pytest
+
+from recrl.launch.config import changes
+from recrl.launch.config.reading import dump, load
+from recrl.launch.config.schema import ConfigError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "runs" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(dump(load("demo")))
+    return path
+
+
+GRAVE = [
+    "seed=1",
+    "data=other.parquet",
+    "data.track=type",
+    "data.protocol.window=5",
+    "task.slots=5",
+    "task.max_history=50",
+    "policy=some/model",
+    "policy.tiny.hidden=64",
+    "policy.dtype=bfloat16",
+    "warm_start.steps=10",
+    "warm_start.learning_rate=0.1",
+    "optimizer.rule=gdpo",
+    "optimizer.objective=diversity",
+    "optimizer.constraints=[novelty >= 0.31 (mean)]",
+    "optimizer.duals.kp=1",
+    "rewards=[recall, novelty, duplicates]",
+    "rewards=[novelty, recall, duplicates, validity, length, diversity, alignment]",
+    "train.learning_rate=0.1",
+    "train.prompts_per_step=16",
+    "train.group_size=4",
+    "train.micro_batches=2",
+    "train.kl=0.1",
+]
+HARMLESS = [
+    "name=other",
+    "output=elsewhere",
+    "data.cache=elsewhere",
+    "train.steps=200",
+    "train.save_every=7",
+    "train.heartbeat=30",
+    "evaluation.users=all",
+    "evaluation.max_episodes=9",
+    "rollout=vllm-colocate",
+    "rollout.servers=[http://127.0.0.1:9000]",
+    "rewards=[recall, novelty, duplicates, validity, length, diversity, {name: alignment, timeout: 5}]",
+]
+
+
+@pytest.mark.parametrize("override", GRAVE)
+def test_what_a_checkpoint_depends_on_is_refused(saved, override):
+    setting = override.partition("=")[0]
+    with pytest.raises(ConfigError, match="was made with other settings") as error:
+        changes.compare(saved, load("demo", [override]), "checkpoint-3")
+    assert changes_setting(setting) in str(error.value)
+    assert "--fresh" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def changes_setting(setting):
+    return {"data": "data.source completejourney -> other.parquet", "policy": "policy.model tiny -> "}.get(
+        setting, f"{setting} "
+    )
+
+
+@pytest.mark.parametrize("override", HARMLESS)
+def test_where_how_long_and_how_often_may_change_and_are_said(saved, override):
+    said = changes.compare(saved, load("demo", [override]), "checkpoint-3")
+    assert len(said) >= 1
+    assert all(" -> " in text for text in said)
+
+
+def test_the_same_configuration_differs_in_nothing(saved):
+    assert changes.compare(saved, load(str(saved)), "checkpoint-3") == []
+
+
+def test_every_setting_is_decided_on_by_default_as_grave(saved):
+    """A new setting is refused on a resume until somebody says that it is harmless."""
+    harmless = [
+        name
+        for name in changes._flat(load("demo").model_dump(mode="json"))
+        if changes._HARMLESS.fullmatch(name) and not name.startswith(("rewards.", "rollout.", "evaluation."))
+    ]
+    assert set(harmless) <= {
+        *("name", "output", "data.cache", "warm_start.save_every"),
+        *("train.steps", "train.save_every", "train.heartbeat", "train.collective_timeout"),
+    }
+
+
+@pytest.mark.parametrize("text", ["name: [", "", "[]", "name: demo\nsurprise: 1\n", "\x00"])
+def test_settings_that_cannot_be_compared_are_said(saved, text):
+    saved.write_text(text)
+    with pytest.raises(ConfigError, match="cannot be compared with the configuration now") as error:
+        changes.compare(saved, load("demo"), "checkpoint-3")
+    assert "\n" not in str(error.value)
+
+
+def test_a_saved_configuration_is_read_as_any_other(saved):
+    """By YAML 1.1 a person's ``5e-4`` would be text."""
+    text = saved.read_text()
+    assert "learning_rate: 0.0005" in text
+    saved.write_text(text.replace("learning_rate: 0.0005", "learning_rate: 5e-4"))
+    assert changes.compare(saved, load("demo"), "checkpoint-3") == []

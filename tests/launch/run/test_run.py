@@ -1,0 +1,255 @@
+"""Whole runs through the command line, small but real."""
+
+import datetime as dt
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from whole_runs import SMALL, finished, lines, recrl
+
+from recrl.launch.config.reading import load
+from recrl.launch.report.write import write
+from recrl.launch.run.folder import LOCK, RunFolder
+from recrl.launch.run.progress import Display
+from recrl.launch.run.setup import prepare_setup
+
+
+@pytest.fixture
+def config(tmp_path, cache) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "output": str(tmp_path / "run"), "data": {"cache": str(cache)}}))
+    return path
+
+
+def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
+    output = finished("train", str(config))
+    run = tmp_path / "run"
+    assert "report:" in output
+    for name in (
+        "config.yaml",
+        "catalog.json",
+        "report.md",
+        "evaluation.json",
+        "examples.json",
+        "warm/config.json",
+    ):
+        assert (run / name).exists(), name
+    for name in ("policy/model.safetensors", "plots/training.png", "plots/conflict.png"):
+        assert (run / name).stat().st_size > 1000, name
+    assert list((run / "checkpoints").rglob("events.out.tfevents*"))
+    log = lines(run)
+    assert [row["step"] for row in log] == [1, 2, 3, 4]
+    for key in (
+        "objective",
+        "rewards/diversity/mean",
+        "constraint/novelty >= 0.3/slack",
+        "constraint/novelty >= 0.3/price",
+        "constraint/duplicates <= 0.03/status",
+        "conflict/corr/recall~novelty",
+    ):
+        assert key in log[-1], key
+    report = (run / "report.md").read_text()
+    for word in (
+        "quota",
+        "own frequency",
+        "EASE",
+        "Ten answers",
+        "warm start",
+        "labels it simulated",
+        "## Conflict",
+        "| recall~novelty |",
+        "effective weight",
+        "groups without variation",
+        "slack",
+    ):
+        assert word in report, word
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["populations"]["unseen users"]["episodes"] == 24
+
+    # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
+    assert "holds a run already" in finished("train", str(config), code=2)
+    finished("eval", str(run), "evaluation.max_episodes=10")
+    again = json.loads((run / "evaluation.json").read_text())
+    assert again["populations"]["unseen users"]["episodes"] == 10
+
+    # A reward that failed is told of, and intervals of equal values are drawn though they miss the mean.
+    rows = lines(run)
+    for row, share in zip(rows, (0.0, 0.5, 0.0, 0.25), strict=True):
+        row["rewards/diversity/failed"] = share
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = again["populations"]["unseen users"]["deployed"]["metrics"]["quota"]["novelty"]
+    table["low"] = table["high"] = table["mean"] - 1e-16
+    again["populations"]["unseen users"]["sampled"]["gain"] = None
+    (run / "evaluation.json").write_text(json.dumps(again))
+    text = write(run).read_text()
+    assert "`diversity` 18.8% (of a step up to 50.0%)" in text
+    assert "Nothing can be said of the objective" in text
+    assert "Not scored" not in report
+
+
+def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_path, panel_task):
+    constraints = ["novelty >= 0.3 where segment=cold (mean)", "duplicates <= 0.5 -> 0.1 over 4 (mean)"]
+    (tmp_path / "quiet.py").write_text("def silent(completions):\n    return [None for _ in completions]\n")
+    silent = {"name": "silent", "use": str(tmp_path / "quiet.py:silent"), "range": [0, 1]}
+    output = finished(
+        "train",
+        str(config),
+        f"rewards={json.dumps([*SMALL['rewards'], silent])}",
+        f"optimizer.constraints={json.dumps(constraints)}",
+        "optimizer.credit=tag",
+        "optimizer.gradient_conflict_every=2",
+        "optimizer.reference.prompts=8",
+        "optimizer.reference.answers=16",
+        "optimizer.reference.kl=0.5",
+        "train.prompts_per_step=8",
+        "evaluation.max_episodes=120",
+    )
+    assert "effective samples a prompt" in output
+    run = tmp_path / "run"
+    log = lines(run)
+    slacks = [
+        row["constraint/duplicates <= 0.1/slack"] + row["constraint/duplicates <= 0.1/mean"] for row in log
+    ]
+    assert slacks == pytest.approx([0.5, 0.4, 0.3, 0.2])  # the bound of each generation batch
+    # A cosine is left out where the two halves of the groups show no common gradient.
+    compared = [any(key.startswith("conflict/gradient_cosine/") for key in row) for row in log]
+    assert compared[0] or compared[2]
+    assert not any(compared[1::2])
+    assert "conflict/effective_weight/novelty" in log[-1]
+    report = (run / "report.md").read_text()
+    assert "novelty >= 0.3 where segment=cold" in report
+    assert "| silent | no score | no score |" in report
+    (row,) = json.loads((run / "evaluation.json").read_text())["populations"]["unseen users"]["sampled"][
+        "constraints"
+    ][:1]
+    cold = row["trained"]["slack"]
+    assert 0 < cold["episodes"] < 60
+    assert cold["episodes"] + cold["dropped"] == 120
+
+
+def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, panel_task):
+    run = tmp_path / "run"
+    process = recrl("train", str(config), "train.steps=60", "train.save_every=100")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not ((run / "metrics.jsonl").exists() and len(lines(run)) >= 2):
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output[-3000:]
+    stopped = len(lines(run))
+    assert stopped < 60
+    assert f"stopped after step {stopped}" in output.replace("\n", " ")
+    state = json.loads((run / "checkpoints" / f"checkpoint-{stopped}" / "constraints.json").read_text())
+    assert state["step"] == stopped
+
+    end = stopped + 2
+    finished("train", str(config), f"train.steps={end}", "--resume", "auto")
+    assert [row["step"] for row in lines(run)] == list(range(1, end + 1))
+    assert (run / "report.md").exists()
+
+
+def test_a_start_that_was_refused_leaves_the_folder_free(config, tmp_path):
+    wrong = "rewards=[recall, novelty, duplicates, {name: scored, use: http, params: {url: ftp://host}}]"
+    assert "'ftp://host' must be an address" in finished("train", str(config), wrong, code=2)
+    wrong = wrong.replace("ftp", "http").replace("}}", ", columns: [histroy]}}")
+    assert "needs 'histroy', which nothing provides" in finished("train", str(config), wrong, code=2)
+    # A run that was to be replaced is back.
+    run = tmp_path / "run"
+    (run / "warm").mkdir()
+    (run / "warm" / "weights").write_text("of hours")
+    (run / "notes.md").write_text("mine")
+    before = contents(run)
+    output = finished("train", str(config), "seed=3", wrong, "--fresh", code=2)
+    assert f"the run that was in {run} is back" in output.replace("\n", " ")
+    assert contents(run) == before
+
+
+def contents(run):
+    """All files but the lock, which names the process that had it last."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK}
+
+
+def test_a_second_start_says_who_works_in_the_folder(config, tmp_path):
+    run = tmp_path / "run"
+    with RunFolder(run).locked():
+        for flags in ((), ("--fresh",), ("--resume", "auto")):
+            output = finished("train", str(config), *flags, code=2)
+            assert f"{run} is in use by process {os.getpid()} on " in output.replace("\n", " ")
+    assert {path.name for path in run.iterdir()} == {".lock"}
+
+
+def test_a_users_own_log(config, tmp_path):
+    start = dt.datetime(2024, 1, 1, 12)
+    rows = [
+        {"user": f"u{u}", "time": start + dt.timedelta(weeks=w), "tag": f"genre {t}"}
+        for u in range(40)
+        for w in range(45)
+        for t in sorted({u % 5, w % 7, (u * w) % 11, 6})
+    ]
+    path = tmp_path / "logs.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    small = [f"data={path}", "data.protocol.min_tag_users=3", "task.slots=4"]
+    described = finished("data", "describe", str(config), *small)
+    assert "own frequency" in described
+    assert "genre 6" in described
+    finished("train", str(config), *small, "train.steps=2")
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "logs.parquet" in report
+    assert "genre" in report
+
+
+def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):
+    overrides = ["task.max_train_episodes=50", f"data.cache={cache}", "rewards=[recall]"]
+    config = load("demo", [*overrides, "optimizer.constraints=[]"])
+    rows = prepare_setup(config, Display(False)).training_rows
+    assert len(rows) == 50
+    assert len({row["prompt"][-1]["content"] for row in rows}) == 50
+    episodes = panel_task.split("train")
+    assert rows[0]["target"] == episodes["target"][0].to_list()
+    assert rows[-1]["target"] == episodes["target"][-1].to_list()
+
+
+def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
+    """SmolLM2-135M from its package: loads, answers, is scored, and its weights move."""
+    finished(
+        "train",
+        str(config),
+        "policy=smollm2",
+        "task.max_history=12",
+        "task.slots=3",
+        "warm_start.steps=1",
+        "train.steps=1",
+        "train.prompts_per_step=2",
+        "train.group_size=2",
+        "train.max_answer_tokens=24",
+        "evaluation.max_episodes=2",
+        "evaluation.answers_per_prompt=1",
+    )
+    assert len(lines(tmp_path / "run")) == 1
+    saved = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())
+    assert "quantization_config" not in saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "demo", "train.stpes=1"), "did you mean 'steps'"),
+        (("train", "nowhere.yaml"), "no configuration 'nowhere.yaml'"),
+        (("train", "demo", "data=nowhere.parquet", "output=never"), "no such file"),
+        (("eval", "nowhere"), "holds no trained policy"),
+        (("train", "demo", "output=never", "--resume", "never/checkpoint-3"), "no such folder"),
+        (("train", "demo", "output=never", "--resume", "auto", "--fresh"), "give one of them"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
+    process = recrl(*arguments, cwd=tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert message in output
+    assert "Traceback" not in output

@@ -1,0 +1,349 @@
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+import zlib
+
+import numpy as np
+import poisoned
+import pytest
+import tiny_models
+import torch
+
+from recrl.envs.catalog import Catalog
+from recrl.envs.tags.teaching import sample_list
+from recrl.rl import policy
+from recrl.rl.checkpoints import CheckpointError
+from recrl.rl.decoding.deploy import deploy
+from recrl.rl.policy import warmstart as module
+from recrl.rl.policy.loading import PolicyConfig
+from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.warmstart import StoppedWarmStart, WarmStartConfig, _Batches, warm_start
+
+
+def test_lists_hold_target_tags_and_are_filled_from_the_history_to_their_length():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        full = sample_list([1, 2, 3, 4, 5], [9, 8], 3, 20, rng)
+        assert len(set(full)) == 3
+        assert set(full) <= {1, 2, 3, 4, 5}
+        short = sample_list([1], [1, 9, 8, 7], 3, 20, rng)
+        assert set(short) == {1, 9, 8}, "the most frequent other tags come first"
+        empty = sample_list([1], [1], 4, 20, rng)
+        assert len(set(empty)) == 4
+
+
+def test_each_target_tag_is_as_likely_as_another():
+    rng = np.random.default_rng(0)
+    counts = np.bincount(
+        [t for _ in range(4000) for t in sample_list([0, 1, 2, 3], [], 2, 4, rng)], minlength=4
+    )
+    assert counts / 8000 == pytest.approx(np.full(4, 0.25), abs=0.02)
+
+
+def test_an_epoch_visits_nearly_every_episode_once():
+    lengths = np.random.default_rng(0).integers(1, 100, 1000).tolist()
+    batches = _Batches(lengths, 16, np.random.default_rng(0))
+    visited = [i for _ in range(1000 // 16 - 4) for i in next(batches)]
+    assert len(set(visited)) == len(visited)
+
+
+def test_a_policy_learns_to_answer_from_the_prompt():
+    """Users buy the two tags that their prompt names: after the warm start, the deployed list is those."""
+    catalog = Catalog([f"tag {letter}" for letter in "abcdefghijklmnop"])
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(400):
+        history = rng.permutation(16)[:2].tolist()
+        content = f"<user>\n{catalog.render(history)}</user>"
+        rows.append({"prompt": [{"role": "user", "content": content}], "target": history, "history": history})
+    model, tokenizer = policy.load(
+        PolicyConfig(tiny=TinyConfig(hidden=64, vocabulary=300)),
+        tags=catalog.tags,
+        texts=[row["prompt"][0]["content"] for row in rows],
+    )
+    config = WarmStartConfig(steps=80, prompts_per_step=16, lists_per_prompt=2)
+    losses = warm_start(model, tokenizer, rows[:300], catalog, 2, config, seed=0)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    held_out = rows[300:]
+    answers = [
+        catalog.parse(a) for a in deploy(model, tokenizer, [r["prompt"] for r in held_out], catalog, 2)
+    ]
+    right = [set(a.valid) == set(r["target"]) for a, r in zip(answers, held_out, strict=True)]
+    assert np.mean(right) > 0.8
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mistral", "mamba", "eager"])
+def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
+    """A prompt that is shared, one behind a window, a state, another attention: losses of two steps."""
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "buy " + " ".join("abcdefgh"[: 1 + i])}],
+            "target": [i % 3, (i + 1) % 3],
+            "history": [0, 1],
+        }
+        for i in range(8)
+    ]
+    catalog = Catalog(["milk", "bread", "cheese"])
+    config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
+    _, tokenizer = policy.load(config, tags=catalog.tags, texts=[row["prompt"][0]["content"] for row in rows])
+    size = {"vocab_size": len(tokenizer)}
+    options = {
+        "llama": {},
+        "opt": tiny_models.FAMILIES["opt"],
+        "mistral": {"sliding_window": 8},
+        "mamba": tiny_models.STATEFUL["mamba"],
+        "eager": {},
+    }[family]
+    attention = {"mamba": None, "eager": "eager"}.get(family, "sdpa")
+    name = "llama" if family == "eager" else family
+    made = [tiny_models.build(name, {**options, **size}, attention) for _ in range(2)]
+    steps = WarmStartConfig(steps=2, prompts_per_step=4, lists_per_prompt=3, learning_rate=1e-3)
+    found = warm_start(made[0], tokenizer, rows, catalog, 2, steps, seed=0)
+
+    def alone(model, tokenizer, prompts, answers):
+        total, count = 0.0, 0
+        for i, answer in enumerate(answers):
+            prompt = tokenizer.apply_chat_template(
+                prompts[i * len(prompts) // len(answers)], add_generation_prompt=True, return_dict=True
+            )["input_ids"]
+            told = tokenizer.encode(answer + tokenizer.eos_token, add_special_tokens=False)
+            ids = torch.tensor([[*prompt, *told]])
+            logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            total = total + torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
+            count += len(told)
+        return total / count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_loss", alone)
+        expected = warm_start(made[1], tokenizer, rows, catalog, 2, steps, seed=0)
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found[0] > 1
+
+
+# --- checkpoints of its own ---
+
+TAGS = Catalog([f"tag {letter}" for letter in "abcdefghijklmnop"])
+STEPS = 9
+
+
+def forty_rows():
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(40):
+        history = rng.permutation(16)[: 1 + i % 7].tolist()
+        content = f"<user>\n{TAGS.render(history)}</user>"
+        rows.append(
+            {"prompt": [{"role": "user", "content": content}], "target": history[:2], "history": history}
+        )
+    return rows
+
+
+def started(
+    checkpoint=None, *, stop_after=None, seed=3, rows=None, on_step=lambda step, loss: None, **settings
+):
+    """A warm start of a new policy; its weights, losses, and what was asked in each step."""
+    rows = forty_rows() if rows is None else rows
+    config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
+    model, tokenizer = policy.load(config, tags=TAGS.tags, texts=[r["prompt"][0]["content"] for r in rows])
+    asked, real = [], module._loss
+
+    def spy(model, tokenizer, prompts, answers):
+        asked.append([[prompt[0]["content"] for prompt in prompts], answers])
+        return real(model, tokenizer, prompts, answers)
+
+    def stop():
+        return len(taken) == stop_after
+
+    taken = []
+
+    def step_taken(step, loss):
+        taken.append(step)
+        on_step(step, loss)
+
+    options = WarmStartConfig(**{"steps": STEPS, "prompts_per_step": 8, "lists_per_prompt": 2, **settings})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_loss", spy)
+        losses = warm_start(
+            model, tokenizer, rows, TAGS, 3, options, seed, step_taken, checkpoint=checkpoint, stop=stop
+        )
+    return {name: value.clone() for name, value in model.state_dict().items()}, losses, asked, taken
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return started()
+
+
+def assert_equal(found, whole):
+    assert [loss.hex() for loss in found[1]] == [loss.hex() for loss in whole[1]]
+    for name, value in whole[0].items():
+        assert torch.equal(found[0][name], value), name
+
+
+def test_draws_and_losses_are_those_of_the_saved_results(whole):
+    """Taken before there were checkpoints."""
+    _, losses, asked, _ = whole
+    assert zlib.crc32(json.dumps(asked).encode()) == 104198121
+    assert losses == pytest.approx(
+        [5.532127, 5.141102, 4.914350, 4.772264, 4.550526, 4.374348, 4.248869, 4.353997, 4.260070], rel=1e-4
+    )
+
+
+def test_stopped_after_any_step_and_resumed_equals_uninterrupted(tmp_path, whole):
+    checkpoint, asked = tmp_path / "warm", []
+    real = module._loss
+
+    def spy(model, tokenizer, prompts, answers):
+        asked.append([[prompt[0]["content"] for prompt in prompts], answers])
+        return real(model, tokenizer, prompts, answers)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_loss", spy)
+        for step in range(1, STEPS + 1):
+            torch.manual_seed(step)  # a resume does not depend on what was random before it
+            with pytest.raises(StoppedWarmStart) as stopped:
+                started(checkpoint, stop_after=step)
+            assert stopped.value.step == step
+            assert [path.name for path in tmp_path.iterdir()] == ["warm"]
+        found = started(checkpoint)
+    assert asked == whole[2]
+    assert found[3] == list(range(1, STEPS + 1)), "the steps of the checkpoint are told of again"
+    assert_equal(found, whole)
+
+
+def test_dropout_goes_on_where_it_was(tmp_path):
+    config = {"attention_dropout": 0.3}
+
+    def run(checkpoint, stop_after=None):
+        torch.manual_seed(0)
+        taken = []
+        model, tokenizer = policy.load(
+            PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), tags=TAGS.tags, texts=["a"]
+        )
+        for layer in model.model.layers:
+            layer.mlp.act_fn = torch.nn.Sequential(
+                torch.nn.Dropout(config["attention_dropout"]), torch.nn.SiLU()
+            )
+        steps = WarmStartConfig(steps=4, prompts_per_step=4, lists_per_prompt=2)
+        return warm_start(
+            *(model, tokenizer, forty_rows(), TAGS, 3, steps, 0),
+            lambda step, _: taken.append(step),
+            checkpoint=checkpoint,
+            stop=lambda: len(taken) == stop_after,
+        )
+
+    whole = run(None)
+    with pytest.raises(StoppedWarmStart):
+        run(tmp_path / "warm", 2)
+    assert run(tmp_path / "warm") == whole
+
+
+def test_a_killed_warm_start_loses_the_steps_since_its_checkpoint_and_nothing_else(tmp_path, whole):
+    """Eight real kills, at any moment: within steps and while a checkpoint is written.
+
+    Every second one waits for a new checkpoint, so that they get somewhere at any pace.
+    """
+    checkpoint, context, draw = tmp_path / "warm", multiprocessing.get_context("fork"), random.Random(0)
+    reached = [0]
+    for trial in range(8):
+        process = context.Process(target=alone, args=(checkpoint,))
+        process.start()
+        while trial % 2 and process.is_alive() and step_of(checkpoint) <= reached[-1]:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        reached.append(step_of(checkpoint))
+    assert reached == sorted(reached)
+    assert len(set(reached)) > 2
+    assert_equal(started(checkpoint, save_every=1), whole)
+    assert {path.name for path in tmp_path.iterdir()} <= {"warm"}
+
+
+def step_of(checkpoint):
+    """The last step that a checkpoint holds; 0 while it is exchanged for the next."""
+    try:
+        return json.loads((checkpoint / "manifest.json").read_text())["step"]
+    except OSError:
+        return 0
+
+
+def alone(checkpoint):
+    torch.set_num_threads(1)
+    started(checkpoint, save_every=1)
+
+
+def test_what_was_written_but_not_yet_named_is_gone_on_from(tmp_path, whole):
+    with pytest.raises(StoppedWarmStart):
+        started(tmp_path / "warm", stop_after=5)
+    (tmp_path / "warm").rename(tmp_path / ".warm.writing")
+    found = started(tmp_path / "warm")
+    assert len(found[2]) == STEPS - 5
+    assert_equal(found, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "other seed"),
+        ({"learning_rate": 1e-3}, "other settings"),
+        ({"rows": forty_rows()[:30]}, "other episodes"),
+    ],
+)
+def test_the_checkpoint_of_another_warm_start_is_not_gone_on_from(tmp_path, caplog, change, message):
+    with pytest.raises(StoppedWarmStart):
+        started(tmp_path / "warm", stop_after=2)
+    found = started(tmp_path / "warm", save_every=4, **change)
+    assert message in caplog.text
+    assert len(found[2]) == STEPS
+
+
+def test_another_cadence_goes_on(tmp_path, whole):
+    with pytest.raises(StoppedWarmStart):
+        started(tmp_path / "warm", stop_after=2)
+    assert_equal(started(tmp_path / "warm", save_every=3), whole)
+
+
+def test_damage_anywhere_begins_anew_with_a_warning(tmp_path, caplog, whole):
+    with pytest.raises(StoppedWarmStart):
+        started(tmp_path / "good", stop_after=4)
+    for number, name in enumerate(["state.json", "state.safetensors", "manifest.json"]):
+        bad = tmp_path / f"bad {number}"
+        shutil.copytree(tmp_path / "good", bad)
+        content = bytearray((bad / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bad / name).write_bytes(content)
+        caplog.clear()
+        found = started(bad)
+        assert "begins anew" in caplog.text
+        assert len(found[2]) == STEPS
+        assert_equal(found, whole)
+
+
+def test_a_planted_state_runs_no_code_and_is_one_line(tmp_path):
+    with pytest.raises(StoppedWarmStart):
+        started(tmp_path / "warm", stop_after=1)
+    marker = tmp_path / "marker"
+    for name in ("state.json", "state.safetensors"):
+        planted = tmp_path / name
+        shutil.copytree(tmp_path / "warm", planted)
+        poisoned.plant(planted / name, marker)
+        poisoned.seal_again(planted)
+        with pytest.raises(CheckpointError, match="cannot be gone on from: state: ") as error:
+            started(planted)
+        assert "\n" not in str(error.value)
+    assert not marker.exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    with (
+        poisoned.full_disk(20_000),
+        pytest.raises(CheckpointError, match="after step 2 of the warm start") as error,
+    ):
+        started(tmp_path / "warm", save_every=2)
+    assert "GiB are free there; make room" in str(error.value)
+    assert not list(tmp_path.iterdir())

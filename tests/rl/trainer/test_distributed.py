@@ -1,0 +1,157 @@
+"""Two gloo processes train like one, with DDP and DeepSpeed ZeRO-1, -2 and -3, on one host and on two.
+
+The two read each prompt once, the one reads it for every answer.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import hosts
+import poisoned
+import pytest
+import resumed_ranks
+import torch
+from places import SUPPORT
+from ranks import SCRIPT, STRATEGIES, launch
+from safetensors.torch import load_file
+
+from recrl.launch.children import end
+from recrl.rl import checkpoints
+from recrl.rl.checkpoints import CheckpointError
+
+# Two hosts, each with one of the processes.
+HOSTS = "zero3 on two hosts"
+NO_HOSTS = pytest.param(
+    HOSTS, "sequence", marks=pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing()))
+)
+
+
+def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = str(SUPPORT / "on_host.py")
+    with hosts.two() as names, ExitStack() as stack:
+        address = next(iter(names.values()))
+        started = []
+        for rank, name in enumerate(names):
+            words = ["zero3", "2", str(rank), address, "29500", str(SCRIPT), str(output), "zero3"]
+            log = stack.enter_context((output.parent / f"{rank}.log").open("w"))
+            process = subprocess.Popen(
+                hosts.on(name, sys.executable, script, *words),
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            stack.callback(end, process)
+            started.append(process)
+        codes = [process.wait(timeout) for process in started]
+    assert codes == [0, 0], [(output.parent / f"{rank}.log").read_text()[-3000:] for rank in (0, 1)]
+    return output
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Weights and ranks of a run, by kind of launch and name; each kind is launched once."""
+    folders = {}
+
+    def load(kind, name):
+        if kind not in folders:
+            folder = tmp_path_factory.mktemp(kind.split()[0]) / "runs"
+            folders[kind] = launch_on_two_hosts(folder) if kind == HOSTS else launch(folder, kind)
+        folder = folders[kind] / name
+        return torch.load(folder / "weights.pt"), json.loads((folder / "ranks.json").read_text())
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ddp", "sequence"),
+        ("ddp", "tag"),
+        ("zero1", "sequence"),
+        ("zero2", "sequence"),
+        ("zero3", "sequence"),
+        NO_HOSTS,
+    ],
+)
+def test_two_processes_equal_one_on_the_same_rollouts(results, kind, name):
+    expected, (single,) = results("one", name)
+    weights, ranks = results(kind, name)
+    assert len(ranks) == 2
+    duals = ranks[0]["duals"]
+    assert duals == ranks[1]["duals"], "the ranks hold different multipliers"
+    assert duals["step"] == single["duals"]["step"] == {"sequence": 2, "tag": 4}[name]
+    for field in ("I", "xi", "count", "present"):
+        for mine, theirs in zip(duals[field], single["duals"][field], strict=True):
+            assert float.fromhex(mine) == pytest.approx(float.fromhex(theirs), abs=1e-6)
+    apart = {name: (weights[name] - value).abs().max().item() for name, value in expected.items()}
+    assert max(apart.values()) < 1e-4
+    # Four groups of four, on two ranks.
+    assert {rows for rows, _ in single["reads"]} == {16}
+    assert all({rows for rows, _ in rank["reads"]} == {2} for rank in ranks)
+
+
+@pytest.mark.parametrize("kind", STRATEGIES)
+def test_each_rank_samples_answers_of_its_own(results, kind):
+    """Two batches of two groups of four on each rank, and the weights stay the same everywhere."""
+    weights, ranks = results(kind, "sampled")
+    assert all(value.isfinite().all() for value in weights.values())
+    for rank in ranks:
+        answers, end = rank["answers"], rank["end"]
+        assert len(answers) == 16
+        assert all(1 <= len(a) <= 8 and end not in a[:-1] for a in answers)
+        assert all(len(a) == 8 or a[-1] == end for a in answers)
+        assert len({tuple(a) for a in answers}) > 8
+    assert ranks[0]["answers"] != ranks[1]["answers"]
+    assert ranks[0]["duals"] == ranks[1]["duals"]
+
+
+def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segment(results):
+    """Else the run above would not have shown that positions are brought to one length."""
+    _, ranks = results("ddp", "tag")
+    one, other = (rank["lengths"] for rank in ranks)
+    assert len(one) == len(other) == 4
+    assert any(mine != theirs for mine, theirs in zip(one, other, strict=True))
+    objective, cold, everyone = (float.fromhex(count) for count in ranks[0]["duals"]["present"])
+    assert 0 < cold < everyone == objective
+    assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
+def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind):
+    """With sampled answers, and a batch that serves two steps."""
+    script = SCRIPT.with_name("resumed_ranks.py")
+    found = torch.load(launch(tmp_path / "out", kind, script=script) / "resumed.pt", weights_only=False)
+    whole, resumed = found["whole"], found["resumed"]
+    assert resumed["duals"] == whole["duals"]
+    for name, value in whole["weights"].items():
+        assert torch.equal(resumed["weights"][name], value), name
+    for run in ("whole", "parts"):
+        saved = load_file(tmp_path / "out" / run / "policy" / "model.safetensors")
+        assert all(torch.equal(value, whole["weights"][name]) for name, value in saved.items())
+    if kind != "ddp":
+        assert_shards_run_no_code(tmp_path / "out" / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
+
+
+def assert_shards_run_no_code(checkpoint):
+    """What DeepSpeed's own loader reads of the shards, as they are and with code in each."""
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+
+    engine, shards = TorchCheckpointEngine(), sorted(checkpoint.glob("global_step*/*.pt"))
+    assert len(shards) >= 3
+    for shard in shards:
+        marker = checkpoint / "marker"
+        with checkpoints.reading(checkpoint, "shards"):
+            assert engine.load(str(shard), map_location="cpu")
+        poisoned.plant(shard, marker)
+        with (
+            pytest.raises(CheckpointError, match=r"shards: it would call (io|_io)\.open"),
+            checkpoints.reading(checkpoint, "shards"),
+        ):
+            engine.load(str(shard), map_location="cpu")
+        assert not marker.exists()

@@ -1,0 +1,43 @@
+"""Whole runs through the command line, small but real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SMALL = {
+    "name": "small",
+    "policy": {"tiny": {"hidden": 32, "vocabulary": 400}},
+    "warm_start": {"steps": 3, "prompts_per_step": 4, "lists_per_prompt": 2},
+    "rewards": ["recall", "novelty", "duplicates", "diversity"],
+    "optimizer": {
+        "objective": "recall",
+        "constraints": ["novelty >= 0.3 (mean)", "duplicates <= 0.03 (mean)"],
+    },
+    "train": {"steps": 4, "prompts_per_step": 4, "group_size": 4, "save_every": 2},
+    "evaluation": {"max_episodes": 24},
+}
+
+
+def recrl(*arguments: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "recrl.launch.cli", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def finished(*arguments: str, code: int = 0) -> str:
+    process = recrl(*arguments)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == code, output[-4000:]
+    return output
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
