@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     stop = Stop()
     try:
-        with stopping(stop):
+        with stopping(stop, last=arguments is None):
             app(arguments if arguments is not None else sys.argv[1:], obj=stop)
     except Interruption as error:
         if os.environ.get("RANK", "0") != "0":

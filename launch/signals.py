@@ -97,14 +97,18 @@ class Stop:
 
 
 @contextmanager
-def stopping(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to ``handler``; afterwards to whom they went before."""
+def stopping(handler: Callable[[int, FrameType | None], None], *, last: bool = False) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to ``handler``; afterwards to whom they went before.
+
+    Args:
+        last: The process ends behind this, its exit code decided: SIGTERM can no longer replace it.
+    """
     previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         for number, former in previous.items():
-            signal.signal(number, former)
+            signal.signal(number, signal.SIG_IGN if last and number == signal.SIGTERM else former)
 
 
 def say_code(code: int) -> None:

@@ -20,27 +20,21 @@ A package offers its rewards to every project through entry points of the group 
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
+from ..envs.lookup import Lookup, nearest, where
 from .base import Direction, Per, Reward, RewardFunction, RewardSpecError
 from .spec import RewardSpec
 
-ENTRY_POINT_GROUP = "recrl.rewards"
 # Imported when a name is first looked up: their decorators register our own rewards.
 BUILT_IN_MODULES = ("tags", "explanations", "offers", "models", "http")
 
-MOST_NAMES = 40  # of a module's, that an error lists
+REWARDS = Lookup("reward", "function", "recrl.rewards", RewardSpecError)
+
 _DECLARATION = "__recrl_reward__"  # the attribute in which a decorated function carries its Reward
 _registered: dict[str, Reward] = {}
 F = TypeVar("F", bound=RewardFunction)
@@ -167,7 +161,7 @@ def declared_in(module: str) -> list[str]:
     Raises:
         RewardSpecError: no such module or file.
     """
-    found = vars(_module(module))
+    found = vars(REWARDS.module(module))
     names = {value: name for name, value in found.items() if callable(value) and hasattr(value, _DECLARATION)}
     return [f"{module}:{name}" for name in names.values()]
 
@@ -190,8 +184,8 @@ def known() -> dict[str, str]:
     """
     _import_built_in()
     offered: dict[str, list[str]] = {}
-    for entry in _offered():
-        offered.setdefault(entry.name, []).append(f"entry point {_where(entry)}")
+    for entry in REWARDS.offered():
+        offered.setdefault(entry.name, []).append(f"entry point {where(entry)}")
     found = {}
     for name, declared in sorted(_registered.items()):
         module, places = declared.function.__module__, offered.pop(name, [])
@@ -209,7 +203,7 @@ def _sum(entry: RewardSpec, parts: dict[str, Reward]) -> Reward:
         if name not in parts:
             raise RewardSpecError(
                 f"reward {entry.name!r}: sum names {name!r}, which the list of rewards lacks or which is a "
-                f"sum itself{_nearest(name, set(parts))}"
+                f"sum itself{nearest(name, set(parts))}"
             )
     low_is_better = [n for n, weight in entry.sum.items() if parts[n].direction == "lower" and weight > 0]
     if entry.direction is None and 0 < len(low_is_better) < len(entry.sum):
@@ -239,15 +233,6 @@ def _made(entry: RewardSpec, factory: Any) -> Any:
         ) from error
 
 
-def _offered() -> list[importlib.metadata.EntryPoint]:
-    return sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=_where)
-
-
-def _where(entry: importlib.metadata.EntryPoint) -> str:
-    package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
-    return f"{entry.value}{package}"
-
-
 def _import_built_in() -> None:
     for built_in in BUILT_IN_MODULES:
         importlib.import_module(f".shipped.{built_in}", __package__)
@@ -257,97 +242,19 @@ def _load(use: str) -> Any:
     """The object that a ``use`` string names."""
     _import_built_in()
     use = use.removesuffix("()")
-    module_name, colon, attribute = use.rpartition(":")
-    if colon:
-        module = _module(module_name)
-        if not hasattr(module, attribute):
-            functions = {name for name, value in vars(module).items() if callable(value)}
-            functions.update(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
-            names = {name for name in functions if not name.startswith("_")}
-            raise RewardSpecError(
-                f"{module_name} has no {attribute!r}{_nearest(attribute, names, MOST_NAMES)}"
-            )
-        return getattr(module, attribute)
-
+    if ":" in use:
+        return REWARDS.named(use)
     if use in _registered:
         return _registered[use].function
-    offered = [entry for entry in _offered() if entry.name == use]
-    if len(offered) > 1:
-        raise RewardSpecError(
-            f"reward {use!r} is offered by {' and by '.join(map(_where, offered))}; say which: "
-            f"{{name: {use}, use: {offered[0].value!r}}}"
-        )
-    for entry in offered:
-        try:
-            return entry.load()
-        except Exception as error:
-            raise RewardSpecError(
-                f"reward {use!r}: entry point {_where(entry)} cannot be loaded, {type(error).__name__}: "
-                f"{error}"
-            ) from error
-    usable = {*_registered, *(entry.name for entry in _offered())}
+    offered = REWARDS.offer(use)
+    if offered is not None:
+        return offered
+    usable = {*_registered, *(entry.name for entry in REWARDS.offered())}
     raise RewardSpecError(
-        f"unknown reward {use!r}{_nearest(use, usable)}. A function of your own is "
+        f"unknown reward {use!r}{nearest(use, usable)}. A function of your own is "
         "'package.module:function' or 'path/to/file.py:function'"
     )
 
 
-def anchored(use: str) -> str:
-    """The same reward, whatever the working folder: a file is named by its whole path."""
-    module, _, attribute = use.rpartition(":")
-    return f"{_file(module)}:{attribute}" if module.endswith(".py") else use
-
-
-def _file(name: str) -> Path:
-    return Path(name).expanduser().resolve()
-
-
-def _module(name: str) -> ModuleType:
-    return _import_file(name) if name.endswith(".py") else _import_module(name)
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # Only when the named module is absent; an import that fails inside it is the user's own traceback.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise RewardSpecError(
-            f"no module {name!r}: install its package, put its folder on PYTHONPATH, or name the file "
-            "('path/to/file.py:function')"
-        ) from error
-
-
-def _import_file(name: str) -> ModuleType:
-    path = _file(name)
-    if not path.is_file():
-        raise RewardSpecError(f"no reward file {path} (given as {name!r}, read from folder {Path.cwd()})")
-    # One module a file, so that two rewards of one file share its state; in sys.modules, so that they pickle.
-    module_name = f"recrl_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if module_name not in sys.modules:
-        module_spec = importlib.util.spec_from_file_location(module_name, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module = sys.modules[module_name] = importlib.util.module_from_spec(module_spec)
-        try:
-            module_spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[module_name]
-            beside = isinstance(error, ModuleNotFoundError) and (path.parent / f"{error.name}.py").is_file()
-            hint = f"; for a module beside it, set PYTHONPATH={path.parent}" if beside else ""
-            raise RewardSpecError(
-                f"reward file {path} cannot be imported, {type(error).__name__}: {error}{hint}"
-            ) from error
-    return sys.modules[module_name]
-
-
 def _origin(function: RewardFunction) -> str:
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-
-
-def _nearest(name: str, known: set[str] | list[str], most: int | None = None) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    more = f" and {len(known) - most} more" if most is not None and len(known) > most else ""
-    return f"{hint} known: {', '.join(sorted(known)[:most]) or 'none'}{more}"

@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from recrl.envs.catalog import Catalog
-from recrl.envs.data.prepared import DataConfig, TagTask, prepare
+from recrl.envs.data.prepared import Data, DataConfig, prepare
 
 LONGEST = (
     "test_rollouts.py",
@@ -39,7 +39,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def panel_task(cache: Path) -> TagTask:
+def panel_task(cache: Path) -> Data:
     """The Complete Journey panel, category track."""
     return prepare(DataConfig(cache=cache))
 

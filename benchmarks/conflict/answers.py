@@ -145,7 +145,7 @@ def sample(
     ]
     texts = [message["content"] for chat in chats for message in chat]
     try:
-        model, tokenizer = policy.load(PolicyConfig(model=sampling.policy), tags=tags, texts=texts)
+        model, tokenizer = policy.load(PolicyConfig(model=sampling.policy), options=tags, texts=texts)
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"--policy {sampling.policy}: {error}") from error
     drawn = generation.Sampling(

@@ -107,7 +107,7 @@ def start(seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     set_seed(seed)
     config = policy.PolicyConfig(tiny=policy.TinyConfig(hidden=64, layers=2, heads=2, vocabulary=300))
     texts = [row["prompt"][0]["content"] for row in _rows()]
-    model, tokenizer = policy.load(config, tags=[*CATALOG.tags, *USERS], texts=texts, seed=seed)
+    model, tokenizer = policy.load(config, options=[*CATALOG.tags, *USERS], texts=texts, seed=seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(60):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from recrl.envs.data import coupons as offers
-from recrl.envs.data.prepared import TagTask
+from recrl.envs.data.prepared import Data
 from recrl.rewards.shipped.offers import FIRST_WEEK, OfferRanker
 
 Floats = npt.NDArray[np.float64]
@@ -71,7 +71,7 @@ def _rows(groups: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> list[
     return [np.flatnonzero(groups == group) for group in chosen]
 
 
-def measure(task: TagTask, seed: int = 0) -> dict[str, Any]:
+def measure(task: Data, seed: int = 0) -> dict[str, Any]:
     """All figures; ``recrl.benchmarks.offers.report`` renders them."""
     found = offers.load(task)
     week = (SPLIT - task.panel.week_zero).days // 7

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from recrl.envs.tags import drafts
-from recrl.envs.tags.prompts import prompted_rows
 from recrl.launch.config.reading import load
 from recrl.launch.run.progress import Display
 from recrl.launch.run.setup import Setup, prepare_setup
@@ -96,11 +94,9 @@ def _judge(rounds: int) -> dict[str, Any]:
 
 def _shipped(setup: Setup, rounds: int, display: Display) -> dict[str, dict[str, float]]:
     """Every reward of the demo on lists for real episodes."""
-    episodes = setup.task.split("train")
-    chosen = np.linspace(0, episodes.height - 1, SAMPLES // GROUP).round().astype(int)
-    slots, found = setup.config.task.slots, {}
-    rows = prompted_rows(episodes[chosen], setup.task.catalog, slots)
-    texts = drafts.lists(setup.task, episodes[chosen], slots, GROUP)
+    found = {}
+    rows = setup.task.rows("train", SAMPLES // GROUP)
+    texts = setup.task.drafts(rows, GROUP, seed=0)
     columns = {
         name: [row[name] for row in rows for _ in range(GROUP)] for name in rows[0] if name != "prompt"
     }

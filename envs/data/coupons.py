@@ -18,7 +18,7 @@ import polars as pl
 
 from ..catalog import Catalog
 from .panel import Panel
-from .prepared import TagTask
+from .prepared import Data
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Offers:
     history: CouponHistory
 
 
-def load(task: TagTask, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers:
+def load(task: Data, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers:
     """The panel's offers, in the tags of a task of it.
 
     Args:

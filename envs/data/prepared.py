@@ -23,9 +23,10 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel
 
-from ..catalog import Catalog, display, normalise
+from ..catalog import Catalog
 from ..settings import MANY, Between, Place, Text
 from ..storage import sealed
+from ..text import display, normalise
 from . import completejourney, logs, shards
 from .episodes import Protocol
 from .events import Events
@@ -66,7 +67,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
 
 
 @dataclass(frozen=True)
-class TagTask:
+class Data:
     """Everything the policy, the rewards and the baselines read.
 
     Attributes:
@@ -107,7 +108,7 @@ class TagTask:
         return np.asarray(counts.sum(axis=0)).ravel() / (end - first)
 
 
-def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: bool = False) -> TagTask:
+def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: bool = False) -> Data:
     """The task of a data source, from the cache when source, protocol and format are unchanged.
 
     Args:
@@ -260,7 +261,7 @@ def _lock(descriptor: int, how: int, folder: Path) -> None:
         fcntl.flock(descriptor, how)
 
 
-def restore(folder: Path) -> TagTask:
+def restore(folder: Path) -> Data:
     """The task whose tables are in a folder; pages of them are read when they are needed."""
     meta = sealed.read(folder)
     users = shards.mapped(folder / "users.arrow")
@@ -275,7 +276,7 @@ def restore(folder: Path) -> TagTask:
         week=purchases["week"].to_numpy(),
         tag=purchases["tag"].to_numpy(),
     )
-    return TagTask(
+    return Data(
         catalog=catalog,
         panel=panel,
         protocol=Protocol(**meta["protocol"]),

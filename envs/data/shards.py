@@ -27,7 +27,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from ..catalog import display, normalise
+from ..text import display, normalise
 from . import episodes
 from .episodes import SPLITS, Protocol, is_unseen
 from .events import Events

@@ -7,14 +7,15 @@ lately.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from ..data.panel import POPULARITY_WEEKS, IntArray, rows, top
-from ..data.prepared import TagTask
+from ..data.panel import POPULARITY_WEEKS, IntArray, top
+from ..data.panel import rows as rows_of
+from ..data.prepared import Data
+from ..task import Row
 
 Scores = npt.NDArray[np.float32]
 
@@ -23,16 +24,16 @@ RECENCY_DECAY = 0.97
 
 
 def _by_origin(
-    score: Callable[[TagTask, int, IntArray], Scores],
-) -> Callable[[TagTask, pl.DataFrame], Scores]:
-    """Lift a function of (task, origin, user indices) to a table of episodes with several origins."""
+    score: Callable[[Data, int, IntArray], Scores],
+) -> Callable[[Data, Sequence[Row]], Scores]:
+    """Lift a function of (data, origin, user indices) to rows with several origins."""
 
-    def scorer(task: TagTask, episodes: pl.DataFrame) -> Scores:
-        origins, users = episodes["origin"].to_numpy(), episodes["user"].to_numpy()
-        scores = np.empty((len(users), len(task.catalog)), np.float32)
+    def scorer(data: Data, rows: Sequence[Row]) -> Scores:
+        origins, users = (np.array([row[name] for row in rows], dtype=int) for name in ("origin", "user"))
+        scores = np.empty((len(users), len(data.catalog)), np.float32)
         for origin in np.unique(origins):
             chosen = origins == origin
-            scores[chosen] = score(task, int(origin), users[chosen])
+            scores[chosen] = score(data, int(origin), users[chosen])
         return scores
 
     scorer.__doc__ = score.__doc__
@@ -40,56 +41,56 @@ def _by_origin(
 
 
 @_by_origin
-def popularity(task: TagTask, origin: int, users: IntArray) -> Scores:
+def popularity(data: Data, origin: int, users: IntArray) -> Scores:
     """Number of distinct training users who bought the tag in the last 8 weeks."""
-    return np.broadcast_to(task.panel.popularity(origin, POPULARITY_WEEKS), (len(users), task.panel.n_tags))
+    return np.broadcast_to(data.panel.popularity(origin, POPULARITY_WEEKS), (len(users), data.panel.n_tags))
 
 
 @_by_origin
-def own_frequency(task: TagTask, origin: int, users: IntArray) -> Scores:
+def own_frequency(data: Data, origin: int, users: IntArray) -> Scores:
     """Number of weeks in which the user bought the tag; ties by popularity."""
-    counts = rows(task.panel.counts(0, origin), users)
-    return counts + _tie_break(task, origin)
+    counts = rows_of(data.panel.counts(0, origin), users)
+    return counts + _tie_break(data, origin)
 
 
 @_by_origin
-def recency(task: TagTask, origin: int, users: IntArray) -> Scores:
+def recency(data: Data, origin: int, users: IntArray) -> Scores:
     """Weeks in which the user bought the tag, each weighted by 0.97 to the power of its age.
 
     Ties go by popularity.
     """
-    panel = task.panel
+    panel = data.panel
     before = panel.week < origin
     weight = RECENCY_DECAY ** (origin - 1 - panel.week[before]).astype(np.float32)
     scores = np.zeros((len(panel.users), panel.n_tags), np.float32)
     np.add.at(scores, (panel.user[before], panel.tag[before]), weight)
-    return scores[users] + _tie_break(task, origin)
+    return scores[users] + _tie_break(data, origin)
 
 
 @_by_origin
-def ease(task: TagTask, origin: int, users: IntArray) -> Scores:
+def ease(data: Data, origin: int, users: IntArray) -> Scores:
     """EASE (Steck 2019, arXiv 1905.03375) on bought / not bought.
 
     It is fitted on training users before ``statistics_end``.
     """
-    end = task.protocol.statistics_end
+    end = data.protocol.statistics_end
     assert end is not None
-    seen = (task.panel.counts(0, end, training_users=True) > 0).astype(np.float64)
+    seen = (data.panel.counts(0, end, training_users=True) > 0).astype(np.float64)
     gram = np.asarray((seen.T @ seen).todense())
     gram[np.diag_indices_from(gram)] += EASE_REGULARISATION
     precision = np.linalg.inv(gram)
     weights = -precision / np.diag(precision)
     np.fill_diagonal(weights, 0.0)
-    history = rows(task.panel.counts(0, origin), users) > 0
+    history = rows_of(data.panel.counts(0, origin), users) > 0
     return (history @ weights).astype(np.float32)
 
 
-def random(task: TagTask, episodes: pl.DataFrame) -> Scores:
-    """Uniform noise, the same for the same episodes."""
-    return np.random.default_rng(0).random((episodes.height, len(task.catalog)), np.float32)
+def random(data: Data, rows: Sequence[Row]) -> Scores:
+    """Uniform noise, the same for as many rows."""
+    return np.random.default_rng(0).random((len(rows), len(data.catalog)), np.float32)
 
 
-SCORERS: dict[str, Callable[[TagTask, pl.DataFrame], Scores]] = {
+SCORERS: dict[str, Callable[[Data, Sequence[Row]], Scores]] = {
     "random": random,
     "popularity": popularity,
     "own frequency": own_frequency,
@@ -98,38 +99,42 @@ SCORERS: dict[str, Callable[[TagTask, pl.DataFrame], Scores]] = {
 }
 
 
-def member_mask(tag_lists: pl.Series, n_tags: int) -> npt.NDArray[np.bool_]:
-    """``[episodes, tags]``: true where a tag is in the episode's list."""
-    lengths = tag_lists.list.len().to_numpy()
-    mask = np.zeros((len(lengths), n_tags), bool)
-    mask[np.repeat(np.arange(len(lengths)), lengths), tag_lists.explode().drop_nulls().to_numpy()] = True
+def member_mask(rows: Sequence[Row], column: str, n_tags: int) -> npt.NDArray[np.bool_]:
+    """``[rows, tags]``: true where a tag is in the list that the row has in a column."""
+    mask = np.zeros((len(rows), n_tags), bool)
+    for members, row in zip(mask, rows, strict=True):
+        members[row[column]] = True
     return mask
 
 
-def quota(task: TagTask, episodes: pl.DataFrame, k: int, novelty: float) -> IntArray:
+def quota(data: Data, rows: Sequence[Row], k: int, novelty: float) -> IntArray:
     """Frequent tags of the lookback, and outside it the most popular tags for ``ceil(novelty * k)`` slots.
 
     Args:
         novelty: The floor on the share of novel tags, 0 to 1.
 
     Returns:
-        ``[episodes, k]`` tag ids, the frequent ones first.
+        ``[rows, k]`` tag ids, the frequent ones first.
     """
     n_novel = min(k, math.ceil(novelty * k - 1e-9))
-    recent = member_mask(episodes["lookback"], len(task.catalog))
-    frequent = top(np.where(recent, own_frequency(task, episodes), -1.0), k - n_novel)
+    recent = member_mask(rows, "lookback", len(data.catalog))
+    frequent = top(np.where(recent, own_frequency(data, rows), -1.0), k - n_novel)
     taken = recent.copy()
     taken[np.arange(len(frequent))[:, None], frequent] = True
-    return np.concatenate([frequent, top(popularity(task, episodes), n_novel, taken)], axis=1)
+    return np.concatenate([frequent, top(popularity(data, rows), n_novel, taken)], axis=1)
 
 
-def lists(task: TagTask, episodes: pl.DataFrame, k: int, novelty_floor: float) -> dict[str, IntArray]:
-    """The answer of every baseline, ``[episodes, k]`` tag ids, best first."""
-    found = {name: top(score(task, episodes), k) for name, score in SCORERS.items()}
-    return {**found, "quota": quota(task, episodes, k, novelty_floor)}
+def lists(data: Data, k: int, novelty_floor: float) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
+    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first."""
+
+    def ranked(score: Callable[[Data, Sequence[Row]], Scores]) -> Callable[[Sequence[Row]], IntArray]:
+        return lambda rows: top(score(data, rows), k)
+
+    found = {name: ranked(score) for name, score in SCORERS.items()}
+    return {**found, "quota": lambda rows: quota(data, rows, k, novelty_floor)}
 
 
-def _tie_break(task: TagTask, origin: int) -> npt.NDArray[np.float32]:
+def _tie_break(data: Data, origin: int) -> npt.NDArray[np.float32]:
     # Below the smallest difference between two counts, above float32 resolution at a count of 50.
-    popular = task.panel.popularity(origin, POPULARITY_WEEKS)
+    popular = data.panel.popularity(origin, POPULARITY_WEEKS)
     return popular * np.float32(1e-3 / max(1.0, float(popular.max())))

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
-from ..catalog import ParsedAnswer
-from ..data.prepared import TagTask
+from ..catalog import Catalog, ParsedAnswer
+from ..data.prepared import Data
 from ..statistics import Values, _ratio
+from ..task import Row
 from .baselines import member_mask
 
 MISSING = -2
@@ -34,16 +34,16 @@ def first_occurrences(slots: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
 
 
 def per_episode(
-    task: TagTask,
-    episodes: pl.DataFrame,
+    data: Data,
+    rows: Sequence[Row],
     slots: npt.NDArray[np.int32],
     embeddings: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, Values]:
     """Every metric of every episode.
 
     Args:
-        task: The task the episodes are from.
-        episodes: The rows answered.
+        data: What the rows are from.
+        rows: The rows answered.
         slots: ``[episodes, K]`` answers.
         embeddings: ``[tags, d]`` unit vectors for the intra-list diversity; left out without them.
 
@@ -56,12 +56,13 @@ def per_episode(
         ``diversity`` (mean pairwise 1 - cosine).
     """
     k = slots.shape[1]
-    n_tags = len(task.catalog)
-    target = member_mask(episodes["target"], n_tags)
-    recent = member_mask(episodes["lookback"], n_tags)
+    n_tags = len(data.catalog)
+    target = member_mask(rows, "target", n_tags)
+    recent = member_mask(rows, "lookback", n_tags)
     surging = np.zeros_like(target)
-    for origin, tags in task.surges.items():
-        surging[np.ix_(episodes["origin"].to_numpy() == origin, list(tags))] = True
+    origins = np.array([row["origin"] for row in rows], dtype=int)
+    for origin, tags in data.surges.items():
+        surging[np.ix_(origins == origin, list(tags))] = True
     shown = first_occurrences(slots)
     safe = np.where(shown, slots, 0)
 
@@ -84,7 +85,7 @@ def per_episode(
         f"recall@{k} repeat": recall(target & recent),
         f"recall@{k} novel": recall(target & ~recent),
         f"recall@{k} calendar": recall(target & surging),
-        f"recall@{k} equivalent": _recall_with_equivalents(task, target, slots, shown),
+        f"recall@{k} equivalent": _recall_with_equivalents(data.catalog, target, slots, shown),
         "novelty": np.where(n_shown > 0, novel_shown.sum(axis=1) / np.maximum(n_shown, 1), 0.0),
         "novel precision": _ratio((hits & novel_shown).sum(axis=1), novel_shown.sum(axis=1)),
         "validity": (slots >= 0).sum(axis=1) / np.maximum(n_used, 1),
@@ -134,10 +135,13 @@ def exclusive_recall(
 
 
 def _recall_with_equivalents(
-    task: TagTask, target: npt.NDArray[np.bool_], slots: npt.NDArray[np.int32], shown: npt.NDArray[np.bool_]
+    catalog: Catalog,
+    target: npt.NDArray[np.bool_],
+    slots: npt.NDArray[np.int32],
+    shown: npt.NDArray[np.bool_],
 ) -> Values:
     # Each shown tag may meet one target of its class, each target is met once: min(shown, targets) a class.
-    classes = np.asarray(task.catalog.equivalence_class)
+    classes = np.asarray(catalog.equivalence_class)
     targets_of = np.zeros(target.shape, np.int32)
     shown_of = np.zeros(target.shape, np.int32)
     row, tag = np.nonzero(target)

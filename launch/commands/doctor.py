@@ -120,9 +120,9 @@ def trial(name: Engine) -> str:
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
-        tags = [f"tag {i}" for i in range(20)]
+        lines = [f"line {i}" for i in range(20)]
         model: Any
-        model, tokenizer = policy.load(policy.PolicyConfig(), tags=tags, texts=tags)
+        model, tokenizer = policy.load(policy.PolicyConfig(), options=lines, texts=lines)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _step(model)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...envs.tags import drafts
+from ...envs.task import AWKWARD
 from ...rewards import Reward, RewardEngine, RewardError, RewardSpec
 from ...rl.optimizer.conflict import conflict_metrics
 from ..run.setup import Setup
@@ -105,13 +105,10 @@ class Checked:
 
 
 def drafted(setup: Setup, prompts: int, group: int, seed: int = 0) -> Asked:
-    """Lists that a half-trained policy could write, for training episodes."""
-    episodes = setup.task.split("train")
-    chosen = np.linspace(0, episodes.height - 1, min(prompts, episodes.height)).round().astype(int)
-    episodes = episodes[chosen]
-    rows = [row for row in setup.rows(episodes) for _ in range(group)]
-    texts = drafts.lists(setup.task, episodes, setup.config.task.slots, group, seed)
-    return asked(rows, texts, group, f"{len(texts)} lists drawn around baselines")
+    """Answers that a half-trained policy could write, for training episodes."""
+    rows = setup.task.rows("train", prompts)
+    texts = setup.task.drafts(rows, group, seed)
+    return asked([row for row in rows for _ in range(group)], texts, group, f"{len(texts)} drafts")
 
 
 def asked(rows: Sequence[dict[str, Any]], texts: Sequence[str], group: int, origin: str) -> Asked:
@@ -291,7 +288,7 @@ def _batches(engine: Callable[[], RewardEngine], answers: Asked, scores: Scores)
 
 
 def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
-    texts = drafts.AWKWARD
+    texts = AWKWARD
     rows = [{"prompt": answers.prompts[0], **{n: values[0] for n, values in answers.columns.items()}}]
     strange = asked(rows * len(texts), texts, len(texts), "")
     found = _scored(engine, strange, range(len(texts)))

@@ -1,6 +1,5 @@
 """From a YAML file and overrides to a :class:`RunConfig`, and back; errors say what and where."""
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -11,14 +10,20 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ...envs.http.client import has_login
+from ...envs.lookup import anchored, nearest
 from ...envs.settings import shown
+from ...envs.task import TaskError, TaskSettings, settings_class
 from ...rewards import RewardSpec
-from ...rewards.registry import anchored
 from . import plain_yaml
 from .schema import ConfigError, RunConfig
 
-# `data=logs.parquet`, `policy=smollm2` and `rollout=vllm-server` are what people write.
-SHORTHANDS = {"data": "data.source", "policy": "policy.model", "rollout": "rollout.engine"}
+# `data=logs.parquet`, `policy=smollm2`, `rollout=vllm-server` and `task=prompts` are what people write.
+SHORTHANDS = {
+    "data": "data.source",
+    "policy": "policy.model",
+    "rollout": "rollout.engine",
+    "task": "task.use",
+}
 # Sections in sections of an override's key.
 _DEEPEST = 20
 
@@ -62,8 +67,11 @@ def validate(tree: Mapping[str, Any], origin: str, *, resolve: bool = True) -> R
         ConfigError: the first fault, on one line.
     """
     _refuse_logins(tree, origin)
+    tree = dict(tree)
+    if "task" in tree:
+        tree["task"] = _task(tree["task"], origin, imported=resolve)
     try:
-        config = RunConfig.model_validate(dict(tree))
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_line(f"{origin}: {_explain(error)}")) from error
     if resolve:
@@ -79,7 +87,23 @@ def dump(config: RunConfig) -> str:
     tree = TypeAdapter(RunConfig).dump_python(config, mode="json")
     for entry in tree["rewards"]:
         entry["use"] = anchored(entry["use"])
+    tree["task"]["use"] = anchored(tree["task"]["use"])
     return plain_yaml.write(tree)
+
+
+def _task(section: Any, origin: str, *, imported: bool) -> TaskSettings:
+    """The section ``task``, whose settings are those of the task that it names."""
+    given = {"use": section} if isinstance(section, str) else section
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{origin}: task={shown(section)}: is a section; write its settings below it")
+    use = given.get("use", "tags")
+    try:
+        kind = settings_class(use, imported=imported) if isinstance(use, str) else TaskSettings
+        return kind.model_validate(dict(given))
+    except TaskError as error:
+        raise ConfigError(_line(f"{origin}: {error}")) from error
+    except ValidationError as error:
+        raise ConfigError(_line(f"{origin}: {_explain(error, kind, 'task')}")) from error
 
 
 def _content(path: str) -> bytes:
@@ -163,14 +187,18 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return f"{_line(what)} in line {mark.line + 1}, column {mark.column + 1}" if mark else what
 
 
-def _explain(error: ValidationError) -> str:
-    """The first fault in words: where, what, and the nearest valid name."""
+def _explain(error: ValidationError, model: type[BaseModel] = RunConfig, section: str = "") -> str:
+    """The first fault in words: where, what, and the nearest valid name.
+
+    Args:
+        model: The class that was validated, and ``section`` where it stands.
+    """
     fault = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part) for part in (*filter(None, [section]), *fault["loc"]))
     if fault["type"] == "extra_forbidden":
         *parents, key = fault["loc"]
-        known = _keys_at(RunConfig, parents)
-        return f"unknown setting {shown(place)}{_nearest(str(key), known)}"
+        known = _keys_at(model, parents)
+        return f"unknown setting {shown(place)}{nearest(str(key), known)}"
     if fault["type"] == "missing":
         return f"setting {place!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
@@ -193,8 +221,3 @@ def _keys_at(model: Any, parents: Sequence[Any]) -> list[str]:
 
 def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid here: {', '.join(known)}"

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
 
 from ...envs.chat.models import ChatConfig
 from ...envs.data.prepared import DataConfig
 from ...envs.settings import LARGEST_SEED, MANY, Between, Each, Place, Text
-from ...envs.tags.task import TaskConfig
+from ...envs.tags.task import TagsConfig
+from ...envs.task import TaskSettings, settings_class
 from ...rewards import RewardSpec, RewardSpecError, resolve_all
 from ...rl.evaluation.answers import EvaluationConfig
 from ...rl.goal import check_credit, check_directions, check_rule
@@ -47,7 +48,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """Seed of everything random."""
     data: DataConfig = DataConfig()
     """Where the episodes come from."""
-    task: TaskConfig = TaskConfig()
+    task: SerializeAsAny[TaskSettings] = TagsConfig()
     """What the policy is asked for."""
     policy: PolicyConfig = PolicyConfig()
     """Which language model is trained."""
@@ -82,14 +83,20 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
             return [{"name": item} if isinstance(item, str) else item for item in value]
         return value
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _of_its_task(cls, value: Any) -> Any:
+        section = {"use": value} if isinstance(value, str) else value
+        if not isinstance(section, Mapping):
+            return section
+        return settings_class(str(section.get("use", "tags"))).model_validate(dict(section))
+
     @field_validator("rollout", mode="before")
     @classmethod
     def _engine_alone(cls, value: Any) -> Any:
         return {"engine": value} if isinstance(value, str) else value
 
-    @field_validator(
-        "data", "policy", "task", "warm_start", "train", "evaluation", "optimizer", mode="before"
-    )
+    @field_validator("data", "policy", "warm_start", "train", "evaluation", "optimizer", mode="before")
     @classmethod
     def _section(cls, value: Any) -> Any:
         if not isinstance(value, Mapping | BaseModel):
@@ -149,15 +156,13 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
             raise ConfigError(str(error)) from error
 
     @property
-    def novelty_floor(self) -> float:
-        """The floor on novelty among the constraints, 0 without one: what the quota baseline has to meet.
+    def floors(self) -> dict[str, float]:
+        """Reward -> the highest bound that its mean over all prompts is held above.
 
-        Read from their text: no reward is looked up.
+        Read from the constraints' text: no reward is looked up.
         """
-        floors = [
-            c.bound
-            for text in self.optimizer.constraints
-            for c in parse_constraint(text)
-            if (c.reward, c.sense, c.kind, c.segment) == ("novelty", ">=", "mean", None)
-        ]
-        return max(floors, default=0.0)
+        found: dict[str, float] = {}
+        for c in (c for written in self.optimizer.constraints for c in parse_constraint(written)):
+            if (c.sense, c.kind, c.segment) == (">=", "mean", None):
+                found[c.reward] = max(c.bound, found.get(c.reward, c.bound))
+        return found

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ...envs.task import TradeOff
 from .sections import _seconds
 
 
@@ -69,11 +70,10 @@ def _plot_time(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path: Path) -> None:
-    headline = f"recall@{result['slots']}"
+def _plot_trade_off(deployed: Mapping[str, Any], plotted: TradeOff, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(8, 5))
     for i, (name, table) in enumerate(deployed["metrics"].items()):
-        x, y = table["novelty"], table[headline]
+        x, y = table[plotted.x], table[plotted.y]
         color = "C3" if name == "trained" else "C1" if name == "warm start" else "grey"
         # Not as error bars: an interval of equal values can miss their mean by a rounding.
         axis.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=color)
@@ -81,11 +81,11 @@ def _plot_frontier(deployed: Mapping[str, Any], result: Mapping[str, Any], path:
         axis.plot(x["mean"], y["mean"], "o" if name in ("trained", "warm start") else "s", color=color)
         below = -12 if i % 2 else 6
         axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, below))
-    if result["novelty_floor"]:
-        axis.axvline(result["novelty_floor"], color="black", linewidth=0.8, linestyle="--")
-    axis.set_xlabel("novelty of deployed lists (share of tags not bought lately)")
-    axis.set_ylabel(headline)
-    axis.set_title("Deployed lists on the test split, 95 % intervals")
+    if plotted.floor:
+        axis.axvline(plotted.floor, color="black", linewidth=0.8, linestyle="--")
+    axis.set_xlabel(plotted.label)
+    axis.set_ylabel(plotted.y)
+    axis.set_title(plotted.title)
     _save(figure, path)
 
 

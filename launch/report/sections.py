@@ -5,31 +5,26 @@ from typing import Any
 
 import numpy as np
 
+from ...envs.markdown import code, table, text
+from ...envs.task import Words
 from ...rl.trainer.timing import PARTS
-from .markdown import code, text
-
-_DEPLOYED = {
-    "distinct": "{slots} distinct tags",
-    "grammar": "one to {slots} tags, under a grammar",
-    "free": "the first {slots} lines of what the policy writes",
-}
 
 
-def _population(name: str, population: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
+def _population(name: str, population: Mapping[str, Any], words: Words, objective: str) -> list[str]:
     sampled, deployed = population["sampled"], population["deployed"]
     policies = list(sampled["rewards"]["objective"])
-    headline = f"recall@{result['slots']}"
+    headline, reference = words.headline or objective, _reference(deployed)
     last = policies[-1]
     gain = sampled["gain"]
     lines = [
-        f"## Test: {name}, later weeks "
+        f"## Test: {name}, {words.population} "
         f"({population['episodes']:,} episodes of {population['users']:,} users)",
         "",
         "### Sampled, as in training",
         "",
         _gained(gain),
         "",
-        _table(
+        table(
             ["reward", *policies],
             [
                 [text(reward), *(_interval(row[p]) if row[p] else "no score" for p in policies)]
@@ -37,7 +32,7 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
             ],
         ),
         "",
-        _table(
+        table(
             ["constraint", *(f"slack, {p}" for p in policies), f"{last}"],
             [
                 [
@@ -50,32 +45,25 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         ),
         "",
         *(f"No episode here says anything about {text(name)}.\n" for name in sampled["unobserved"]),
-        f"### Deployed: greedy, {_DEPLOYED[result['decoding']].format(slots=result['slots'])}",
+        f"### Deployed: {words.deployed}",
         "",
     ]
-    columns = [
-        m
-        for m in next(iter(deployed["metrics"].values()))
-        if m not in ("validity", "duplicates", "novel precision")
-    ]
+    columns = [m for m in next(iter(deployed["metrics"].values())) if m not in words.hidden]
     ranked = sorted(deployed["metrics"], key=lambda p: -deployed["metrics"][p][headline]["mean"])
     lines += [
-        _table(
-            ["policy", *columns, "coverage"],
+        table(
+            ["policy", *columns, *words.spread],
             [
                 [
                     f"**{p}**" if p in policies else p,
                     *(_short(deployed["metrics"][p].get(m), m == headline) for m in columns),
-                    f"{deployed['exposure'][p]['coverage']:.2f}",
+                    *(f"{deployed['exposure'][p][figure]:.2f}" for figure in words.spread),
                 ]
                 for p in ranked
             ],
         ),
         "",
-        "`quota` is own frequency with its last slots given to popular novel tags, as many as the novelty "
-        f"floor of {result['novelty_floor']:g} asks for: the best simple policy that meets the floor. "
-        f"The {last} policy reaches {deployed['share of quota']:.2f} of its {headline}: "
-        f"{_signed(deployed['difference to quota'][last])}.",
+        *_compared(deployed, reference, last, headline, words.note),
         "",
     ]
     dropped = {m: row["dropped"] for m, row in deployed["metrics"][last].items() if row["dropped"]}
@@ -91,19 +79,36 @@ def _population(name: str, population: Mapping[str, Any], result: Mapping[str, A
         row, subject = constraint[last], text(constraint["name"])
         slack = row["slack"]
         if row["met"]:
-            verdict = f"The deployed lists meet {subject}: slack {_signed(slack)}."
+            verdict = f"{words.subject} meet {subject}: slack {_signed(slack)}."
         elif row["within CI"]:
             verdict = (
-                f"The deployed lists miss {subject} by {-slack['mean']:.3f}, "
+                f"{words.subject} miss {subject} by {-slack['mean']:.3f}, "
                 f"within the interval: slack {_signed(slack)}."
             )
         else:
-            missed = f"**The deployed lists miss {subject}** by {-slack['mean']:.3f}"
+            missed = f"**{words.subject} miss {subject}** by {-slack['mean']:.3f}"
             verdict = f"{missed}: slack {_signed(slack)}."
             if held.get(constraint["name"]):
-                verdict += " Sampled answers hold it; greedy decoding shows only the likeliest tags."
+                verdict += f" Sampled answers hold it; {words.remedy}."
         lines += [verdict, ""]
-    return [*lines, f"![Recall against novelty](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+    if words.trade_off is not None:
+        lines += [f"![{words.trade_off.caption}](plots/deployed-{name.replace(' ', '-')}.png)", ""]
+    return lines
+
+
+def _reference(deployed: Mapping[str, Any]) -> str:
+    """What deployed answers were compared with."""
+    prefix = "difference to "
+    return next(key.removeprefix(prefix) for key in deployed if key.startswith(prefix))
+
+
+def _compared(deployed: Mapping[str, Any], reference: str, last: str, headline: str, note: str) -> list[str]:
+    """The trained policy against the reference, in the metric that ranks."""
+    difference = deployed[f"difference to {reference}"][last]
+    share = deployed[f"share of {reference}"]
+    whose = "its" if note else f"the {reference}'s"
+    reached = f"The {last} policy reaches {share:.2f} of {whose} {headline}: {_signed(difference)}."
+    return [f"{note} {reached}".lstrip()]
 
 
 def _gained(gain: Mapping[str, float] | None) -> str:
@@ -122,7 +127,7 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
         values = [row[key] for row in late if row.get(key) is not None]
         found.setdefault(kind, {})["".join(subject)] = float(np.mean(values))
 
-    def table(head: str, kinds: Mapping[str, str]) -> list[str]:
+    def measures(head: str, kinds: Mapping[str, str]) -> list[str]:
         shown = {kind: title for kind, title in kinds.items() if kind in found}
         subjects = sorted({subject for kind in shown for subject in found[kind]})
         rows = [
@@ -132,7 +137,7 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
             ]
             for subject in subjects
         ]
-        return [_table([head, *shown.values()], rows), ""] if rows else []
+        return [table([head, *shown.values()], rows), ""] if rows else []
 
     consensus = found.get("consensus", {}).get("")
     return [
@@ -142,7 +147,7 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "Within the answers to a prompt, never across prompts; means over the last fifth of the steps.",
         "",
-        *table(
+        *measures(
             "pair",
             {
                 "corr": "correlation",
@@ -150,7 +155,7 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
                 "gradient_cosine": "cosine of gradients",
             },
         ),
-        *table(
+        *measures(
             "reward",
             {
                 "effective_weight": "effective weight",
@@ -186,7 +191,7 @@ def _time(log: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "![Seconds of a step by part](plots/time.png)",
         "",
-        _table(["part of a step", "seconds (median)", "share"], rows),
+        table(["part of a step", "seconds (median)", "share"], rows),
         "",
     ]
 
@@ -219,34 +224,11 @@ def _failed(log: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"**Not scored**, and left out of means and advantages: {', '.join(found)} of the answers.", ""]
 
 
-def _render_examples(shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.", ""]
-    for row in shown:
-        lines.append(
-            f"**User {text(row['user'])}, week {row['origin']}** "
-            f"({text(row['calendar'])}; {row['target']} tags bought)  "
-        )
-        lines.append(f"most frequent before: {', '.join(map(text, row['most frequent before']))}  ")
-        for name, given in row["answers"].items():
-            tags = [
-                (f"**{text(t['tag'])}**" if t["bought"] else text(t["tag"])) + ("°" if t["novel"] else "")
-                for t in given["deployed"]
-            ]
-            lines.append(f"{name}: {', '.join(tags)}  ")
-        lines.append("")
-    return lines
-
-
 def _constraint_names(log: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = [
         key for key in (log[0] if log else {}) if key.startswith("constraint/") and key.endswith("/slack")
     ]
     return [key.removeprefix("constraint/").removesuffix("/slack") for key in keys]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _interval(row: Mapping[str, float]) -> str:

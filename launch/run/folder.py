@@ -35,6 +35,7 @@ ENTRIES = frozenset(
         MARKER,
         "config.yaml",
         "catalog.json",
+        "task",
         "warm_start.jsonl",
         "warm_start",
         ".warm_start.writing",

@@ -191,7 +191,7 @@ def _prepared(
     """Data, rewards, policy and servers of a run; no trainer where nothing is left to train."""
     beats.wait_for("data")  # the first process builds the tables
     setup = prepare_setup(config, display)
-    check_training(config, setup.task.split("train").height, state.num_processes)
+    check_training(config, setup.task.count("train"), state.num_processes)
     if state.is_main_process:
         _same_data(folder, config, setup)
     beats.reached("data")

@@ -9,26 +9,30 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.data.prepared import TagTask
+from ...envs.task import Task, Text
 from ...rl.decoding.generate import check_window
-from ...rl.evaluation.answers import test_episodes
 from ...rl.trainer.preconditions import check_split, longest_prompt
 from ..config.schema import ConfigError, RunConfig
 
 
-def check_task(config: RunConfig, task: TagTask) -> None:
-    """Lists can be filled, and something can be evaluated.
+def check_task(config: RunConfig, task: Task) -> None:
+    """Something can be taught and evaluated.
 
     Raises:
-        ConfigError: a list is longer than the catalogue, or the evaluation has no episode.
+        ConfigError: a warm start without demonstrations, credit that the form of answers does not allow, or
+            an evaluation without an episode.
     """
-    slots, tags = config.task.slots, len(task.catalog)
-    if slots > tags:
+    if config.warm_start.steps and not task.teaches:
         raise ConfigError(
-            f"task.slots={slots}: the catalogue has {tags} tags, and a list names each of them once; set at "
-            f"most {tags}"
+            f"warm_start.steps={config.warm_start.steps}: task.use={config.task.use} has no demonstrations "
+            "with these settings; set warm_start.steps=0"
         )
-    if not test_episodes(task, config.evaluation).height:
+    if config.optimizer.credit == "tag" and isinstance(task.form, Text):
+        raise ConfigError(
+            f"optimizer.credit=tag: answers of task.use={config.task.use} are free text, not one tag a "
+            "line; set optimizer.credit=sequence"
+        )
+    if not task.count("test", unseen=config.evaluation.users == "unseen"):
         raise ConfigError(
             f"evaluation.users={config.evaluation.users}: no test episode is of an unseen user; raise "
             f"data.protocol.unseen_share={config.data.protocol.unseen_share:g}, or set evaluation.users=all"

@@ -12,26 +12,35 @@ import numpy.typing as npt
 
 from ...envs.chat.models import ChatModel, Endpoint
 from ...envs.data import coupons as offers
-from ...envs.data.prepared import TagTask
+from ...envs.task import Lines, Task
 from ...rewards import encode_tags, parameters, resolve_all
 from ...rewards.shipped.holidays import CalendarFit
 from ...rewards.shipped.offers import OfferRanker, OfferRanks
 from ..config.schema import ConfigError, RunConfig
 
 
-def encoder(config: RunConfig, task: TagTask) -> npt.NDArray[np.float32]:
-    """Unit-norm sentence embedding of each tag, ``[tags, d]``."""
-    return encode_tags(task.catalog.tags, cache_dir=config.data.cache / "embeddings")
+def encoder(config: RunConfig, task: Task) -> npt.NDArray[np.float32]:
+    """Unit-norm sentence embedding of each option of the task, ``[options, d]``.
+
+    Raises:
+        ConfigError: its answers are free text.
+    """
+    if not isinstance(task.form, Lines):
+        raise ConfigError(
+            f"a reward reads 'encoder', which embeds the options of a list; answers of "
+            f"task.use={config.task.use} are free text: leave the reward out"
+        )
+    return encode_tags(task.form.options, cache_dir=config.data.cache / "embeddings")
 
 
-def calendar_table(config: RunConfig, task: TagTask) -> CalendarFit:
-    """Percentile of each tag by how near it is to the holidays ahead."""
+def calendar_table(config: RunConfig, task: Task) -> CalendarFit:
+    """Percentile of each option by how near it is to the holidays ahead."""
     folder = config.data.cache / "embeddings"
     return CalendarFit(encoder(config, task), partial(encode_tags, cache_dir=folder))
 
 
-def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
-    """Percentile of each tag by the probability that a household takes an offer of it.
+def offer_ranks(config: RunConfig, task: Task) -> OfferRanks:
+    """Percentile of each option by the probability that a household takes an offer of it.
 
     Raises:
         ConfigError: the data have no coupons, not in these tags, or too few before ``statistics_end``.
@@ -42,16 +51,21 @@ def offer_ranks(config: RunConfig, task: TagTask) -> OfferRanks:
             f"{config.data.source}, data.track={config.data.track} have none: use "
             "data.source=completejourney and data.track=category, or leave the reward out"
         )
-    end = task.protocol.statistics_end
-    assert end is not None, "a prepared task has its protocol filled in"
-    found = offers.load(task)
+    if task.data is None:
+        raise ConfigError(
+            f"offer_acceptance learns from coupons, which task.use={config.task.use} does not read: use "
+            "task.use=tags, or leave the reward out"
+        )
+    end = task.data.protocol.statistics_end
+    assert end is not None, "prepared data have their protocol filled in"
+    found = offers.load(task.data)
     try:
         return OfferRanks(OfferRanker.fit(found, before=end), found.history)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def judge(config: RunConfig, task: TagTask) -> ChatModel:
+def judge(config: RunConfig, task: Task) -> ChatModel:
     """The language model that rewards may ask.
 
     Raises:
@@ -68,7 +82,7 @@ def judge(config: RunConfig, task: TagTask) -> ChatModel:
         raise ConfigError(f"judge: {error}") from error
 
 
-RESOURCES: dict[str, Callable[[RunConfig, TagTask], Any]] = {
+RESOURCES: dict[str, Callable[[RunConfig, Task], Any]] = {
     "encoder": encoder,
     "calendar_table": calendar_table,
     "offers": offer_ranks,
@@ -76,7 +90,7 @@ RESOURCES: dict[str, Callable[[RunConfig, TagTask], Any]] = {
 }
 
 
-def made(config: RunConfig, task: TagTask) -> dict[str, Any]:
+def made(config: RunConfig, task: Task) -> dict[str, Any]:
     """Those that a run's rewards name."""
     named = {name for reward in resolve_all(config.rewards) for name in parameters(reward)}
     return {name: make(config, task) for name, make in RESOURCES.items() if name in named}

@@ -1,20 +1,17 @@
-"""Data, rewards and display of a run: what its stages share."""
+"""Task, rewards and display of a run: what its stages share."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from ...envs.data.prepared import TagTask, prepare
-from ...envs.tags.prompts import COLUMNS, prompted_rows
+from ...envs import task as tasks
+from ...envs.task import Task
 from ...rewards import RewardEngine
 from ...rewards.scoring.binding import LIVE
-from ...rl.decoding.lists import line_tokens
+from ...rl.decoding.forms import answer_room
 from ...rl.goal import check_segments
 from ..config.schema import ConfigError, RunConfig
 from .preconditions import check_task
@@ -28,44 +25,33 @@ class Setup:
 
     config: RunConfig
     folder: Path
-    task: TagTask
+    task: Task
     engine: RewardEngine
-    embeddings: npt.NDArray[np.float32] | None
     display: Display
-
-    def rows(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
-        return prompted_rows(
-            episodes, self.task.catalog, self.config.task.slots, self.config.task.max_history
-        )
 
     @cached_property
     def training_rows(self) -> list[dict[str, Any]]:
         """Read by the warm start and by the trainer."""
-        episodes, limit = self.task.split("train"), self.config.task.max_train_episodes
-        if limit is not None and limit < episodes.height:
-            episodes = episodes[np.linspace(0, episodes.height - 1, limit).round().astype(int)]
-        return self.rows(episodes)
+        return self.task.rows("train", self.config.task.max_train_episodes)
 
     def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Room for an answer that is half as long again as an average one."""
-        mean = np.mean([len(tokens) for tokens in line_tokens(tokenizer, self.task.catalog)])
-        return int(np.ceil(1.5 * self.config.task.slots * mean)) + 1
+        """Tokens that an answer may take where the configuration does not say."""
+        return answer_room(self.task.form, tokenizer)
 
 
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
-    """Data and rewards of a run."""
-    task = prepare(config.data)
-    check_task(config, task)
-    episodes = task.split("train")
+    """Task and rewards of a run."""
     try:
-        check_segments(config.problem(), COLUMNS, episodes.__getitem__)
+        task = tasks.make(config.task, config.data)
+        check_task(config, task)
+        check_segments(config.problem(), task.names, task.values)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    resources: dict[str, Any] = {
-        "catalog": task.catalog,
-        "slots": config.task.slots,
-        **dict.fromkeys(LIVE),
-    }
-    resources |= made(config, task)
-    engine = RewardEngine(config.rewards, resources=resources, columns=[*COLUMNS, "completion_ids"])
-    return Setup(config, config.folder, task, engine, resources.get("encoder"), display)
+    task.resources |= made(config, task)
+    engine = RewardEngine(
+        config.rewards,
+        resources={**task.resources, **dict.fromkeys(LIVE)},
+        columns=[*task.names, "completion_ids"],
+        derive={"answers": task.parse},
+    )
+    return Setup(config, config.folder, task, engine, display)

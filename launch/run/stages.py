@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...envs.statistics import Values
 from ...envs.storage.sealed import fingerprint, write
+from ...envs.task import Lines, Row, Task, evenly
 from ...rl import checkpoints, policy
 from ...rl.decoding.kept import Kept
-from ...rl.evaluation.answers import Answers, answer, sample, test_episodes
+from ...rl.evaluation.answers import Answers, answer, sample, scored, test_rows
 from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
 from ...rl.policy.loading import save_policy
@@ -35,6 +39,8 @@ _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
 # Files of an evaluation under way.
 _ANSWERS = "answers"
+# Episodes that a report shows.
+_EXAMPLES = 10
 # Checkpoint of the warm start.
 _WARMING = "warm_start"
 
@@ -77,8 +83,7 @@ def evaluate(
         Interruption: a signal came; what was answered until then is in ``answers/``, and is not asked again.
     """
     config, task, stop = setup.config, setup.task, stop or Stop()
-    episodes = test_episodes(task, config.evaluation)
-    rows = setup.rows(episodes)
+    rows = test_rows(task, config.evaluation)
     sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
     for name, path in policies.items():
@@ -105,11 +110,10 @@ def evaluate(
                 answers[name] = answer(
                     model,
                     tokenizer,
+                    task,
                     rows,
-                    task.catalog,
                     setup.engine,
                     config.problem(),
-                    config.task.slots,
                     sampling,
                     config.evaluation,
                     config.seed + _EVALUATION_SEED,
@@ -119,18 +123,38 @@ def evaluate(
         stop.check(f"after the {name} policy was evaluated")
     result = evaluation(
         task,
-        episodes,
+        rows,
         answers,
         config.problem(),
-        config.novelty_floor,
-        setup.embeddings,
+        config.floors,
+        partial(_scored, setup, rows, tokenizer),
         config.evaluation.decoding,
     )
-    examples = report.examples(task, episodes, rows, answers)
+    examples = _examples(task, rows, answers)
     write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
     write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
     shutil.rmtree(setup.folder / _ANSWERS, ignore_errors=True)
     return result
+
+
+def _scored(
+    setup: Setup, rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> dict[str, Values]:
+    """The run's rewards of one answer to every row, by name."""
+    scores, _ = scored(rows, texts, tokenizer, setup.engine)
+    return {name: scores[:, k].astype(float) for k, name in enumerate(setup.engine.names)}
+
+
+def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
+    """Some rows, evenly spread, with every policy's deployed answer and one sampled answer."""
+    return [
+        task.example(
+            rows[i],
+            {name: given.deployed[i] for name, given in answers.items()},
+            {name: given.sampled[i] for name, given in answers.items()},
+        )
+        for i in evenly(len(rows), _EXAMPLES)
+    ]
 
 
 def warmed(
@@ -143,13 +167,13 @@ def warmed(
         rows = setup.training_rows
         model, tokenizer = policy.load(
             config.policy,
-            tags=setup.task.catalog.tags,
+            options=form.options if isinstance(form := setup.task.form, Lines) else (),
             # The first line of a message is its role, as in the chat template.
             texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
             seed=config.seed,
         )
         check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
-        setup.task.catalog.save(setup.folder / "catalog.json")
+        setup.task.save(setup.folder)
         if config.warm_start.steps:
             _warm_up(setup, model, tokenizer, stop)
         save_policy(model, tokenizer, warm)
@@ -176,8 +200,7 @@ def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenize
                 model,
                 tokenizer,
                 setup.training_rows,
-                setup.task.catalog,
-                config.task.slots,
+                setup.task,
                 config.warm_start,
                 config.seed + _WARM_START_SEED,
                 on_step,

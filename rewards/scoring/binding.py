@@ -22,16 +22,16 @@ import hashlib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from ..base import Completion, Reward, RewardFunction, RewardSpecError, completion_text
+from ..base import Reward, RewardFunction, RewardSpecError
 from ..spec import RewardSpec
 
-# Derived column -> the resource it is made with, and how: (resource, completions) -> one entry a sample.
-DERIVED: dict[str, tuple[str, Callable[[Any, Sequence[Completion]], list]]] = {
-    "answers": ("catalog", lambda catalog, batch: [catalog.parse(completion_text(text)) for text in batch]),
+# Derived column -> the resource it is made with, and how: (resource, texts) -> one entry a sample.
+DERIVED: dict[str, tuple[str, Callable[[Any, Sequence[str]], list]]] = {
+    "answers": ("catalog", lambda catalog, texts: [catalog.parse(text) for text in texts]),
 }
 BATCH = ("prompts", "completions")
 # Of TRL: they change during training and cannot leave the process.
@@ -39,6 +39,15 @@ LIVE = ("trainer_state", "log_extra", "log_metric")
 # What a function of one sample calls them.
 ONE = {"prompt": "prompts", "completion": "completions"}
 STATE = "state"
+
+
+def derived_by(resources: Mapping[str, Any]) -> dict[str, Callable[[Sequence[str]], list]]:
+    """The derived columns that some resources make."""
+    return {
+        name: partial(make, resources[resource])
+        for name, (resource, make) in DERIVED.items()
+        if resource in resources
+    }
 
 
 class Entries(list):
@@ -159,6 +168,7 @@ def bind(
     spec: RewardSpec,
     columns: Collection[str],
     resources: Collection[str],
+    derived: Collection[str] = (),
 ) -> Call:
     """Find a source for each parameter of the reward's function.
 
@@ -166,6 +176,7 @@ def bind(
         reward: What ``spec`` names.
         columns: Dataset columns of each batch.
         resources: Names of the engine's resources.
+        derived: Names of its derived columns.
 
     Raises:
         RewardSpecError: a parameter has no source, or ``params`` do not fit.
@@ -198,12 +209,17 @@ def bind(
         everything = True
     else:
         everything = open_ended
-    sources = _sources(reward, [*wanted, *reward.needs], _optional(named), columns, resources, everything)
+    sources = _sources(
+        reward, [*wanted, *reward.needs], _optional(named), columns, resources, derived, everything
+    )
     update = None
     if hasattr(function, "update") and hasattr(function, "state_dict"):
         learns, learns_all = _parameters(function.update, reward.name)
         may_lack = _optional(learns)
-        update = function.update, _sources(reward, list(learns), may_lack, columns, resources, learns_all)
+        update = (
+            function.update,
+            _sources(reward, list(learns), may_lack, columns, resources, derived, learns_all),
+        )
     return Call(
         reward,
         spec,
@@ -244,9 +260,9 @@ def _sources(
     optional: Collection[str],
     columns: Collection[str],
     resources: Collection[str],
+    derived: Collection[str],
     everything: bool,
 ) -> Sources:
-    derived = [name for name, (resource, _) in DERIVED.items() if resource in resources]
     columns = {*BATCH, *columns}
     for name in wanted:
         if name in {*columns, *derived, *resources, *optional}:

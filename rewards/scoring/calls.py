@@ -146,7 +146,7 @@ class Workers:
     Args:
         spec: Config entry of the reward, from which each process finds the function.
         columns: Dataset columns of each batch.
-        names: Of the engine's resources, all of them.
+        names: Of the engine's resources, all of them, and of the derived columns that the reward reads.
         shared: Resources that the function reads, as they are when a process starts.
         digest: Of the file that the function stands in; a process that finds another one refuses.
     """

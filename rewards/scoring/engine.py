@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..base import PER_TAG, Completion, Reward, RewardError, RewardSpecError
+from ..base import PER_TAG, Completion, Reward, RewardError, RewardSpecError, completion_text
 from ..registry import as_spec, resolve_all
 from ..spec import RewardSpec
-from .binding import BATCH, DERIVED, Batch, bind
+from .binding import BATCH, Batch, bind, derived_by
 from .calls import OutOfTimeError, Turns, loop, result
 from .early import Early
 from .preconditions import check_call, unsaved
@@ -45,6 +45,8 @@ class RewardEngine:
         resources: objects that rewards may name as a parameter. Kept as ``.resources``; the caller may
             exchange a value between batches (TRL's ``trainer_state``, for example).
         columns: the dataset columns that each batch will carry, ``completion_ids`` included where it will.
+        derive: derived column -> what makes it of the completions' texts, once a batch; by default
+            ``answers``, as the resource ``catalog`` parses them, where there is one.
 
     Raises:
         RewardSpecError: a reward cannot be found, two share a name, or a parameter has no source.
@@ -56,9 +58,11 @@ class RewardEngine:
         *,
         resources: Mapping[str, Any],
         columns: Collection[str],
+        derive: Mapping[str, Callable[[Sequence[str]], list[Any]]] | None = None,
     ) -> None:
         self.resources = dict(resources)
-        made = [name for name, (resource, _) in DERIVED.items() if resource in resources]
+        self._derive = derived_by(resources) if derive is None else dict(derive)
+        made = [*self._derive]
         provided = [*BATCH, *made, *resources]
         for name in columns:
             if name in provided:
@@ -72,7 +76,7 @@ class RewardEngine:
         self.ranges: dict[str, tuple[float, float]] = {r.name: (r.low, r.high) for r in self.rewards}
         one_by_one = Turns(1)
         calls = [
-            bind(reward, spec, columns, resources)
+            bind(reward, spec, columns, resources, made)
             for reward, spec in zip(self.rewards, specs, strict=True)
             if spec.sum is None
         ]
@@ -177,7 +181,7 @@ class RewardEngine:
             ``[N, P, K]`` float32; 0 for other rewards. A value that is missing is that of the beginning
             before, or else the mean of all: it stands for an expectation, which a 0 would be far from.
         """
-        n, answers = len(completions), self._derive("answers", completions)
+        n, answers = len(completions), self._derived("answers", completions)
         running = np.zeros((n, lengths, len(self.names)), dtype=np.float32)
         # A length past the end is not scored again: it is the whole answer.
         rows = [
@@ -294,9 +298,8 @@ class RewardEngine:
     def _stateful(self) -> dict[str, Any]:
         return {one.call.reward.name: one.call.target for one in self._scored if one.call.stateful}
 
-    def _derive(self, name: str, completions: Sequence[Completion]) -> list[Any]:
-        resource, derive = DERIVED[name]
-        return derive(self.resources[resource], completions)
+    def _derived(self, name: str, completions: Sequence[Completion]) -> list[Any]:
+        return self._derive[name]([completion_text(completion) for completion in completions])
 
     def _batch(
         self,
@@ -325,7 +328,7 @@ class RewardEngine:
             group_size,
             range(first, first + n),
             columns={**columns, "prompts": prompts, "completions": completions},
-            derived={name: self._derive(name, completions) for name in read},
+            derived={name: self._derived(name, completions) for name in read},
             resources=self.resources,
         )
 

@@ -190,6 +190,7 @@ def _caller(call: Call, resources: Mapping[str, Any], columns: list[str], turns:
         return Awaited(call.function, 1 if call.in_order else call.spec.concurrency)
     if call.spec.workers:
         shared = partial(call.sources.portable, resources)
-        return Workers(call.spec, columns, [*resources], shared, call.digest)
+        names = [*resources, *call.sources.derived]
+        return Workers(call.spec, columns, names, shared, call.digest)
     own = call.spec.concurrency or 1
     return Threads(call.function, Turns(own) if own > 1 else turns)

@@ -1,25 +1,16 @@
-"""Deployed lists: greedy answers under a rule of what may be written, for any tokenizer.
-
-``distinct``  exactly K different tags of the catalogue (:class:`recrl.rl.decoding.lists.CatalogDecoder`)
-``grammar``   one to K tags of the catalogue; the policy ends the list (:mod:`recrl.rl.decoding.grammar`)
-``free``      whatever the policy writes
-"""
+"""Answers of a policy as texts: sampled, and greedy under what a task's form allows."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.catalog import Catalog
-from ...envs.tags.prompts import Message
+from ...envs.task import Lines, Message, Text
 from ..sampling import Constraint, Sampling
+from .forms import Decoding, longest_answer, token_constraint
 from .generate import generate
-from .grammar import GrammarConstraint
 from .kept import Kept
-from .lists import CatalogDecoder, line_tokens, longest
-
-Decoding = Literal["distinct", "grammar", "free"]
 
 
 @torch.no_grad()
@@ -63,8 +54,7 @@ def deploy(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message]],
-    catalog: Catalog,
-    slots: int,
+    form: Lines | Text,
     *,
     decoding: Decoding = "distinct",
     batch_size: int = 128,
@@ -74,23 +64,17 @@ def deploy(
     """Greedy answers.
 
     Args:
-        slots: Length of the list: exactly (``distinct``), at most (``grammar``), or, with ``free``, what an
-            answer has room for.
-        decoding: What an answer may be, see the head of this module.
+        form: What an answer is.
+        decoding: What may be written, see :mod:`recrl.rl.decoding.forms`.
         kept: See :func:`answer_texts`.
 
     Raises:
-        ValueError: see :class:`CatalogDecoder` and :class:`~recrl.rl.decoding.grammar.GrammarConstraint`.
+        ValueError: see :func:`recrl.rl.decoding.forms.token_constraint`.
         ModuleNotFoundError: ``grammar`` without the package xgrammar.
     """
-
     vocabulary = model.config.get_text_config().vocab_size
-    constraint: CatalogDecoder | GrammarConstraint | None = None
-    if decoding == "distinct":
-        constraint = CatalogDecoder(tokenizer, catalog, slots, vocabulary)
-    elif decoding == "grammar":
-        constraint = GrammarConstraint(tokenizer, catalog, slots, vocabulary)
-    max_tokens = constraint.max_tokens if constraint else longest(line_tokens(tokenizer, catalog), slots)
+    constraint = token_constraint(form, tokenizer, vocabulary, decoding)
+    max_tokens = constraint.max_tokens if constraint else longest_answer(form, tokenizer)
     return answer_texts(
         model,
         tokenizer,

@@ -1,7 +1,7 @@
-"""Answers under a grammar, with the optional package xgrammar: one to K lines, each a tag of the catalogue.
+"""Answers under a grammar, with the optional package xgrammar: one to K lines, each an option.
 
-Unlike the lists of exactly K different tags, the policy chooses how long the list is and may repeat itself.
-The grammar is over bytes, so any tokens that spell a tag are allowed, whatever the tokenizer.
+Unlike the lists of exactly K different options, the policy chooses how long the list is and may repeat
+itself. The grammar is over bytes, so any tokens that spell an option are allowed, whatever the tokenizer.
 """
 
 import importlib
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ...envs.catalog import Catalog
+from ...envs.task import Lines
 from ..sampling import Constraint
 from .lists import line_tokens
 
@@ -35,25 +35,25 @@ def load_xgrammar() -> Any:
         ) from error
 
 
-def answer_grammar(catalog: Catalog, slots: int, *, leading_space: bool = False) -> str:
-    """EBNF of an answer: one to ``slots`` lines, each a tag and its line break.
+def answer_grammar(form: Lines, *, leading_space: bool = False) -> str:
+    """EBNF of an answer: one line to as many as the form says, each an option and its line break.
 
     Args:
         leading_space: Allow one space before the first line.
 
     Raises:
-        ValueError: a tag that is more than one line, or no room for a line.
+        ValueError: an option that is more than one line, or no room for a line.
     """
-    if slots < 1:
-        raise ValueError(f"slots={slots} leaves no room for a tag; ask for 1 or more")
-    for tag in catalog.tags:
-        if len(tag.splitlines()) != 1:
+    if form.count < 1:
+        raise ValueError(f"{form.count} lines leave no room for an option; ask for 1 or more")
+    for option in form.options:
+        if len(option.splitlines()) != 1:
             raise ValueError(
-                f"tag {tag!r} has a line break in it, but an answer names one tag a line; rename it"
+                f"option {option!r} has a line break in it, but an answer names one a line; rename it"
             )
-    names = " | ".join(f'"{_escaped(tag)}"' for tag in catalog.tags)
+    names = " | ".join(f'"{_escaped(option)}"' for option in form.options)
     start = '" "? ' if leading_space else ""
-    return f'root ::= {start}line{{1,{slots}}}\nline ::= ({names}) "\\n"\n'
+    return f'root ::= {start}line{{1,{form.count}}}\nline ::= ({names}) "\\n"\n'
 
 
 def _escaped(text: str) -> str:
@@ -74,21 +74,19 @@ class GrammarConstraint(Constraint):
         ModuleNotFoundError: xgrammar is not installed.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, slots: int, vocabulary: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, form: Lines, vocabulary: int) -> None:
         self._xgrammar = load_xgrammar()
-        line_tokens(tokenizer, catalog)  # refuses tags that are not read back as they are written
+        line_tokens(tokenizer, form)  # refuses options that are not read back as they are written
         self._vocabulary = vocabulary
         known = self._xgrammar.TokenizerInfo.from_huggingface(
             tokenizer, vocab_size=vocabulary, stop_token_ids=[tokenizer.eos_token_id]
         )
         # Such tokenizers write the first word of a text with a space before it, which the parser strips.
-        grammar = answer_grammar(catalog, slots, leading_space=known.add_prefix_space)
+        grammar = answer_grammar(form, leading_space=known.add_prefix_space)
         self._compiled = self._xgrammar.GrammarCompiler(known).compile_grammar(grammar)
-        # A policy may spell a tag byte by byte.
-        longest = max(len(f"{tag}\n".encode()) for tag in catalog.tags)
-        self.max_tokens = known.add_prefix_space + slots * longest + 1
+        # A policy may spell an option byte by byte.
+        longest = max(len(f"{option}\n".encode()) for option in form.options)
+        self.max_tokens = known.add_prefix_space + form.count * longest + 1
         self._matchers: list[Any] = []
 
     def begin(self, answers: int) -> None:

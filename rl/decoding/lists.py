@@ -1,4 +1,4 @@
-"""Lists of exactly K different tags of the catalogue, as a constraint on tokens, for any tokenizer."""
+"""Lists of exactly K different options, as a constraint on tokens, for any tokenizer."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,28 +8,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ...envs.catalog import Catalog
+from ...envs.task import Lines
+from ...envs.text import normalise
 from ..sampling import Constraint
 
 _ROOT, _FULL = 0, -1
 
 
-class TagTrie:
-    """Token sequences of all tags. Nodes are numbers; the root is 0.
+class Trie:
+    """Token sequences of all options. Nodes are numbers; the root is 0.
 
     Attributes:
         children: Per node, token -> node.
-        tag: Leaf -> tag id.
-        path: Per tag, its edges from the root to its leaf: ``(parent, token, node)``.
-        below: Per node, the number of tags at or below it.
+        option: Leaf -> its option.
+        path: Per option, its edges from the root to its leaf: ``(parent, token, node)``.
+        below: Per node, the number of options at or below it.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
         self.children: list[dict[int, int]] = [{}]
-        self.tag: dict[int, int] = {}
+        self.option: dict[int, int] = {}
         self.path: list[list[tuple[int, int, int]]] = []
         self.below: list[int] = [0]
-        for tag, tokens in enumerate(sequences):
+        for option, tokens in enumerate(sequences):
             parent, path = _ROOT, []
             for token in tokens:
                 if token not in self.children[parent]:
@@ -40,43 +41,43 @@ class TagTrie:
                 self.below[node] += 1
                 path.append((parent, token, node))
                 parent = node
-            if parent in self.tag:
+            if parent in self.option:
                 raise ValueError(
-                    f"tags {self.tag[parent]} and {tag} have the same tokens under this tokenizer; "
+                    f"options {self.option[parent]} and {option} have the same tokens under this tokenizer; "
                     "rename one of them"
                 )
-            self.tag[parent] = tag
+            self.option[parent] = option
             self.path.append(path)
 
 
-def line_tokens(tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> list[list[int]]:
-    """Tokens of each tag as a line of an answer: its break ends it, so no line is a prefix of another.
+def line_tokens(tokenizer: PreTrainedTokenizerBase, form: Lines) -> list[list[int]]:
+    """Tokens of each option as a line of an answer: its break ends it, so no line is a prefix of another.
 
     Raises:
-        ValueError: a tag that is not read back from the text that its tokens stand for.
+        ValueError: an option that is not read back from the text that its tokens stand for.
     """
     coder: Any = tokenizer
-    lines = coder([catalog.render([tag]) for tag in range(len(catalog))], add_special_tokens=False)
+    lines = coder([form.render([i]) for i in range(len(form.options))], add_special_tokens=False)
     found: list[list[int]] = lines["input_ids"]
     # Twice in a row, so that a tokenizer that loses the line break is noticed.
     texts = coder.batch_decode([line + line for line in found], skip_special_tokens=True)
-    for tag, text in enumerate(texts):
-        if catalog.parse(text).slots != (tag, tag):
+    for option, text in zip(form.options, texts, strict=True):
+        if [normalise(line) for line in text.splitlines()] != [normalise(option)] * 2:
             raise ValueError(
-                f"tag {catalog.tags[tag]!r} on two lines comes back from this tokenizer as {text!r}, which "
-                "does not name it twice; leave line breaks and the tokenizer's special tokens out of tags, "
-                "or take another policy.model"
+                f"option {option!r} on two lines comes back from this tokenizer as {text!r}, which does not "
+                "name it twice; leave line breaks and the tokenizer's special tokens out of it, or take "
+                "another policy.model"
             )
     return found
 
 
-def longest(lines: Sequence[Sequence[int]], slots: int) -> int:
-    """Tokens of an answer that names the longest tag in every slot, its end included."""
-    return slots * max(map(len, lines)) + 1
+def longest(lines: Sequence[Sequence[int]], count: int) -> int:
+    """Tokens of an answer that names the longest option on every line, its end included."""
+    return count * max(map(len, lines)) + 1
 
 
-class CatalogDecoder(Constraint):
-    """Allows only tokens that go on with a tag not named yet; after ``slots`` tags only the end.
+class DistinctLines(Constraint):
+    """Allows only tokens that go on with an option not named yet; after the last line only the end.
 
     Args:
         vocabulary: Number of tokens that the model scores.
@@ -85,18 +86,18 @@ class CatalogDecoder(Constraint):
         max_tokens: Of the longest answer, its end included.
 
     Raises:
-        ValueError: more slots than tags, or two tags with the same tokens.
+        ValueError: more lines than options, or two options with the same tokens.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, slots: int, vocabulary: int
-    ) -> None:
-        if slots > len(catalog):
-            raise ValueError(f"slots={slots} is more than the catalogue's {len(catalog)} tags; ask for fewer")
-        lines = line_tokens(tokenizer, catalog)
-        self.max_tokens = longest(lines, slots)
-        self._slots, self._vocabulary = slots, vocabulary
-        self._trie = TagTrie(lines)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, form: Lines, vocabulary: int) -> None:
+        if form.count > len(form.options):
+            raise ValueError(
+                f"{form.count} lines are more than the {len(form.options)} options; ask for fewer"
+            )
+        lines = line_tokens(tokenizer, form)
+        self.max_tokens = longest(lines, form.count)
+        self._count, self._vocabulary = form.count, vocabulary
+        self._trie = Trie(lines)
         # Per node the tokens that go on from it; last, for a full list, the end.
         self._after = [torch.tensor([*children], dtype=torch.long) for children in self._trie.children]
         self._after.append(torch.tensor([tokenizer.eos_token_id]))
@@ -121,12 +122,12 @@ class CatalogDecoder(Constraint):
 
     def _advance(self, row: "_Row", token: int) -> None:
         row.node = self._trie.children[row.node][token]
-        tag = self._trie.tag.get(row.node)
-        if tag is None:
+        option = self._trie.option.get(row.node)
+        if option is None:
             return
         row.named += 1
-        row.node = _ROOT if row.named < self._slots else _FULL
-        for parent, edge, node in self._trie.path[tag]:
+        row.node = _ROOT if row.named < self._count else _FULL
+        for parent, edge, node in self._trie.path[option]:
             row.taken[node] += 1
             if row.taken[node] == self._trie.below[node]:
                 row.used_up[parent].append(edge)
@@ -138,5 +139,7 @@ class _Row:
     def __init__(self) -> None:
         self.named = 0
         self.node = _ROOT
-        self.taken: dict[int, int] = defaultdict(int)  # node -> named tags at or below it
-        self.used_up: dict[int, list[int]] = defaultdict(list)  # node -> tokens behind which no tag is left
+        self.taken: dict[int, int] = defaultdict(int)  # node -> named options at or below it
+        self.used_up: dict[int, list[int]] = defaultdict(
+            list
+        )  # node -> tokens behind which no option is left

@@ -1,26 +1,24 @@
-"""A policy's answers and its tables: sampled as in training, and deployed, beside the baselines.
+"""A policy's answers: sampled as in training, and deployed.
 
 ``sampled``   random answers as in the rollouts, scored by the run's own rewards: objective and constraints
-``deployed``  greedy lists, without duplicates unless set otherwise: the protocol's metrics
+``deployed``  greedy, lists without duplicates unless set otherwise: the task's own metrics
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 from pydantic import BaseModel, field_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.catalog import Catalog
-from ...envs.data.prepared import TagTask
 from ...envs.settings import MANY, Between
-from ...envs.tags import metrics
+from ...envs.task import Row, Task
 from ...rewards import RewardEngine
-from ..decoding.deploy import Decoding, answer_texts, deploy
+from ..decoding.deploy import answer_texts, deploy
+from ..decoding.forms import Decoding
 from ..decoding.grammar import load_xgrammar
 from ..decoding.kept import Kept
 from ..optimizer.problem import Problem, segment_indicators
@@ -39,8 +37,8 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     batch_size: Annotated[int, Between(1, 1_000_000)] = 128
     """Answers generated at once."""
     decoding: Decoding = "distinct"
-    """Deployed lists: ``distinct`` (exactly K different tags), ``grammar`` (one to K tags, the policy ends
-    the list; needs the package xgrammar) or ``free``."""
+    """Deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the policy ends the
+    list; needs the package xgrammar) or ``free``. Free text is not constrained."""
 
     @field_validator("decoding")
     @classmethod
@@ -52,34 +50,28 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
 
 @dataclass(frozen=True)
 class Answers:
-    """What one policy answered to every episode.
+    """What one policy answered to every row.
 
     Attributes:
-        scores: ``[episodes, answers, columns]`` of the sampled answers, see ``Problem.columns``; NaN =
-        missing. slots: ``[episodes, K]`` tag ids of the deployed list.
-        texts: One sampled answer for each episode.
+        scores: ``[rows, answers, columns]`` of the sampled answers, see ``Problem.columns``; NaN = missing.
+        deployed: One deployed answer to each row.
+        sampled: One sampled answer to each row.
     """
 
     scores: npt.NDArray[np.float32]
-    slots: npt.NDArray[np.int32]
-    texts: list[str]
+    deployed: list[str]
+    sampled: list[str]
 
 
-def test_episodes(task: TagTask, config: EvaluationConfig) -> pl.DataFrame:
-    """The episodes that ``config`` asks for."""
-    episodes = task.split("test")
-    if config.users == "unseen":
-        episodes = episodes.filter(pl.col("unseen"))
-    if config.max_episodes is not None and config.max_episodes < episodes.height:
-        chosen = np.linspace(0, episodes.height - 1, config.max_episodes).round().astype(int)
-        episodes = episodes[chosen]
-    return episodes
+def test_rows(task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
+    """The rows that ``config`` asks for."""
+    return task.rows("test", config.max_episodes, unseen=config.users == "unseen")
 
 
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     engine: RewardEngine,
     problem: Problem,
     sampling: Sampling,
@@ -115,26 +107,39 @@ def sample(
             kept=kept,
             on_batch=on_batch,
         )
-    columns = {key: [row[key] for row in rows for _ in range(copies)] for key in rows[0] if key != "prompt"}
+    scores, columns = scored(rows, texts, tokenizer, engine, copies)
+    members = segment_indicators(problem, columns, len(texts)).numpy()
+    return np.concatenate([scores, members], axis=1).reshape(len(rows), copies, -1), texts
+
+
+def scored(
+    rows: Sequence[Row],
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    engine: RewardEngine,
+    copies: int = 1,
+) -> tuple[npt.NDArray[np.float32], dict[str, list[Any]]]:
+    """Scores of ``copies`` answers to every row, ``[answers, rewards]``; and the columns that they were asked
+    with."""
+    names = [key for key in rows[0] if key != "prompt"]
+    columns: dict[str, list[Any]] = {key: [row[key] for row in rows for _ in range(copies)] for key in names}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     scores = engine.score(
-        [prompt for prompt in prompts for _ in range(copies)],
+        [row["prompt"] for row in rows for _ in range(copies)],
         [[{"role": "assistant", "content": text}] for text in texts],
         columns,
         copies,
     )
-    members = segment_indicators(problem, columns, len(texts)).numpy()
-    return np.concatenate([scores, members], axis=1).reshape(len(rows), copies, -1), texts
+    return scores, columns
 
 
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Mapping[str, Any]],
-    catalog: Catalog,
+    task: Task,
+    rows: Sequence[Row],
     engine: RewardEngine,
     problem: Problem,
-    slots: int,
     sampling: Sampling,
     config: EvaluationConfig,
     seed: int,
@@ -144,7 +149,6 @@ def answer(
     """Let a policy answer every row, sampled and deployed.
 
     Args:
-        rows: ``prompt`` and the columns that the rewards read.
         sampling: The rollouts'.
         kept: Where answers of ``sampled`` or ``deployed`` are kept in case the process stops.
         on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
@@ -162,19 +166,14 @@ def answer(
         kept=kept("sampled"),
         on_batch=lambda done: on_batch("sampled", done),
     )
-    listed = deploy(
+    deployed = deploy(
         model,
         tokenizer,
         [row["prompt"] for row in rows],
-        catalog,
-        slots,
+        task.form,
         decoding=config.decoding,
         batch_size=config.batch_size,
         kept=kept("deployed"),
         on_batch=lambda done: on_batch("deployed", done),
     )
-    return Answers(
-        scores=scores,
-        slots=metrics.to_slots([catalog.parse(text) for text in listed], slots),
-        texts=texts[:: config.answers_per_prompt],
-    )
+    return Answers(scores, deployed, texts[:: config.answers_per_prompt])

@@ -1,59 +1,56 @@
 """The tables of an evaluation: intervals, slacks and differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 
-from ...envs.data.prepared import TagTask
 from ...envs.statistics import Estimate, Values, estimate, paired_difference
-from ...envs.tags import baselines, metrics
-from ..decoding.deploy import Decoding
+from ...envs.task import Row, Task
+from ..decoding.forms import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
 from .answers import Answers
 
 
 def evaluation(
-    task: TagTask,
-    episodes: pl.DataFrame,
+    task: Task,
+    rows: Sequence[Row],
     answers: Mapping[str, Answers],
     problem: Problem,
-    novelty_floor: float,
-    embeddings: npt.NDArray[np.float32] | None,
+    floors: Mapping[str, float],
+    scored: Callable[[Sequence[str]], Mapping[str, Values]],
     decoding: Decoding,
 ) -> dict[str, Any]:
     """Every table of a report, as JSON.
 
     Args:
+        rows: That were answered.
         answers: Policy name -> answers; the first is the reference of the differences (the warm start), the
             last the policy that was trained.
-        novelty_floor: Floor that the ``quota`` baseline meets.
-        embeddings: ``[tags, d]`` unit vectors for diversity.
-        decoding: Of the deployed lists.
+        floors: Reward -> bound that baselines meet.
+        scored: Scores one answer to every row with the run's rewards.
+        decoding: Of the deployed answers.
 
     Returns:
         What was asked for, and ``populations``: per population ``sampled`` (rewards, objective,
-        constraints) and ``deployed`` (metrics by policy and baseline, paired differences to quota,
+        constraints) and ``deployed`` (metrics by policy and baseline, paired differences to the reference,
         constraints, exposure).
     """
-    slots = next(iter(answers.values())).slots.shape[1]
-    lists = baselines.lists(task, episodes, slots, novelty_floor)
-    lists |= {name: found.slots for name, found in answers.items()}
-    deployed = {
-        name: metrics.per_episode(task, episodes, chosen, embeddings) for name, chosen in lists.items()
-    }
-    unseen = episodes["unseen"].to_numpy()
+    texts = {name: answerer(rows) for name, answerer in task.baselines(floors).items()}
+    texts |= {name: found.deployed for name, found in answers.items()}
+    deployed = {name: task.metrics(rows, given, partial(scored, given)) for name, given in texts.items()}
+    unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     populations = {"unseen users": unseen} if unseen.any() else {}
     if not unseen.all():
         populations["all users"] = np.ones_like(unseen)
-    users = episodes["user"].to_numpy()
+    users = np.array([row["user"] for row in rows])
     return {
-        "slots": slots,
-        "novelty_floor": novelty_floor,
+        **task.facts(floors),
         "decoding": decoding,
         "populations": {
             name: {
@@ -65,13 +62,12 @@ def evaluation(
                     problem,
                 ),
                 "deployed": _deployed(
+                    task,
                     {policy: {m: v[chosen] for m, v in found.items()} for policy, found in deployed.items()},
-                    {policy: found[chosen] for policy, found in lists.items()},
-                    episodes.filter(pl.Series(chosen)),
+                    {policy: [*compress(given, chosen)] for policy, given in texts.items()},
+                    [*compress(rows, chosen)],
                     problem,
                     list(answers),
-                    len(task.catalog),
-                    slots,
                 ),
             }
             for name, chosen in populations.items()
@@ -122,14 +118,16 @@ def _sampled(
 
 
 def _deployed(
+    task: Task,
     values: Mapping[str, Mapping[str, Values]],
-    lists: Mapping[str, npt.NDArray[np.int32]],
-    episodes: pl.DataFrame,
+    texts: Mapping[str, Sequence[str]],
+    rows: Sequence[Row],
     problem: Problem,
     policies: Sequence[str],
-    n_tags: int,
-    slots: int,
 ) -> dict[str, Any]:
+    headline, reference = task.headline or problem.objective, task.reference or policies[0]
+    users = np.array([row["user"] for row in rows])
+
     def table(name: str) -> dict[str, Any]:
         found = {}
         for metric, column in values[name].items():
@@ -137,14 +135,14 @@ def _deployed(
                 found[metric] = estimated
         return found
 
-    headline, users = f"recall@{slots}", episodes["user"].to_numpy()
-    members = segment_indicators(problem, episodes.to_dict(), episodes.height).numpy() == 1
+    columns = {column: [row[column] for row in rows] for column, _ in problem.segments}
+    members = segment_indicators(problem, columns, len(rows)).numpy() == 1
     constraints = []
     for constraint in problem.constraints:
-        # Only rewards that are metrics of a list too can be read off a deployed list.
+        # Only rewards that are metrics of a deployed answer too can be read off it.
         if constraint.kind != "mean" or constraint.reward not in values[policies[-1]]:
             continue
-        inside = np.ones(episodes.height, dtype=bool)
+        inside = np.ones(len(rows), dtype=bool)
         if constraint.segment is not None:
             inside = members[:, problem.segments.index(constraint.segment)]
         if not inside.any():  # no episode of that segment in this population
@@ -157,12 +155,12 @@ def _deployed(
         constraints.append(row)
     return {
         "metrics": {name: table(name) for name in values},
-        "exposure": {name: metrics.exposure(chosen, n_tags) for name, chosen in lists.items()},
-        "difference to quota": {
-            name: asdict(paired_difference(values[name][headline], values["quota"][headline], users))
+        "exposure": {name: task.spread(given) for name, given in texts.items()},
+        f"difference to {reference}": {
+            name: asdict(paired_difference(values[name][headline], values[reference][headline], users))
             for name in values
         },
-        "share of quota": values[policies[-1]][headline].mean() / values["quota"][headline].mean(),
+        f"share of {reference}": values[policies[-1]][headline].mean() / values[reference][headline].mean(),
         "constraints": constraints,
     }
 

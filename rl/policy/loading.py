@@ -43,13 +43,13 @@ class PolicyError(ValueError):
 
 
 def load(
-    config: PolicyConfig, *, tags: Sequence[str] = (), texts: Sequence[str] = (), seed: int = 0
+    config: PolicyConfig, *, options: Sequence[str] = (), texts: Sequence[str] = (), seed: int = 0
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load or make a policy.
 
     Args:
         config: Which one.
-        tags: Tags that the tiny policy's tokenizer knows as one token each, line break included.
+        options: Lines that the tiny policy's tokenizer knows as one token each, line break included.
         texts: Text that the tiny policy's tokenizer learns its pieces from: the prompts.
         seed: Seed of the tiny policy's weights.
 
@@ -61,7 +61,7 @@ def load(
     """
     dtype = getattr(torch, config.dtype)
     if config.model == "tiny":
-        tokenizer: Any = tiny_tokenizer(tags, texts, config.tiny.vocabulary)
+        tokenizer: Any = tiny_tokenizer(options, texts, config.tiny.vocabulary)
         model: Any = tiny_model(config.tiny, tokenizer, seed).to(dtype)
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype)

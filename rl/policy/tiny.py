@@ -19,7 +19,7 @@ _MOST_WEIGHTS = 1_000_000_000
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
-# Chosen by how fast the tiny policy learns to copy tags of the prompt.
+# Chosen by how fast the tiny policy learns to copy lines of the prompt.
 _EMBEDDING_STD, _COPY_GAIN = 0.1, 4.0
 
 CHAT_TEMPLATE = (
@@ -39,7 +39,7 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     heads: Annotated[int, Between(1, 1024)] = 4
     """Attention heads."""
     vocabulary: Annotated[int, Between(259, 1_000_000)] = 1000
-    """Byte-level pieces besides the tags; at least the 256 bytes and three marks of the chat format."""
+    """Byte-level pieces besides the options; at least the 256 bytes and three marks of the chat format."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TinyConfig":
@@ -58,11 +58,11 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
         return self
 
 
-def tiny_tokenizer(tags: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learned from ``texts``, plus one token for each tag with the line break that ends it."""
-    if not tags:
+def tiny_tokenizer(options: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learned from ``texts``, plus one token for each option and its line break."""
+    if not options and not texts:
         raise ValueError(
-            "policy.model=tiny needs the catalogue's tags to make its tokenizer; pass tags=catalog.tags"
+            "policy.model=tiny makes its tokenizer of what it writes and reads; pass options=, texts= or both"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -74,7 +74,7 @@ def tiny_tokenizer(tags: Sequence[str], texts: Sequence[str], pieces: int) -> Pr
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(f"{tag}\n", normalized=False) for tag in tags])
+    tokenizer.add_tokens([AddedToken(f"{option}\n", normalized=False) for option in options])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=_END,
@@ -88,7 +88,7 @@ def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     """A Qwen3 decoder with random weights, tied embeddings, and attention that starts out as copying.
 
     The product of each layer's output and value projections starts at a multiple of the identity (mimetic
-    initialisation, Trockman and Kolter 2023, arXiv 2305.09828), so tags of the prompt are likelier answers
+    initialisation, Trockman and Kolter 2023, arXiv 2305.09828), so lines of the prompt are likelier answers
     from the first step on. From the usual initialisation copying did not emerge within hundreds of steps.
     """
     # Every configuration takes it, but no typed signature declares it.

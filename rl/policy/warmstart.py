@@ -24,11 +24,9 @@ import torch
 from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.catalog import Catalog
 from ...envs.settings import MANY, Between
 from ...envs.storage import sealed, states
-from ...envs.tags.prompts import Message
-from ...envs.tags.teaching import sample_list
+from ...envs.task import Message, Row, Task
 from ..checkpoints import CheckpointError, reading
 from ..prefix.packing import continuation_logits
 from ..prefix.sharing import can_share
@@ -74,9 +72,8 @@ class StoppedWarmStart(Exception):  # noqa: N818  (no fault)
 def warm_start(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    episodes: Sequence[Mapping[str, Any]],
-    catalog: Catalog,
-    slots: int,
+    rows: Sequence[Row],
+    task: Task,
     config: WarmStartConfig,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
@@ -84,12 +81,10 @@ def warm_start(
     checkpoint: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[float]:
-    """Train ``model`` in place on sampled target lists.
+    """Train ``model`` in place on the task's demonstrations.
 
     Args:
-        episodes: Rows with ``prompt`` (chat messages), ``target`` and ``history``; visited in a random
-            order, again and again.
-        slots: Length of a list.
+        rows: Visited in a random order, again and again.
         on_step: Called after each step with its number (from 1) and loss; first with those of the steps
             that a checkpoint brings along.
         checkpoint: Folder to go on from, if it is there, whole, and of the same warm start. It is written
@@ -103,30 +98,22 @@ def warm_start(
         StoppedWarmStart: ``stop`` said so; a checkpoint of this step is written.
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
-    training = _Training(model, [len(row["history"]) for row in episodes], config, seed)
+    training = _Training(model, [task.size(row) for row in rows], config, seed)
     kept = None if checkpoint is None else _Checkpoint(checkpoint, training)
     if kept is not None:
-        kept.load(_identity(model, episodes, catalog, slots, config, seed))
+        kept.load(_identity(model, task.lesson(rows), config, seed))
     model.train()
     for step, loss in enumerate(training.losses):
         on_step(step + 1, loss)
     for step in range(len(training.losses), config.steps):
-        chosen = [episodes[i] for i in next(training.batches)]
+        chosen = [rows[i] for i in next(training.batches)]
         rehearsing = step < config.rehearsal * config.steps
-        lists = [
-            catalog.render(
-                sample_list(
-                    row["history"][:slots] if rehearsing else row["target"],
-                    row["history"],
-                    slots,
-                    len(catalog),
-                    training.rng,
-                )
-            )
+        answers = [
+            task.demonstration(row, rehearsing, training.rng)
             for row in chosen
             for _ in range(config.lists_per_prompt)
         ]
-        training.step(_loss(model, tokenizer, [row["prompt"] for row in chosen], lists))
+        training.step(_loss(model, tokenizer, [row["prompt"] for row in chosen], answers))
         on_step(step + 1, training.losses[-1])
         stopped = stop()
         due = (step + 1) % config.save_every == 0 and step + 1 < config.steps
@@ -247,25 +234,15 @@ class _Checkpoint:
 
 
 def _identity(
-    model: PreTrainedModel,
-    episodes: Sequence[Mapping[str, Any]],
-    catalog: Catalog,
-    slots: int,
-    config: WarmStartConfig,
-    seed: int,
+    model: PreTrainedModel, lesson: Mapping[str, Any], config: WarmStartConfig, seed: int
 ) -> dict[str, Any]:
     """What a warm start has to share with another one to go on from where that stopped; as JSON."""
     shapes = [(name, [*value.shape], str(value.dtype)) for name, value in model.state_dict().items()]
-    told = 0
-    for row in episodes:
-        told = zlib.crc32(repr([row["prompt"], [*row["target"]], [*row["history"]]]).encode(), told)
     return {
         "settings": config.model_dump(mode="json", exclude={"save_every"}),
         "seed": seed,
-        "slots": slots,
         "model": [str(model.name_or_path), zlib.crc32(json.dumps(shapes).encode())],
-        "tags": zlib.crc32(json.dumps([*catalog.tags]).encode()),
-        "episodes": [len(episodes), told],
+        **lesson,
     }
 
 

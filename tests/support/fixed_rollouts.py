@@ -72,7 +72,7 @@ def uneven(prompts: list, trainer: Any) -> dict:
 def policy_and_tokenizer(hidden: int = 32) -> tuple[Any, Any]:
     config = policy.PolicyConfig(tiny=policy.TinyConfig(hidden=hidden, vocabulary=300))
     texts = [row["prompt"][0]["content"] for row in rows()]
-    return policy.load(config, tags=CATALOG.tags, texts=texts)
+    return policy.load(config, options=CATALOG.tags, texts=texts)
 
 
 def arguments(output: Path, **options: Any) -> GRPOConfig:

@@ -16,7 +16,7 @@ import pytest
 
 from recrl.envs.data.episodes import Protocol
 from recrl.envs.data.logs import DataError
-from recrl.envs.data.prepared import DataConfig, TagTask, fault, prepare, restore
+from recrl.envs.data.prepared import Data, DataConfig, fault, prepare, restore
 from recrl.envs.storage import sealed
 
 LOG = "".join(
@@ -46,7 +46,7 @@ def built(tmp_path_factory) -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def task(built) -> TagTask:
+def task(built) -> Data:
     return prepare(built)
 
 
@@ -73,7 +73,7 @@ def content(config: DataConfig) -> dict[str, bytes]:
     return {name: (found / name).read_bytes() for name in [*sealed.files(found), sealed.MANIFEST]}
 
 
-def same(one: TagTask, other: TagTask) -> bool:
+def same(one: Data, other: Data) -> bool:
     return (
         one.table.equals(other.table)
         and one.catalog.fingerprint == other.catalog.fingerprint

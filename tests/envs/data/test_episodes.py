@@ -164,5 +164,5 @@ def test_the_cache_is_keyed_on_content(panel_task, cache, monkeypatch):
 
 
 def test_masks_put_each_list_in_its_row():
-    mask = member_mask(pl.Series([[0, 2], [], [1]], dtype=pl.List(pl.Int32)), 3)
+    mask = member_mask([{"target": [0, 2]}, {"target": []}, {"target": [1]}], "target", 3)
     assert mask.tolist() == [[True, False, True], [False] * 3, [False, True, False]]

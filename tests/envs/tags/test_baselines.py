@@ -12,12 +12,12 @@ K = 10
 
 @pytest.fixture(scope="module")
 def recalls(panel_task):
-    episodes = panel_task.split("test")
+    rows = panel_task.split("test").to_dicts()
     found = {
-        name: metrics.per_episode(panel_task, episodes, lists)
-        for name, lists in baselines.lists(panel_task, episodes, K, 0.3).items()
+        name: metrics.per_episode(panel_task, rows, ranked(rows))
+        for name, ranked in baselines.lists(panel_task, K, 0.3).items()
     }
-    return episodes, found
+    return rows, found
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ def test_recall_of_all_users(recalls, name, figure):
 
 
 def test_recall_of_unseen_users(recalls):
-    episodes, found = recalls
-    unseen = episodes["unseen"].to_numpy()
+    rows, found = recalls
+    unseen = np.array([row["unseen"] for row in rows])
     assert found["own frequency"]["recall@10"][unseen].mean() == pytest.approx(0.258, abs=0.005)
     assert found["quota"]["recall@10"][unseen].mean() == pytest.approx(0.231, abs=0.005)
     assert found["quota"]["novelty"][unseen].mean() == pytest.approx(0.303, abs=0.005)
@@ -47,12 +47,12 @@ def test_recall_of_unseen_users(recalls):
 )
 def test_recall_of_novel_tags_when_only_novel_tags_are_ranked(panel_task, name, never_before, lookback):
     """Under "never before" and under the fixed 20-week look-back; ties and old favourites part the two."""
-    episodes = panel_task.split("test")
-    scores = baselines.SCORERS[name](panel_task, episodes)
+    rows = panel_task.split("test").to_dicts()
+    scores = baselines.SCORERS[name](panel_task, rows)
     n_tags = len(panel_task.catalog)
-    target = baselines.member_mask(episodes["target"], n_tags)
+    target = baselines.member_mask(rows, "target", n_tags)
     for column, figure in (("history", never_before), ("lookback", lookback)):
-        known = baselines.member_mask(episodes[column], n_tags)
+        known = baselines.member_mask(rows, column, n_tags)
         novel = target & ~known
         hits = np.take_along_axis(novel, top(scores, K, known), axis=1).sum(axis=1)
         some = novel.any(axis=1)
@@ -60,18 +60,18 @@ def test_recall_of_novel_tags_when_only_novel_tags_are_ranked(panel_task, name, 
 
 
 def test_quota_meets_its_floor_with_distinct_tags(panel_task):
-    episodes = panel_task.split("test")
+    rows = panel_task.split("test").to_dicts()
     for floor in (0.0, 0.25, 0.5):
-        lists = baselines.quota(panel_task, episodes, K, floor)
-        found = metrics.per_episode(panel_task, episodes, lists)
+        lists = baselines.quota(panel_task, rows, K, floor)
+        found = metrics.per_episode(panel_task, rows, lists)
         assert found["duplicates"].max() == 0
         assert found["novelty"].mean() >= floor
 
 
 def test_quota_without_a_floor_is_own_frequency_within_the_lookback(panel_task):
-    episodes = panel_task.split("test").head(200)
-    lists = baselines.quota(panel_task, episodes, 3, 0.0)
-    for row, chosen in zip(episodes.iter_rows(named=True), lists.tolist(), strict=True):
+    rows = panel_task.split("test").head(200).to_dicts()
+    lists = baselines.quota(panel_task, rows, 3, 0.0)
+    for row, chosen in zip(rows, lists.tolist(), strict=True):
         recent = [tag for tag in row["history"] if tag in set(row["lookback"])]
         assert chosen[: len(recent)] == recent[:3]
 
@@ -80,8 +80,8 @@ def test_the_type_track_comes_out_at_its_figures(cache):
     """About 1,350 tags ``category > type``: harder, and own frequency leads by more."""
     task = prepare(DataConfig(track="type", cache=cache))
     assert 1300 <= len(task.catalog) <= 1400
-    episodes = task.split("test")
+    rows = task.split("test").to_dicts()
     for name, figure in (("own frequency", 0.174), ("popularity", 0.103), ("EASE", 0.114)):
-        scores = baselines.SCORERS[name](task, episodes)
-        found = metrics.per_episode(task, episodes, top(scores, K))
+        scores = baselines.SCORERS[name](task, rows)
+        found = metrics.per_episode(task, rows, top(scores, K))
         assert found["recall@10"].mean() == pytest.approx(figure, abs=0.005), name

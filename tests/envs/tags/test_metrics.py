@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 import numpy as np
-import polars as pl
 import pytest
 
 from recrl.envs.catalog import INVALID, Catalog, ParsedAnswer
@@ -13,17 +12,17 @@ from recrl.envs.tags.metrics import MISSING
 from recrl.rewards.shipped import tags
 
 
-class Task:
-    """The little of a task that metrics read."""
+class Known:
+    """The little of the data that metrics read."""
 
     catalog = Catalog(("a", "b", "c", "d", "e", "f"), equivalents=[("a", "f")])
     surges: ClassVar = {7: frozenset({2})}
 
 
-EPISODES = pl.DataFrame(
-    {"origin": [7, 7], "target": [[0, 1, 2, 3], [5]], "lookback": [[0, 4], [5]]},
-    schema_overrides={"target": pl.List(pl.Int32), "lookback": pl.List(pl.Int32)},
-)
+ROWS = [
+    {"origin": 7, "target": [0, 1, 2, 3], "lookback": [0, 4]},
+    {"origin": 7, "target": [5], "lookback": [5]},
+]
 # First answer: hit a, miss e, repeat a, invalid, hit c.
 # Second answer: a (equivalent of the target f), b, then nothing.
 SLOTS = np.array([[0, 4, 0, INVALID, 2], [0, 1, MISSING, MISSING, MISSING]], np.int32)
@@ -33,7 +32,7 @@ SLOTS = np.array([[0, 4, 0, INVALID, 2], [0, 1, MISSING, MISSING, MISSING]], np.
 def values():
     vectors = np.eye(6, dtype=np.float32)
     vectors[1] = vectors[0]
-    return metrics.per_episode(Task, EPISODES, SLOTS, vectors)
+    return metrics.per_episode(Known, ROWS, SLOTS, vectors)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +59,7 @@ def test_by_hand(values, metric, expected):
 
 @pytest.mark.parametrize("slot", [INVALID, MISSING])
 def test_an_answer_without_a_tag_scores_nothing(slot):
-    values = metrics.per_episode(Task, EPISODES, np.full((2, 5), slot, np.int32))
+    values = metrics.per_episode(Known, ROWS, np.full((2, 5), slot, np.int32))
     for metric in ("recall@5", "novelty", "validity", "duplicates"):
         assert values[metric].tolist() == [0, 0]
 
@@ -68,12 +67,12 @@ def test_an_answer_without_a_tag_scores_nothing(slot):
 def test_lists_of_any_length_are_judged_as_their_rewards_judge_them():
     answers = [(0, 1, 0), (4,), (), (2, INVALID, 2, 2), (5, 5, 5, 5, 5)]
     answers = [ParsedAnswer(slots) for slots in answers]
-    episodes = EPISODES[[0, 1, 0, 1, 0]]
-    values = metrics.per_episode(Task, episodes, metrics.to_slots(answers, 5))
+    rows = [ROWS[i] for i in (0, 1, 0, 1, 0)]
+    values = metrics.per_episode(Known, rows, metrics.to_slots(answers, 5))
     assert values["validity"].tolist() == tags.validity(answers)
     assert values["duplicates"].tolist() == tags.duplicates(answers)
-    assert values["recall@5"].tolist() == tags.recall(answers, episodes["target"].to_list(), slots=5)
-    assert values["novelty"].tolist() == tags.novelty(answers, episodes["lookback"].to_list(), slots=5)
+    assert values["recall@5"].tolist() == tags.recall(answers, [row["target"] for row in rows], slots=5)
+    assert values["novelty"].tolist() == tags.novelty(answers, [row["lookback"] for row in rows], slots=5)
 
 
 def test_slots_are_cut_and_filled():

@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from recrl.envs.catalog import Catalog, display, normalise
+from recrl.envs.catalog import Catalog
 from recrl.envs.tags.prompts import COLUMNS, prompted_rows, tag_messages
+from recrl.envs.text import display, normalise
 
 EPISODE = {
     "calendar": "May, spring; ahead: Memorial Day",

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from recrl.envs.catalog import Catalog
+from recrl.envs.task import Lines
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import answer_texts, deploy
-from recrl.rl.decoding.lists import CatalogDecoder, TagTrie, line_tokens
+from recrl.rl.decoding.lists import DistinctLines, Trie, line_tokens
 from recrl.rl.policy.loading import PolicyConfig
 from recrl.rl.policy.tiny import TinyConfig
 from recrl.rl.sampling import Sampling
@@ -25,7 +26,7 @@ def load(tags):
     """``tags`` empty: every tag is spelled in several byte-level pieces."""
     return policy.load(
         PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=270)),
-        tags=tags,
+        options=tags,
         texts=["candy soup one two three"],
     )
 
@@ -35,7 +36,8 @@ def load(tags):
 def test_lists_are_complete_distinct_and_valid(tags, slots):
     model, tokenizer = load(tags)
     answers = [
-        CATALOG.parse(text) for text in deploy(model, tokenizer, PROMPTS, CATALOG, slots, batch_size=2)
+        CATALOG.parse(text)
+        for text in deploy(model, tokenizer, PROMPTS, Lines(CATALOG.tags, slots), batch_size=2)
     ]
     for answer in answers:
         assert len(answer.slots) == slots
@@ -45,8 +47,8 @@ def test_lists_are_complete_distinct_and_valid(tags, slots):
 
 def test_each_choice_is_the_likeliest_tag_that_is_left():
     model, tokenizer = load(CATALOG.tags)
-    tokens = [ids[0] for ids in line_tokens(tokenizer, CATALOG)]
-    (listed,) = deploy(model, tokenizer, PROMPTS[:1], CATALOG, 4)
+    tokens = [ids[0] for ids in line_tokens(tokenizer, Lines(CATALOG.tags, 3))]
+    (listed,) = deploy(model, tokenizer, PROMPTS[:1], Lines(CATALOG.tags, 4))
     ids = tokenizer.apply_chat_template(PROMPTS[0], add_generation_prompt=True, return_dict=True)["input_ids"]
     left = list(range(len(CATALOG)))
     for chosen in CATALOG.parse(listed).slots:
@@ -74,8 +76,8 @@ def next_tokens(tokens, lines, slots, end):
 @pytest.mark.parametrize("slots", [2, 6])
 def test_exactly_the_tags_that_are_left_are_allowed_while_answers_finish(tags, slots):
     _, tokenizer = load(tags)
-    lines, end = line_tokens(tokenizer, CATALOG), tokenizer.eos_token_id
-    decoder = CatalogDecoder(tokenizer, CATALOG, slots, len(tokenizer) + 5)
+    lines, end = line_tokens(tokenizer, Lines(CATALOG.tags, 3)), tokenizer.eos_token_id
+    decoder = DistinctLines(tokenizer, Lines(CATALOG.tags, slots), len(tokenizer) + 5)
     rng = random.Random(0)
     for _ in range(5):
         written = {answer: [] for answer in range(4)}
@@ -95,7 +97,7 @@ def test_exactly_the_tags_that_are_left_are_allowed_while_answers_finish(tags, s
 
 def test_free_answers_are_what_the_policy_writes():
     model, tokenizer = load(CATALOG.tags)
-    free = deploy(model, tokenizer, PROMPTS, CATALOG, 3, decoding="free", batch_size=2)
+    free = deploy(model, tokenizer, PROMPTS, Lines(CATALOG.tags, 3), decoding="free", batch_size=2)
     ids = tokenizer.apply_chat_template(PROMPTS[1], add_generation_prompt=True, return_dict=True)["input_ids"]
     answer = []
     # One token a tag, and the end.
@@ -136,12 +138,12 @@ def test_tags_that_do_not_come_back_from_an_answer_are_refused():
     _, tokenizer = load(CATALOG.tags)
     for tag in ("two\nlines", "two\u2028lines", "the <|im_end|>"):
         with pytest.raises(ValueError, match="does not name it twice"):
-            line_tokens(tokenizer, Catalog(["soup", tag]))
+            line_tokens(tokenizer, Lines(("soup", tag), 1))
 
 
 def test_more_slots_than_tags_and_tags_with_equal_tokens_are_refused():
     _, tokenizer = load(CATALOG.tags)
     with pytest.raises(ValueError, match="slots=7 is more than the catalogue's 6 tags"):
-        CatalogDecoder(tokenizer, CATALOG, 7, len(tokenizer))
+        DistinctLines(tokenizer, Lines(CATALOG.tags, 7), len(tokenizer))
     with pytest.raises(ValueError, match="tags 0 and 1 have the same tokens"):
-        TagTrie([[1, 2], [1, 2]])
+        Trie([[1, 2], [1, 2]])

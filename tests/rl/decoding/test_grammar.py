@@ -9,14 +9,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from recrl.envs.catalog import Catalog, normalise
+from recrl.envs.catalog import Catalog
+from recrl.envs.task import Lines
+from recrl.envs.text import normalise
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.decoding.generate import generate
 from recrl.rl.decoding.grammar import GrammarConstraint, answer_grammar
 from recrl.rl.evaluation.answers import EvaluationConfig
 from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.tiny import TinyConfig, tiny_model
 from recrl.rl.sampling import Sampling
 
 xgrammar = pytest.importorskip("xgrammar", reason="the extra `grammar` is not installed")
@@ -45,7 +47,7 @@ PADDING = 13  # rows of the model's embedding that no token uses
 def load(tags):
     model, tokenizer = policy.load(
         PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)),
-        tags=tags,
+        options=tags,
         texts=["candy bars, café crème, back\\slash one two three"],
     )
     model.resize_token_embeddings(len(tokenizer) + PADDING)
@@ -53,7 +55,7 @@ def load(tags):
 
 
 def constrained(tokenizer, catalog=CATALOG):
-    return GrammarConstraint(tokenizer, catalog, SLOTS, len(tokenizer) + PADDING)
+    return GrammarConstraint(tokenizer, Lines(catalog.tags, SLOTS), len(tokenizer) + PADDING)
 
 
 def token_bytes(tokenizer):
@@ -160,7 +162,7 @@ def test_finished_answers_leave_the_others_alone(tags):
 def test_deployed_lists_are_the_same_in_batches_of_any_size(tags):
     model, tokenizer = load(tags)
     lists = [
-        deploy(model, tokenizer, PROMPTS, CATALOG, SLOTS, decoding="grammar", batch_size=size)
+        deploy(model, tokenizer, PROMPTS, Lines(CATALOG.tags, SLOTS), decoding="grammar", batch_size=size)
         for size in (1, 3)
     ]
     assert lists[0] == lists[1]
@@ -174,7 +176,7 @@ def test_every_character_is_taken_as_it_is():
     points = [*range(0x20, 0x85), *range(0xA1, 0x250), 0x3042, 0xD7FF, 0xE000, 0xFFFD, 0x10000, 0x10FFFF]
     tags = {normalise(tag): tag for tag in (f"<{chr(point)}>" for point in points)}
     bytes_ = xgrammar.TokenizerInfo([bytes([b]) for b in range(256)] + [b"</s>"], stop_token_ids=[256])
-    compiled = xgrammar.GrammarCompiler(bytes_).compile_grammar(answer_grammar(Catalog([*tags.values()]), 1))
+    compiled = xgrammar.GrammarCompiler(bytes_).compile_grammar(answer_grammar(Lines((*tags.values(),), 1)))
 
     def accepts(text):
         matcher = xgrammar.GrammarMatcher(compiled)
@@ -199,8 +201,8 @@ def test_a_tokenizer_that_writes_a_space_before_the_first_word():
     backend.model.byte_fallback = True
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
     catalog = Catalog(["candy", "soup"])
-    model = policy.tiny_model(TinyConfig(hidden=32), tokenizer, seed=0).eval()
-    constraint = GrammarConstraint(tokenizer, catalog, SLOTS, len(tokenizer))
+    model = tiny_model(TinyConfig(hidden=32), tokenizer, seed=0).eval()
+    constraint = GrammarConstraint(tokenizer, Lines(catalog.tags, SLOTS), len(tokenizer))
     constraint.begin(1)
     first = constraint.allowed([0], None)[0].nonzero().flatten().tolist()
     assert {"▁", "▁c", "c", "s"} == {t for t in tokenizer.convert_ids_to_tokens(first) if t[0] != "<"}
@@ -215,9 +217,9 @@ def test_a_tokenizer_that_writes_a_space_before_the_first_word():
 
 def test_what_cannot_be_written_is_refused():
     with pytest.raises(ValueError, match=r"tag 'a\\nb' has a line break"):
-        answer_grammar(Catalog(["soup", "a\nb"]), 3)
+        answer_grammar(Lines(("soup", "a\nb"), 3))
     with pytest.raises(ValueError, match="slots=0 leaves no room"):
-        answer_grammar(CATALOG, 0)
+        answer_grammar(Lines(CATALOG.tags, 0))
 
 
 def test_without_the_package_it_is_named_before_a_run_starts(monkeypatch):

@@ -22,7 +22,7 @@ class _StoppedError(Exception):
 def model():
     texts = [prompt[0]["content"] for prompt in PROMPTS]
     return policy.load(
-        policy.PolicyConfig(tiny={"hidden": 32, "vocabulary": 300}), tags=TAGS, texts=[*TAGS, *texts]
+        policy.PolicyConfig(tiny={"hidden": 32, "vocabulary": 300}), options=TAGS, texts=[*TAGS, *texts]
     )
 
 

@@ -4,14 +4,14 @@ import torch
 from recrl.envs.tags.prompts import prompted_rows
 from recrl.rl import policy
 from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.tiny import TinyConfig, tiny_model
 
 
 @pytest.fixture(scope="module")
 def loaded(panel_task):
     rows = prompted_rows(panel_task.split("train").head(200), panel_task.catalog, 10)
     texts = [message["content"] for row in rows for message in row["prompt"]]
-    return rows, *policy.load(PolicyConfig(), tags=panel_task.catalog.tags, texts=texts)
+    return rows, *policy.load(PolicyConfig(), options=panel_task.catalog.tags, texts=texts)
 
 
 def test_the_tiny_policy_has_about_a_million_parameters(loaded):
@@ -41,7 +41,7 @@ def test_a_prompt_renders_as_chat_and_ends_where_the_answer_begins(loaded, panel
 def test_weights_follow_the_seed_and_leave_the_global_generator_alone(loaded):
     _, _, tokenizer = loaded
     state = torch.get_rng_state()
-    one, same, other = (policy.tiny_model(TinyConfig(), tokenizer, seed) for seed in (1, 1, 2))
+    one, same, other = (tiny_model(TinyConfig(), tokenizer, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weight = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(one.state_dict()[weight], same.state_dict()[weight])
@@ -63,7 +63,7 @@ def test_sampling_settings_of_a_saved_model_do_not_reach_us(loaded, tmp_path):
 def test_faults_name_the_setting(tmp_path):
     with pytest.raises(ValueError, match=r"dtype\n.*'float32' or 'bfloat16'"):
         policy.load(PolicyConfig(dtype="float8"))
-    with pytest.raises(ValueError, match=r"pass tags=catalog\.tags"):
+    with pytest.raises(ValueError, match="pass options=, texts= or both"):
         policy.load(PolicyConfig())
     with pytest.raises(ValueError, match=r"policy\.tiny\.hidden=100"):
-        policy.load(PolicyConfig(tiny=TinyConfig(hidden=100, heads=3)), tags=["a"], texts=["a"])
+        policy.load(PolicyConfig(tiny=TinyConfig(hidden=100, heads=3)), options=["a"], texts=["a"])

@@ -12,9 +12,11 @@ import poisoned
 import pytest
 import tiny_models
 import torch
+from listed import Listed
 
 from recrl.envs.catalog import Catalog
 from recrl.envs.tags.teaching import sample_list
+from recrl.envs.task import Lines
 from recrl.rl import policy
 from recrl.rl.checkpoints import CheckpointError
 from recrl.rl.decoding.deploy import deploy
@@ -62,15 +64,16 @@ def test_a_policy_learns_to_answer_from_the_prompt():
         rows.append({"prompt": [{"role": "user", "content": content}], "target": history, "history": history})
     model, tokenizer = policy.load(
         PolicyConfig(tiny=TinyConfig(hidden=64, vocabulary=300)),
-        tags=catalog.tags,
+        options=catalog.tags,
         texts=[row["prompt"][0]["content"] for row in rows],
     )
     config = WarmStartConfig(steps=80, prompts_per_step=16, lists_per_prompt=2)
-    losses = warm_start(model, tokenizer, rows[:300], catalog, 2, config, seed=0)
+    losses = warm_start(model, tokenizer, rows[:300], Listed(catalog, 2), config, seed=0)
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
     held_out = rows[300:]
     answers = [
-        catalog.parse(a) for a in deploy(model, tokenizer, [r["prompt"] for r in held_out], catalog, 2)
+        catalog.parse(a)
+        for a in deploy(model, tokenizer, [r["prompt"] for r in held_out], Lines(catalog.tags, 2))
     ]
     right = [set(a.valid) == set(r["target"]) for a, r in zip(answers, held_out, strict=True)]
     assert np.mean(right) > 0.8
@@ -89,7 +92,9 @@ def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
     ]
     catalog = Catalog(["milk", "bread", "cheese"])
     config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
-    _, tokenizer = policy.load(config, tags=catalog.tags, texts=[row["prompt"][0]["content"] for row in rows])
+    _, tokenizer = policy.load(
+        config, options=catalog.tags, texts=[row["prompt"][0]["content"] for row in rows]
+    )
     size = {"vocab_size": len(tokenizer)}
     options = {
         "llama": {},
@@ -102,7 +107,7 @@ def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
     name = "llama" if family == "eager" else family
     made = [tiny_models.build(name, {**options, **size}, attention) for _ in range(2)]
     steps = WarmStartConfig(steps=2, prompts_per_step=4, lists_per_prompt=3, learning_rate=1e-3)
-    found = warm_start(made[0], tokenizer, rows, catalog, 2, steps, seed=0)
+    found = warm_start(made[0], tokenizer, rows, Listed(catalog, 2), steps, seed=0)
 
     def alone(model, tokenizer, prompts, answers):
         total, count = 0.0, 0
@@ -119,7 +124,7 @@ def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_loss", alone)
-        expected = warm_start(made[1], tokenizer, rows, catalog, 2, steps, seed=0)
+        expected = warm_start(made[1], tokenizer, rows, Listed(catalog, 2), steps, seed=0)
     assert found == pytest.approx(expected, rel=1e-4)
     assert found[0] > 1
 
@@ -148,7 +153,7 @@ def started(
     """A warm start of a new policy; its weights, losses, and what was asked in each step."""
     rows = forty_rows() if rows is None else rows
     config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
-    model, tokenizer = policy.load(config, tags=TAGS.tags, texts=[r["prompt"][0]["content"] for r in rows])
+    model, tokenizer = policy.load(config, options=TAGS.tags, texts=[r["prompt"][0]["content"] for r in rows])
     asked, real = [], module._loss
 
     def spy(model, tokenizer, prompts, answers):
@@ -168,7 +173,15 @@ def started(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_loss", spy)
         losses = warm_start(
-            model, tokenizer, rows, TAGS, 3, options, seed, step_taken, checkpoint=checkpoint, stop=stop
+            model,
+            tokenizer,
+            rows,
+            Listed(TAGS, 3),
+            options,
+            seed,
+            step_taken,
+            checkpoint=checkpoint,
+            stop=stop,
         )
     return {name: value.clone() for name, value in model.state_dict().items()}, losses, asked, taken
 
@@ -222,7 +235,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
         torch.manual_seed(0)
         taken = []
         model, tokenizer = policy.load(
-            PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), tags=TAGS.tags, texts=["a"]
+            PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), options=TAGS.tags, texts=["a"]
         )
         for layer in model.model.layers:
             layer.mlp.act_fn = torch.nn.Sequential(
@@ -230,7 +243,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
             )
         steps = WarmStartConfig(steps=4, prompts_per_step=4, lists_per_prompt=2)
         return warm_start(
-            *(model, tokenizer, forty_rows(), TAGS, 3, steps, 0),
+            *(model, tokenizer, forty_rows(), Listed(TAGS, 3), steps, 0),
             lambda step, _: taken.append(step),
             checkpoint=checkpoint,
             stop=lambda: len(taken) == stop_after,

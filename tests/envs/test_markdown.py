@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from recrl.launch.report.markdown import code, text
+from recrl.envs.markdown import code, text
 
 ORDINARY = (
     "soft drinks",

@@ -1,8 +1,9 @@
-"""Texts of others in a report: they look as they are, and mark nothing up."""
+"""Markdown: tables, and texts of others, which look as they are and mark nothing up."""
 
 import re
+from collections.abc import Sequence
 
-from ...envs.catalog import visible
+from .text import visible
 
 # In this order: what has a meaning anywhere; `_`, but for one within a word; the start of a tag, of an
 # entity, and of what GitHub makes a link of; the end of a link's text. So `novelty >= 0.3`,
@@ -29,3 +30,9 @@ def text(raw: object) -> str:
 def code(raw: object) -> str:
     """A text as code, with backticks of its own turned into quotes."""
     return "`" + visible(str(raw)).replace("`", "'") + "`"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first are numbers, flush right. Cells stand as they are."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

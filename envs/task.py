@@ -1,0 +1,397 @@
+"""What a policy is asked, and how its answers are read, taught and judged.
+
+``Row``       one episode: ``prompt`` (chat messages), ``user``, ``unseen`` (whether the policy never trains
+              on this user), and the task's columns
+``Answerer``  whoever answers rows with one text each: a policy, a baseline, a draft, a user's function
+``Lines``     the form of an answer that lists options out of a closed set, one a line
+``Text``      the form of an answer in free words
+``Task``      all that the rest of recrl knows of a problem
+
+A task is found by name (:func:`find`): one that ships with recrl, one that a package offers through the
+entry-point group ``recrl.tasks``, or ``file.py:Class`` and ``package.module:Class``.
+"""
+
+import hashlib
+import json
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from .lookup import Lookup
+from .markdown import code, text
+from .settings import MANY, Between
+from .settings import Text as Plain
+from .statistics import Values
+
+if TYPE_CHECKING:
+    from .data.prepared import Data, DataConfig
+
+Row = Mapping[str, Any]
+Message = dict[str, str]
+Answerer = Callable[[Sequence[Row]], list[str]]
+
+AWKWARD = (
+    "",
+    "\n\n\n",
+    "something nobody sells 0",
+    "I am sorry, I cannot help with that.",
+    "1. 2. 3.",
+    "汉字，絵文字 🛒 ünïcödé",
+    "word " * 2000,
+    '{"tags": ["milk"]}',
+)
+"""What answers also look like, early in training; every reward has to bear them."""
+
+
+class TaskError(ValueError):
+    """A task cannot be had, or not with these settings or data; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An answer that lists options, one a line.
+
+    Attributes:
+        options: What a line may say.
+        count: Number of lines that is asked for.
+    """
+
+    options: tuple[str, ...]
+    count: int
+
+    def render(self, chosen: Sequence[int]) -> str:
+        """The answer that lists these options; every line ends with its break."""
+        return "".join(f"{self.options[i]}\n" for i in chosen)
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer in free words.
+
+    Attributes:
+        max_tokens: Tokens of the longest answer.
+    """
+
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Two metrics of deployed answers that a report plots against each other.
+
+    Attributes:
+        x: Name of the one metric; ``y`` of the other.
+        label: What ``x`` is, for its axis.
+        title: Title of the plot; ``caption``: its alternative text.
+        floor: Bound on ``x``; 0 for none.
+    """
+
+    x: str
+    y: str
+    label: str
+    title: str
+    caption: str
+    floor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a report says of a task. Texts are Markdown.
+
+    Attributes:
+        data: A sentence about the data.
+        population: What the episodes of a population are, behind its name.
+        deployed: How deployed answers come about; ``subject``: what they are called in a sentence.
+        remedy: Why deployed answers may miss a constraint that sampled ones hold.
+        note: What the reference of the comparison is.
+        hidden: Metrics that the table of deployed answers leaves out.
+        headline: Metric by which deployed answers are ranked; empty for the run's objective.
+        spread: Figures of all answers together that it shows.
+        trade_off: What is plotted.
+        examples: What the examples show.
+    """
+
+    data: str
+    population: str = "held out"
+    deployed: str = "greedy answers"
+    subject: str = "The deployed answers"
+    remedy: str = "greedy decoding shows only the likeliest answer"
+    note: str = ""
+    hidden: tuple[str, ...] = ()
+    headline: str = ""
+    spread: tuple[str, ...] = ()
+    trade_off: TradeOff | None = None
+    examples: str = "Greedy answers to prompts that nothing was trained on."
+
+
+class TaskSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """What the policy is asked for."""
+
+    use: Annotated[str, Plain(4000)] = "tags"
+    """``tags``, ``prompts``, a name that a package offers, ``file.py:Class`` or ``package.module:Class``."""
+    max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
+    """At most so many training episodes, spread evenly over all of them; their prompts are held in memory."""
+
+
+class UnreadSettings(TaskSettings, extra="allow", frozen=True):
+    """The section of a task whose class is not imported: of a command that asks nothing of it."""
+
+
+class Task(ABC):
+    """A problem that a policy is trained for. Only ``load`` and a form have to be said.
+
+    Attributes:
+        Settings: The section ``task`` of a configuration.
+        form: What an answer is.
+        columns: Names of what rewards may read of a row, besides ``prompt``.
+        headline: Metric by which deployed answers are ranked; None takes the run's objective.
+        reference: Baseline that deployed answers are compared with; None takes the warm start.
+        summary: Further metrics that a short table shows.
+        resources: What rewards may name besides columns; a run adds those that it makes.
+        data: Purchases and events behind the task; None for a task that reads its own files.
+    """
+
+    Settings: ClassVar[type[TaskSettings]] = TaskSettings
+    form: Lines | Text
+    columns: tuple[str, ...] = ()
+    headline: str | None = None
+    reference: str | None = None
+    summary: tuple[str, ...] = ()
+    data: "Data | None" = None
+
+    def __init__(self, settings: Any, source: "DataConfig") -> None:
+        """
+        Args:
+            settings: The section ``task``, an instance of :attr:`Settings`.
+            source: The section ``data``.
+        """
+        self.settings, self.source = settings, source
+        self.resources: dict[str, Any] = {}
+
+    # What is asked.
+
+    @abstractmethod
+    def load(self, split: str) -> Sequence[Row]:
+        """All rows of ``train`` or ``test``: ``prompt``, and :attr:`columns`; ``user`` and ``unseen`` where
+        the data tell users apart."""
+
+    def rows(self, split: str, limit: int | None = None, *, unseen: bool = False) -> list[dict[str, Any]]:
+        """Rows of a split, ready to be asked.
+
+        Args:
+            limit: Number of rows at most, spread evenly over all.
+            unseen: Only those of users that the policy never trains on.
+        """
+        rows = self._rows(split)
+        if unseen:
+            rows = [row for row in rows if row["unseen"]]
+        return [rows[i] for i in evenly(len(rows), limit)]
+
+    def count(self, split: str, *, unseen: bool = False) -> int:
+        """Number of rows."""
+        return sum(row["unseen"] or not unseen for row in self._rows(split))
+
+    def counts(self) -> Mapping[str, int]:
+        """What was read, dropped and split."""
+        return {f"{split} rows": self.count(split) for split in ("train", "test")}
+
+    def values(self, name: str) -> Sequence[Any]:
+        """Entries of a column over all training rows."""
+        return [row[name] for row in self._rows("train")]
+
+    @property
+    def names(self) -> list[str]:
+        """Columns of every row besides its prompt."""
+        return list(dict.fromkeys([*self.columns, "user", "unseen"]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of the data: a run goes on only with those that it began with."""
+        told = json.dumps([self._rows(split) for split in ("train", "test")], default=repr)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def _rows(self, split: str) -> list[dict[str, Any]]:
+        if split not in self._loaded:
+            rows = [{"user": i, "unseen": True, **row} for i, row in enumerate(self.load(split))]
+            self._loaded[split] = rows
+        return self._loaded[split]
+
+    @cached_property
+    def _loaded(self) -> dict[str, list[dict[str, Any]]]:
+        return {}
+
+    # How an answer is read and taught.
+
+    def parse(self, texts: Sequence[str]) -> list[Any]:
+        """Answers as rewards read them: the derived column ``answers``."""
+        return list(texts)
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there are demonstrations for a warm start."""
+        return type(self).demonstration is not Task.demonstration
+
+    def demonstration(self, row: Row, rehearsing: bool, rng: np.random.Generator) -> str:
+        """An answer that a warm start teaches.
+
+        Args:
+            rehearsing: Whether this is the first part of the training, which teaches the form.
+        """
+        raise TaskError(f"{type(self).__name__} has no demonstrations; set warm_start.steps=0")
+
+    def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """What demonstrations depend on, as JSON: a warm start goes on only from a checkpoint of the same."""
+        told = 0
+        for row in rows:
+            told = zlib.crc32(json.dumps(dict(row), default=repr, sort_keys=True).encode(), told)
+        return {"task": type(self).__name__, "episodes": [len(rows), told]}
+
+    def size(self, row: Row) -> int:
+        """About how long a prompt is; a warm start batches similar ones."""
+        return sum(len(message["content"]) for message in row["prompt"])
+
+    def drafts(self, rows: Sequence[Row], copies: int, seed: int) -> list[str]:
+        """Answers that a half-trained policy could write, ``copies`` a row, to try rewards on."""
+        rng = np.random.default_rng(seed)
+        return [self._draft(row, rng) for row in rows for _ in range(copies)]
+
+    def _draft(self, row: Row, rng: np.random.Generator) -> str:
+        if isinstance(self.form, Lines):
+            count = min(len(self.form.options), max(1, self.form.count + int(rng.integers(-2, 3))))
+            return self.form.render(rng.choice(len(self.form.options), count).tolist())
+        source = self.demonstration(row, False, rng) if self.teaches else row["prompt"][-1]["content"]
+        words = [word for word in source.split() if rng.random() > 0.2]
+        if rng.random() < 0.3:
+            rng.shuffle(words)
+        return " ".join(words[: int(rng.integers(1, len(words) + 2))])
+
+    # How answers are judged.
+
+    def baselines(self, floors: Mapping[str, float]) -> Mapping[str, Answerer]:
+        """Who else answers, by name.
+
+        Args:
+            floors: Reward -> bound that the run holds its mean above.
+        """
+        return {}
+
+    def metrics(
+        self, rows: Sequence[Row], texts: Sequence[str], scored: Callable[[], Mapping[str, Values]]
+    ) -> Mapping[str, Values]:
+        """Metrics of deployed answers: name -> ``[row]``, NaN where undefined. By default the run's rewards.
+
+        Args:
+            scored: Scores the answers with the run's rewards.
+        """
+        return scored()
+
+    def spread(self, texts: Sequence[str]) -> dict[str, float]:
+        """Figures of all deployed answers together."""
+        return {}
+
+    def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
+        """What an evaluation keeps of the task, as JSON; :meth:`words` reads it."""
+        return {}
+
+    def save(self, folder: Path) -> None:  # noqa: B027  (few tasks have anything to write)
+        """Write what a reader of the run folder needs to understand answers, below ``folder / "task"``; by
+        default nothing."""
+
+    def target(self, row: Row) -> str:
+        """What the row's outcome was, in words; empty where the data do not say."""
+        return ""
+
+    def example(self, row: Row, deployed: Mapping[str, str], sampled: Mapping[str, str]) -> dict[str, Any]:
+        """One row and its answers as JSON for a report.
+
+        Args:
+            deployed: Policy -> its deployed answer; ``sampled``: its sampled one.
+        """
+        return {
+            "prompt": row["prompt"][-1]["content"],
+            "target": self.target(row),
+            "answers": {
+                name: {"deployed": answer, "sampled": sampled[name]} for name, answer in deployed.items()
+            },
+        }
+
+    @classmethod
+    def shown(cls, example: Mapping[str, Any]) -> list[str]:
+        """An example as lines of Markdown."""
+        asked = example["prompt"] if len(example["prompt"]) < 400 else example["prompt"][:400] + " ..."
+        target = [f"(target: {text(example['target'])})  "] if example["target"] else []
+        answers = [f"{name}: {text(given['deployed'])}  " for name, given in example["answers"].items()]
+        return [f"**{text(asked)}**  ", *target, *answers]
+
+    @classmethod
+    def words(
+        cls, settings: Mapping[str, Any], source: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> Words:
+        """What a report says of the task.
+
+        Args:
+            settings: The section ``task`` of the run's configuration; ``source``: its section ``data``.
+            result: The evaluation, as JSON.
+        """
+        return Words(data=f"Task: {code(settings.get('use', 'tags'))}.")
+
+
+TASKS = Lookup("task", "Class", "recrl.tasks", TaskError)
+
+SHIPPED = {"tags": "recrl.envs.tags.task:Tags", "prompts": "recrl.envs.prompts.task:Prompts"}
+"""Tasks that come along: name -> where they are."""
+
+
+def find(use: str) -> type[Task]:
+    """The class of a task.
+
+    Raises:
+        TaskError: nothing has that name, or what has it is no task.
+    """
+    found = TASKS.named(SHIPPED.get(use, use)) if use in SHIPPED or ":" in use else TASKS.offer(use)
+    if found is None:
+        names = sorted({*SHIPPED, *(entry.name for entry in TASKS.offered())})
+        raise TaskError(
+            f"task.use={use!r} is unknown; known: {', '.join(names)}; a task of your own is "
+            "'path/to/file.py:Class' or 'package.module:Class'"
+        )
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise TaskError(
+            f"task.use={use!r} must name a class that extends recrl.envs.task.Task, not {found!r}"
+        )
+    return found
+
+
+def settings_class(use: str, *, imported: bool = True) -> type[TaskSettings]:
+    """The settings of a task.
+
+    Args:
+        imported: Import a task that does not come along; False takes its settings as they are.
+
+    Raises:
+        TaskError: as for :func:`find`.
+    """
+    return find(use).Settings if imported or use in SHIPPED else UnreadSettings
+
+
+def make(settings: TaskSettings, source: "DataConfig") -> Task:
+    """The task of a run, its data prepared.
+
+    Raises:
+        TaskError: it cannot be had with these settings or data.
+    """
+    return find(settings.use)(settings, source)
+
+
+def evenly(count: int, limit: int | None) -> list[int]:
+    """Indices of ``limit`` of ``count`` rows, spread evenly; all where there are no more."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return np.linspace(0, count - 1, limit).round().astype(int).tolist()

@@ -1,0 +1,51 @@
+"""From the form of a task's answers to what may be decoded, and to the room that an answer needs.
+
+``distinct``  exactly K different options (:class:`recrl.rl.decoding.lists.DistinctLines`)
+``grammar``   one to K options; the policy ends the list (:mod:`recrl.rl.decoding.grammar`)
+``free``      whatever the policy writes; free text is never constrained
+"""
+
+import math
+from statistics import fmean
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from ...envs.task import Lines, Text
+from .grammar import GrammarConstraint
+from .lists import DistinctLines, line_tokens, longest
+
+Decoding = Literal["distinct", "grammar", "free"]
+
+
+def token_constraint(
+    form: Lines | Text, tokenizer: PreTrainedTokenizerBase, vocabulary: int, decoding: Decoding
+) -> DistinctLines | GrammarConstraint | None:
+    """Which tokens a deployed answer may take; None for any.
+
+    Args:
+        vocabulary: Number of tokens that the model scores.
+
+    Raises:
+        ValueError: the tokenizer cannot write an option so that it is read back.
+        ModuleNotFoundError: ``grammar`` without the package xgrammar.
+    """
+    if isinstance(form, Text) or decoding == "free":
+        return None
+    kind = DistinctLines if decoding == "distinct" else GrammarConstraint
+    return kind(tokenizer, form, vocabulary)
+
+
+def longest_answer(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest answer that the form asks for, its end included."""
+    if isinstance(form, Text):
+        return form.max_tokens
+    return longest(line_tokens(tokenizer, form), form.count)
+
+
+def answer_room(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that sampled answers may take: of a list, half as many again as an average one has."""
+    if isinstance(form, Text):
+        return form.max_tokens
+    mean = fmean(len(tokens) for tokens in line_tokens(tokenizer, form))
+    return math.ceil(1.5 * form.count * mean) + 1
