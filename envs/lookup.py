@@ -125,13 +125,14 @@ def anchored(use: str) -> str:
     return f"{_file(module)}:{attribute}" if module.endswith(".py") else use
 
 
-def nearest(name: str, known: Collection[str], most: int | None = None) -> str:
+def nearest(name: str, known: Collection[str], most: int | None = None, cutoff: float = 0.6) -> str:
     """How an error goes on behind an unknown name: the nearest one, and those that there are.
 
     Args:
         most: Number of names to list at most.
+        cutoff: Similarity, of 1, that the nearest one needs.
     """
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     more = f" and {len(known) - most} more" if most is not None and len(known) > most else ""
     return f"{hint} known: {', '.join(sorted(known)[:most]) or 'none'}{more}"

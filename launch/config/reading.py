@@ -198,7 +198,7 @@ def _explain(error: ValidationError, model: type[BaseModel] = RunConfig, section
     if fault["type"] == "extra_forbidden":
         *parents, key = fault["loc"]
         known = _keys_at(model, parents)
-        return f"unknown setting {shown(place)}{nearest(str(key), known)}"
+        return f"unknown setting {shown(place)}{nearest(str(key), known, cutoff=0.5)}"
     if fault["type"] == "missing":
         return f"setting {place!r} is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")

@@ -92,7 +92,7 @@ def test_no_learned_statistic_sees_test_users_or_late_weeks(panel_task):
     seen_users = np.flatnonzero(~panel.unseen)[:50].astype(np.int32)
     table = pl.DataFrame({"origin": np.full(50, 37, np.int32), "user": seen_users})
     other = replace(panel_task, panel=changed)
-    assert np.array_equal(ease(panel_task, table), ease(other, table))
+    assert np.array_equal(ease(panel_task, table.to_dicts()), ease(other, table.to_dicts()))
 
 
 def test_popularity_at_a_test_origin_looks_back_only(panel_task):
@@ -100,7 +100,7 @@ def test_popularity_at_a_test_origin_looks_back_only(panel_task):
     changed = scrambled_future(panel, panel.week < 41, 0)
     table = pl.DataFrame({"origin": [41], "user": [0]}, schema={"origin": pl.Int32, "user": pl.Int32})
     other = replace(panel_task, panel=changed)
-    assert np.array_equal(popularity(panel_task, table), popularity(other, table))
+    assert np.array_equal(popularity(panel_task, table.to_dicts()), popularity(other, table.to_dicts()))
 
 
 def small_events(weeks: int = 40, users: int = 30) -> Events:

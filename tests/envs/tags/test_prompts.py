@@ -45,7 +45,7 @@ def test_a_prompt_never_shows_its_target(groceries, panel_task):
     changed = tag_messages({**EPISODE, "target": [0, 1]}, groceries, 4)
     assert changed == tag_messages(EPISODE, groceries, 4)
     row = prompted_rows(panel_task.split("test").head(1), panel_task.catalog, 10)[0]
-    assert set(row) == {"prompt", *COLUMNS}
+    assert set(row) == {"prompt", "unseen", *COLUMNS}
 
 
 def test_a_long_history_is_cut_to_its_most_frequent_tags(groceries):

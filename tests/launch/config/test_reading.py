@@ -231,7 +231,7 @@ def test_rewards_are_imported_only_where_they_are_asked_for(tmp_path):
         "optimizer": {"objective": "r", "constraints": ["novelty >= 0.3 (mean)"]},
     }
     config = validate(tree, "test", resolve=False)
-    assert config.novelty_floor == 0.3
+    assert config.floors["novelty"] == 0.3
     assert not hasattr(sys, "telling")
     with pytest.raises(ConfigError, match="no module 'absent'"):
         validate(tree, "test")

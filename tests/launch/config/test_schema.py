@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 from recrl.launch import config as configuration
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
 
-SHIPPED = sorted(Path(configuration.__file__).parents[1].glob("configs/*.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
@@ -121,7 +122,7 @@ def test_overrides_and_their_shorthands():
     assert config.data.source == "logs.parquet"
     assert config.folder == Path("/tmp/x")
     assert config.optimizer.duals.kp == 0.5
-    assert config.novelty_floor == 0.3
+    assert config.floors == {"novelty": 0.3}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_rule_that_cannot_work_is_refused_before_anything_starts(overrides, me
 
 def test_the_floor_of_a_segment_is_no_floor_for_all():
     constraints = ["novelty >= 0.4 where segment=cold (mean)", "novelty >= 0.2 (mean)"]
-    assert load("demo", [f"optimizer.constraints={constraints}"]).novelty_floor == 0.2
+    assert load("demo", [f"optimizer.constraints={constraints}"]).floors == {"novelty": 0.2}
 
 
 def test_an_unknown_file_lists_what_ships():

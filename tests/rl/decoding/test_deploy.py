@@ -143,7 +143,7 @@ def test_tags_that_do_not_come_back_from_an_answer_are_refused():
 
 def test_more_slots_than_tags_and_tags_with_equal_tokens_are_refused():
     _, tokenizer = load(CATALOG.tags)
-    with pytest.raises(ValueError, match="slots=7 is more than the catalogue's 6 tags"):
+    with pytest.raises(ValueError, match="7 lines are more than the 6 options"):
         DistinctLines(tokenizer, Lines(CATALOG.tags, 7), len(tokenizer))
     with pytest.raises(ValueError, match="tags 0 and 1 have the same tokens"):
         Trie([[1, 2], [1, 2]])
