@@ -107,7 +107,8 @@ class Words:
 
     Attributes:
         data: A sentence about the data.
-        population: What the episodes of a population are, behind its name.
+        population: Heading of a population, with ``{name}``, ``{episodes}`` and ``{users}``.
+        unit: What intervals are drawn over.
         deployed: How deployed answers come about; ``subject``: what they are called in a sentence.
         remedy: Why deployed answers may miss a constraint that sampled ones hold.
         note: What the reference of the comparison is.
@@ -119,7 +120,8 @@ class Words:
     """
 
     data: str
-    population: str = "held out"
+    population: str = "{name} ({episodes:,})"
+    unit: str = "prompts"
     deployed: str = "greedy answers"
     subject: str = "The deployed answers"
     remedy: str = "greedy decoding shows only the likeliest answer"
@@ -154,6 +156,7 @@ class Task(ABC):
         headline: Metric by which deployed answers are ranked; None takes the run's objective.
         reference: Baseline that deployed answers are compared with; None takes the warm start.
         summary: Further metrics that a short table shows.
+        populations: What rows of unseen users are called together, and what all rows are.
         resources: What rewards may name besides columns; a run adds those that it makes.
         data: Purchases and events behind the task; None for a task that reads its own files.
     """
@@ -164,6 +167,7 @@ class Task(ABC):
     headline: str | None = None
     reference: str | None = None
     summary: tuple[str, ...] = ()
+    populations: tuple[str, str] = ("unseen users", "all users")
     data: "Data | None" = None
 
     def __init__(self, settings: Any, source: "DataConfig") -> None:

@@ -31,7 +31,7 @@ from .base import Direction, Per, Reward, RewardFunction, RewardSpecError
 from .spec import RewardSpec
 
 # Imported when a name is first looked up: their decorators register our own rewards.
-BUILT_IN_MODULES = ("tags", "explanations", "offers", "models", "http")
+BUILT_IN_MODULES = ("tags", "answers", "explanations", "offers", "models", "http")
 
 REWARDS = Lookup("reward", "function", "recrl.rewards", RewardSpecError)
 

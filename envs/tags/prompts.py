@@ -27,8 +27,8 @@ class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Words of the prompt. Those of films might be: person ``viewer``, goods ``films``, and a request to name
     what the person watches next."""
 
-    system: Annotated[str, Text(10_000)] = "You tell a shop what its customers buy next."
-    """System message; empty for none."""
+    system: Annotated[str, Text(10_000)] | None = "You tell a shop what its customers buy next."
+    """System message; null for none."""
     request: Annotated[str, Text(10_000)] = (
         "Name {count} kinds of {goods} this {person} buys in the coming weeks, one a line, none twice."
     )

@@ -188,7 +188,8 @@ class Tags(Task):
         slots, floor = result["slots"], result["novelty_floor"]
         return Words(
             data=_NOTES.get(source["source"], f"Data: {code(Path(source['source']).name)}."),
-            population="later weeks",
+            population="{name}, later weeks ({episodes:,} episodes of {users:,} users)",
+            unit="users",
             deployed=f"greedy, {_DEPLOYED[result['decoding']].format(slots=slots)}",
             subject="The deployed lists",
             remedy="greedy decoding shows only the likeliest tags",

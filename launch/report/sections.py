@@ -17,8 +17,9 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
     last = policies[-1]
     gain = sampled["gain"]
     lines = [
-        f"## Test: {name}, {words.population} "
-        f"({population['episodes']:,} episodes of {population['users']:,} users)",
+        f"## Test: {words.population}".format(
+            name=name, episodes=population["episodes"], users=population["users"]
+        ),
         "",
         "### Sampled, as in training",
         "",

@@ -50,7 +50,7 @@ def write(folder: Path) -> Path:
         f"seed {config['seed']}.",
         "",
         words.data,
-        "Intervals are 95 %, bootstrapped over users; differences are paired.",
+        f"Intervals are 95 %, bootstrapped over {words.unit}; differences are paired.",
         "",
     ]
     for name, population in result["populations"].items():

@@ -213,8 +213,9 @@ def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
     about = folder.saved() or _about()
     known, now = about.get("data"), setup.task.fingerprint
     if known not in (None, now):
+        source = f"data.source={config.data.source}" if setup.task.data is not None else "what the task reads"
         raise ConfigError(
-            f"data.source={config.data.source} has changed since {folder.path} began (tables {known}, now "
+            f"{source} has changed since {folder.path} began (tables {known}, now "
             f"{now}); restore it, or start anew with --fresh or another output=..."
         )
     folder.open(config, {**about, "data": now})

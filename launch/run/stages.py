@@ -91,7 +91,12 @@ def evaluate(
         identity = json.dumps(
             [
                 *(fingerprint(file) for file in sorted(path.glob("*.safetensors"))),
-                *(task.fingerprint, config.task.model_dump(), config.evaluation.model_dump(), str(sampling)),
+                *(
+                    task.fingerprint,
+                    config.task.model_dump(mode="json"),
+                    config.evaluation.model_dump(),
+                    str(sampling),
+                ),
                 *(config.seed, version("recrl")),
             ]
         )

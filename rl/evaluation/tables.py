@@ -45,9 +45,9 @@ def evaluation(
     texts |= {name: found.deployed for name, found in answers.items()}
     deployed = {name: task.metrics(rows, given, partial(scored, given)) for name, given in texts.items()}
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
-    populations = {"unseen users": unseen} if unseen.any() else {}
+    populations = {task.populations[0]: unseen} if unseen.any() else {}
     if not unseen.all():
-        populations["all users"] = np.ones_like(unseen)
+        populations[task.populations[1]] = np.ones_like(unseen)
     users = np.array([row["user"] for row in rows])
     return {
         **task.facts(floors),

@@ -1,0 +1,1 @@
+"""The prompts task: any file of prompts, answered in free text."""

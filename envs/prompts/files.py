@@ -1,0 +1,67 @@
+"""Rows of prompts out of files: Parquet, JSON lines, CSV, or a dataset that Hugging Face's library saved."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ..task import TaskError
+
+READERS = {
+    ".parquet": lambda path: pl.read_parquet(path),
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".csv": lambda path: pl.read_csv(path, infer_schema_length=None),
+}
+
+
+def read(setting: str, path: Path) -> list[dict[str, Any]]:
+    """All rows of a file, or of a folder that ``Dataset.save_to_disk`` wrote.
+
+    Args:
+        setting: Where the path stands in the configuration, for errors.
+
+    Raises:
+        TaskError: it is not there, of an unknown kind, or cannot be read.
+    """
+    if not path.exists():
+        raise TaskError(f"{setting}={path}: no such file or folder (from {Path.cwd()})")
+    try:
+        if path.is_dir():
+            return _saved(setting, path)
+        if path.suffix not in READERS:
+            raise TaskError(
+                f"{setting}={path}: a file of prompts ends with {', '.join(READERS)}; a dataset of Hugging "
+                "Face's library is a folder that save_to_disk wrote"
+            )
+        return READERS[path.suffix](path).to_dicts()
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        if isinstance(error, TaskError):
+            raise
+        raise TaskError(f"{setting}={path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+
+
+def fingerprint(path: Path) -> str:
+    """Content hash of a file, or of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(str(file.relative_to(path)).encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _saved(setting: str, path: Path) -> list[dict[str, Any]]:
+    from datasets import Dataset, load_from_disk
+
+    found = load_from_disk(str(path))
+    if not isinstance(found, Dataset):
+        names = sorted(found)
+        raise TaskError(
+            f"{setting}={path} holds the datasets {', '.join(names)}; name the folder of one, such as "
+            f"{setting}={path / names[0]}"
+        )
+    return found.to_list()
