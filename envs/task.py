@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from .lookup import Lookup
 from .markdown import code, text
@@ -391,7 +391,15 @@ def make(settings: TaskSettings, source: "DataConfig") -> Task:
     Raises:
         TaskError: it cannot be had with these settings or data.
     """
-    return find(settings.use)(settings, source)
+    kind = find(settings.use)
+    if isinstance(settings, UnreadSettings):
+        try:
+            settings = kind.Settings.model_validate(settings.model_dump(exclude_unset=True))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(map(str, ("task", *fault["loc"])))
+            raise TaskError(f"{place}={fault['input']!r:.100}: {fault['msg']}") from error
+    return kind(settings, source)
 
 
 def evenly(count: int, limit: int | None) -> list[int]:

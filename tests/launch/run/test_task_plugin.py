@@ -1,0 +1,95 @@
+"""A task of one's own: a package that pip installed, or a class in a file, trains under a constraint."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from places import ROOT
+
+from recrl.envs import task as tasks
+from recrl.envs.data.prepared import DataConfig
+from recrl.envs.task import TaskError
+from recrl.launch import config as configuration
+from recrl.launch.config.schema import ConfigError
+
+PLUGIN = ROOT / "examples" / "task-plugin"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The environment of a process that sees the example package, as pip would install it."""
+    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "ticket_routing/__init__.py"):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_bytes((PLUGIN / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-index", "--target", str(folder), str(source)], check=True)
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
+def recrl(environment, *arguments):
+    command = [sys.executable, "-m", "recrl.launch.cli", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_package_is_short():
+    assert len((PLUGIN / "ticket_routing" / "__init__.py").read_text().splitlines()) <= 60
+
+
+def test_a_package_of_a_task_trains_under_a_constraint(installed, tmp_path):
+    config, run = str(PLUGIN / "config.yaml"), tmp_path / "run"
+    assert "Which two desks should see it?" in recrl(installed, "data", "describe", config)
+    recrl(installed, "train", config, f"output={run}", "train.steps=4", "train.save_every=2")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all("constraint/hours <= 5/slack" in row for row in rows)
+    result = json.loads((run / "evaluation.json").read_text())
+    deployed = result["populations"]["unseen users"]["deployed"]["metrics"]
+    assert deployed["trained"]["hours"]["episodes"] > 0
+    assert deployed["trained"]["routed"]["mean"] > 0.25, "the tiny policy names no desks"
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved["task"] == {"use": "tickets", "max_train_episodes": None, "tickets": 400}
+    assert "hours <= 5" in (run / "report.md").read_text()
+    # It goes on, with the settings of a task that the reader of the saved ones has not imported.
+    recrl(installed, "train", str(run / "config.yaml"), "train.steps=5", "--resume", "auto")
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_class_in_a_file_is_a_task_and_its_settings_are_checked(tmp_path):
+    tree = yaml.safe_load((PLUGIN / "config.yaml").read_text())
+    use = f"{PLUGIN / 'ticket_routing' / '__init__.py'}:Tickets"
+    tree["rewards"] = [{"name": name, "use": use.replace("Tickets", name)} for name in ("routed", "hours")]
+    tree["task"] = {"use": use, "tickets": 50}
+    config = configuration.validate(tree, "test")
+    task = tasks.make(config.task, DataConfig(cache=tmp_path))
+    assert (task.count("train"), task.count("test")) == (40, 10)
+    assert configuration.validate(yaml.safe_load(configuration.dump(config)), "again").task == config.task
+    for change, message in (
+        ({"tickets": 5}, r"task.tickets=5: "),
+        ({"tickts": 50}, r"unknown setting 'task.tickts'; did you mean 'tickets'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configuration.validate({**tree, "task": {"use": use, **change}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("tag", "task.use='tag' is unknown; known: prompts, tags"),
+        ("no_such_module:Task", "no module 'no_such_module'"),
+        ("no/such/file.py:Task", "no task file .*no/such/file.py"),
+        ("recrl.envs.task:Lines", "must name a class that extends recrl.envs.task.Task"),
+        ("recrl.envs.task:Tsak", "recrl.envs.task has no 'Tsak'; did you mean 'Task'"),
+    ],
+)
+def test_what_is_no_task_is_refused(use, message):
+    with pytest.raises(TaskError, match=message):
+        tasks.find(use)
+    with pytest.raises(ConfigError, match=message):
+        configuration.load("demo", [f"task.use={use}"])
