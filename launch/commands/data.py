@@ -27,14 +27,15 @@ def build(
     ] = False,
 ) -> None:
     """Build the tables that training and evaluation read, where they are not built yet."""
-    from ...envs.data import shards
-    from ...envs.data.prepared import prepare
     from ..config.reading import load
     from ..config.schema import ConfigError
 
+    settings = load(config, overrides or [], resolve=False)
+    from ...envs.data import shards
+    from ...envs.data.prepared import prepare
+
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
-    settings = load(config, overrides or [], resolve=False)
     task = prepare(settings.data, engine=engine, wholly=check)
     Console().print(counts(task))
 
@@ -42,14 +43,15 @@ def build(
 @data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
     """What was read, dropped and split, the baselines on the test split, and one prompt."""
+    from ..config.reading import load
+
+    settings = load(config, overrides or [], resolve=False)
     import numpy as np
 
     from ...envs.data.prepared import prepare
     from ...envs.tags import baselines, metrics
     from ...envs.tags.prompts import tag_messages
-    from ..config.reading import load
 
-    settings = load(config, overrides or [], resolve=False)
     task = prepare(settings.data)
     console = Console()
     console.print(counts(task))

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ...envs.http.client import has_login
+from ...envs.http.addresses import has_login
 from ...envs.settings import shown
 from ...rewards import RewardSpec
 from ...rewards.registry import anchored

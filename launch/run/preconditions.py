@@ -11,8 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.data.prepared import TagTask
 from ...rl.decoding.generate import check_window
+from ...rl.decoding.grammar import load_xgrammar
 from ...rl.evaluation.answers import test_episodes
-from ...rl.trainer.preconditions import check_split, longest_prompt
+from ...rl.trainer.preconditions import longest_prompt
+from ...rl.trainer.settings import check_split
 from ..config.schema import ConfigError, RunConfig
 
 
@@ -21,7 +23,10 @@ def check_task(config: RunConfig, task: TagTask) -> None:
 
     Raises:
         ConfigError: a list is longer than the catalogue, or the evaluation has no episode.
+        ModuleNotFoundError: the deployed lists need a package that cannot be imported.
     """
+    if config.evaluation.decoding == "grammar":
+        load_xgrammar()  # now, not after hours of training
     slots, tags = config.task.slots, len(task.catalog)
     if slots > tags:
         raise ConfigError(

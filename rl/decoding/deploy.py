@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,8 +18,7 @@ from .generate import generate
 from .grammar import GrammarConstraint
 from .kept import Kept
 from .lists import CatalogDecoder, line_tokens, longest
-
-Decoding = Literal["distinct", "grammar", "free"]
+from .settings import Decoding
 
 
 @torch.no_grad()

@@ -60,7 +60,9 @@ def test_the_decorator_leaves_the_function_callable():
 
 
 def test_two_functions_cannot_take_one_name():
-    with pytest.raises(RewardSpecError, match=r"'recall' .* is taken by recrl\.rewards\.tags\.recall"):
+    with pytest.raises(
+        RewardSpecError, match=r"'recall' .* is taken by recrl\.rewards\.shipped\.tags\.recall"
+    ):
 
         @reward("recall", range=(0, 1))
         def other(completions):

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 from recrl.launch import config as configuration
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
 
-SHIPPED = sorted(Path(configuration.__file__).parents[1].glob("configs/*.yaml"))
+SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

@@ -9,8 +9,7 @@ from recrl.envs.catalog import Catalog
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import answer_texts, deploy
 from recrl.rl.decoding.lists import CatalogDecoder, TagTrie, line_tokens
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
 from recrl.rl.sampling import Sampling
 
 # Tags that are prefixes of one another, which a careless decoder cannot tell apart.

@@ -14,9 +14,9 @@ from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.decoding.generate import generate
 from recrl.rl.decoding.grammar import GrammarConstraint, answer_grammar
-from recrl.rl.evaluation.answers import EvaluationConfig
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.evaluation.settings import EvaluationConfig
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
+from recrl.rl.policy.tiny import tiny_model
 from recrl.rl.sampling import Sampling
 
 xgrammar = pytest.importorskip("xgrammar", reason="the extra `grammar` is not installed")
@@ -199,7 +199,7 @@ def test_a_tokenizer_that_writes_a_space_before_the_first_word():
     backend.model.byte_fallback = True
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
     catalog = Catalog(["candy", "soup"])
-    model = policy.tiny_model(TinyConfig(hidden=32), tokenizer, seed=0).eval()
+    model = tiny_model(TinyConfig(hidden=32), tokenizer, seed=0).eval()
     constraint = GrammarConstraint(tokenizer, catalog, SLOTS, len(tokenizer))
     constraint.begin(1)
     first = constraint.allowed([0], None)[0].nonzero().flatten().tolist()

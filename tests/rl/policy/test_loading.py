@@ -3,8 +3,8 @@ import torch
 
 from recrl.envs.tags.prompts import prompted_rows
 from recrl.rl import policy
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
+from recrl.rl.policy.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_prompt_renders_as_chat_and_ends_where_the_answer_begins(loaded, panel
 def test_weights_follow_the_seed_and_leave_the_global_generator_alone(loaded):
     _, _, tokenizer = loaded
     state = torch.get_rng_state()
-    one, same, other = (policy.tiny_model(TinyConfig(), tokenizer, seed) for seed in (1, 1, 2))
+    one, same, other = (tiny_model(TinyConfig(), tokenizer, seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weight = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(one.state_dict()[weight], same.state_dict()[weight])
