@@ -31,7 +31,8 @@ from .settings import Text as Plain
 from .statistics import Values
 
 if TYPE_CHECKING:
-    from .data.prepared import Data, DataConfig
+    from .data.prepared import Data
+    from .data.settings import DataConfig
 
 Row = Mapping[str, Any]
 Message = dict[str, str]
@@ -352,6 +353,11 @@ TASKS = Lookup("task", "Class", "recrl.tasks", TaskError)
 SHIPPED = {"tags": "recrl.envs.tags.task:Tags", "prompts": "recrl.envs.prompts.task:Prompts"}
 """Tasks that come along: name -> where they are."""
 
+_SETTINGS = {
+    "tags": "recrl.envs.tags.settings:TagsConfig",
+    "prompts": "recrl.envs.prompts.settings:PromptsConfig",
+}
+
 
 def find(use: str) -> type[Task]:
     """The class of a task.
@@ -382,7 +388,10 @@ def settings_class(use: str, *, imported: bool = True) -> type[TaskSettings]:
     Raises:
         TaskError: as for :func:`find`.
     """
-    return find(use).Settings if imported or use in SHIPPED else UnreadSettings
+    if use in SHIPPED:  # without what reads the data
+        found: type[TaskSettings] = TASKS.named(_SETTINGS[use])
+        return found
+    return find(use).Settings if imported else UnreadSettings
 
 
 def make(settings: TaskSettings, source: "DataConfig") -> Task:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from .. import __version__
 from . import faults
 from .commands import rewards
 from .commands.data import data_app
@@ -27,6 +28,21 @@ app.add_typer(rewards.app, name="rewards")
 _PATIENCE = 300.0
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"recrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of ``recrl`` itself."""
+
+
 @app.command()
 def train(
     context: typer.Context,
@@ -37,9 +53,12 @@ def train(
 ) -> None:
     """Train a policy under constraints and write its report."""
     from .config.reading import load
+
+    settings = load(config, overrides or [])
+    # A configuration that cannot be used is answered at once: only now follows what takes seconds to import.
     from .run import pipeline as run
 
-    run.train(load(config, overrides or []), resume=resume, fresh=fresh, stop=context.find_root().obj)
+    run.train(settings, resume=resume, fresh=fresh, stop=context.find_root().obj)
 
 
 @app.command()
@@ -78,8 +97,6 @@ def launch(
     claim: Annotated[str, typer.Option(help="Of Kubernetes: volume claim of the run folder.")] = "recrl",
 ) -> None:
     """Train on several processes or machines, with the rollout servers that the configuration names."""
-    import torch
-
     from .cluster import jobs as clusters
     from .cluster import launcher
     from .config.reading import load
@@ -95,7 +112,7 @@ def launch(
         job = clusters.Job(config, overrides or [], settings, strategy, nodes, gpus, rollout_nodes, grace)
         typer.echo(clusters.slurm(job) if slurm else clusters.kubernetes(job, image, claim), nl=False)
         return
-    processes = gpus if gpus is not None else max(1, torch.cuda.device_count())
+    processes = gpus if gpus is not None else max(1, launcher.gpus())
     cluster = launcher.Cluster(nodes, processes, node_rank, address, port, interface)
     flags = [*(["--resume", resume] if resume else []), *(["--fresh"] if fresh else [])]
     chosen = launcher.plan(
@@ -121,11 +138,12 @@ def evaluate(
     """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
     from .config.reading import load
     from .config.schema import ConfigError
-    from .run import pipeline as run
 
     if not (folder / "policy" / "config.json").exists():
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
     settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
+    from .run import pipeline as run
+
     run.evaluate_again(settings, context.find_root().obj)
 
 
@@ -140,12 +158,13 @@ def serve(
     expose: Annotated[bool, typer.Option(help="Let other machines reach it, with its key.")] = False,
 ) -> None:
     """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
-    from .cluster import serve
     from .config.reading import load
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
     settings = load(str(path) if path.is_file() else config, chosen, resolve=False)
+    from .cluster import serve
+
     raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))
 
 
@@ -195,16 +214,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise SystemExit(error.code) from None
         fail(str(error), error.code)
     except Exception as error:
-        text = faults.disk_fault(error)
-        # First: without room for temporary files torch cannot be imported, which the others need.
-        if isinstance(error, OSError) and text is not None:
-            fail(text, 2)
-        if isinstance(error, faults.mendable()):
+        if isinstance(error, faults.MENDABLE):
             fault = faults.cause(error)
             if fault is not None and (trace := faults.blamed(fault)):
                 Console(stderr=True).print(trace, markup=False, highlight=False, soft_wrap=True)
             fail(" ".join(str(error).split()), 2)
-        if text is not None:
+        if (text := faults.disk_fault(error)) is not None:
             fail(text, 2)
         if stop.received is not None:  # torn by another process that has stopped
             print(stop.interruption("stopped with the other processes"), file=sys.stderr)

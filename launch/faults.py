@@ -1,6 +1,6 @@
 """What a user can mend, in one line: which errors that are, and whose code is to blame.
 
-``mendable``    errors whose message tells the user what to do
+``MENDABLE``    errors whose message tells the user what to do
 ``disk_fault``  a disk that is full, read-only or closed to this user, behind any error of any library
 ``cause``       what a reward of the user raised, behind the errors that report it
 ``blamed``      its traceback, from the user's code on
@@ -20,7 +20,11 @@ from typing import NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from ..envs.faults import MendableError
 from .signals import say_code
+
+# A package that is not there is named by the error itself.
+MENDABLE = (MendableError, ModuleNotFoundError)
 
 _ELSEWHERE = "choose another output=... or data.cache=..."
 _ROOM, _LEAVE = f"make room, or {_ELSEWHERE}", f"give this user leave to write there, or {_ELSEWHERE}"
@@ -47,22 +51,6 @@ _WORDS = {
     "permission denied": errno.EACCES,
     "operation not permitted": errno.EPERM,
 }
-
-
-def mendable() -> tuple[type[Exception], ...]:
-    """Faults whose message tells the user what to do. Looked up when there is one: to import all of this
-    takes seconds."""
-    from ..envs.data.logs import DataError
-    from ..rewards import RewardError, RewardSpecError
-    from ..rl.checkpoints import CheckpointError
-    from ..rl.policy.loading import PolicyError
-    from ..rl.processes import LaunchError
-    from ..rl.rollouts.base import RolloutError
-    from .config.schema import ConfigError
-
-    rewards = (RewardError, RewardSpecError)
-    ours = (CheckpointError, ConfigError, DataError, LaunchError, PolicyError, RolloutError)
-    return (*rewards, *ours, ModuleNotFoundError)
 
 
 def cause(error: Exception) -> BaseException | None:

@@ -1,10 +1,14 @@
 """What scores an answer: the Reward protocol, the registry, the engine and the rewards recrl ships with."""
 
+from typing import TYPE_CHECKING, Any
+
 from .base import Reward, RewardError, RewardSpecError, completion_text
 from .registry import declared_in, known, parameters, resolve, resolve_all, reward
-from .scoring.engine import RewardEngine
-from .shipped.encoder import encode_tags
 from .spec import RewardSpec
+
+if TYPE_CHECKING:
+    from .scoring.engine import RewardEngine
+    from .shipped.encoder import encode_tags
 
 __all__ = [
     "Reward",
@@ -21,3 +25,16 @@ __all__ = [
     "resolve_all",
     "reward",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs numerical packages, imported when it is first asked for."""
+    if name == "RewardEngine":
+        from .scoring.engine import RewardEngine
+
+        return RewardEngine
+    if name == "encode_tags":
+        from .shipped.encoder import encode_tags
+
+        return encode_tags
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

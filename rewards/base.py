@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ..envs.faults import MendableError
 from ..envs.settings import LARGEST, SMALLEST_UNIT
 
 # TRL's reward signature, `(prompts, completions, **columns) -> list[float | None]`, sync or async. Parameters
@@ -28,11 +29,11 @@ Per = Literal["sample", "group", "tag", "tag_mean"]
 Direction = Literal["higher", "lower"]
 
 
-class RewardSpecError(ValueError):
+class RewardSpecError(MendableError, ValueError):
     """A reward is declared or configured wrongly. The message names the reward, the setting and the fix."""
 
 
-class RewardError(RuntimeError):
+class RewardError(MendableError, RuntimeError):
     """A reward misbehaved while scoring. The message names the reward, the sample, its value and the fix."""
 
 

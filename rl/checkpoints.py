@@ -27,6 +27,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..envs.faults import MendableError
 from ..envs.storage import sealed
 from ..envs.storage.sealed import MANIFEST, SealError
 
@@ -54,7 +55,7 @@ _OF_FSDP = {
 _VALUES, _ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(MendableError, RuntimeError):
     """A checkpoint could not be written, or cannot be gone on from; the message names it and the fix."""
 
 

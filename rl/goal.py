@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
-
 from ..rewards import Reward
 from ..rewards.base import PER_TAG
-from .optimizer.advantages import RULES, AdvantageBatch, find_rule
-from .optimizer.problem import Problem, Units
+from .optimizer.problem import Problem
+from .optimizer.rules import RULES, find_rule
 
 
 def check_directions(rewards: Sequence[Reward], problem: Problem) -> None:
@@ -60,11 +58,8 @@ def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str
 
 
 def check_rule(problem: Problem, rule: str) -> None:
-    """The rule accepts the problem: tried on one group without variation."""
-    count = len(problem.constraints)
-    zeros = torch.zeros(1, 2, len(problem.columns), dtype=torch.float64)
-    units = Units(1.0, torch.ones(count, dtype=torch.float64))
-    find_rule(rule)(AdvantageBatch(zeros, problem, torch.zeros(count, dtype=torch.float64), units))
+    """The rule can be used on the problem."""
+    find_rule(rule).check(problem)
 
 
 def check_credit(rewards: Iterable[Reward], problem: Problem, rule: str, credit: str) -> None:

@@ -14,6 +14,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from ..envs.faults import MendableError
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ _YOUNG = 30.0
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
-class LaunchError(RuntimeError):
+class LaunchError(MendableError, RuntimeError):
     """The processes are not what the launch asked for, or cannot work; the message names the fix."""
 
 

@@ -1,17 +1,14 @@
 """How tokens are drawn, and which of them may be."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import LogitsProcessorList
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,15 @@ class Sampling:
 
     def warpers(self) -> LogitsProcessorList:
         """The library's processors, in its order; empty for greedy decoding."""
+        # Here, since settings of the sampling are read without torch.
+        from transformers import (
+            LogitsProcessorList,
+            MinPLogitsWarper,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
+
         found = LogitsProcessorList()
         if self.temperature not in (0.0, 1.0):
             found.append(TemperatureLogitsWarper(self.temperature))

@@ -15,7 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from recrl.envs.catalog import Catalog
-from recrl.envs.data.prepared import Data, DataConfig, prepare
+from recrl.envs.data.prepared import Data, prepare
+from recrl.envs.data.settings import DataConfig
 
 LONGEST = (
     "test_rollouts.py",

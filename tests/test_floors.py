@@ -53,7 +53,8 @@ def imported(path: Path, *, everywhere: bool = True) -> set[tuple[str, ...]]:
         base = here[: len(here) - node.level + 1] + (node.module.split(".") if node.module else [])
         for alias in node.names:
             full = (*base, alias.name)
-            found.add(full if full in MODULES else tuple(base))
+            if full != ("__version__",):  # of the package itself
+                found.add(full if full in MODULES else tuple(base))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from recrl.envs.tags.prompts import Message
 from recrl.rewards.base import Completion
-from recrl.rl.policy.loading import PolicyConfig
+from recrl.rl.policy.settings import PolicyConfig
 
 from .suite import BenchmarkError
 

@@ -216,7 +216,7 @@ def _answers(
 def _execute(folder: Path, tables: "dict[str, KnownProblem]", runs: Runs, extra: "list[Run]") -> None:
     """Do the runs, and the lines that no policy is above."""
     from recrl.launch.run.progress import Display
-    from recrl.rl.optimizer.advantages import RULES
+    from recrl.rl.optimizer.rules import RULES
 
     from . import suite
 

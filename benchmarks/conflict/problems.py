@@ -19,8 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recrl.rl.optimizer.duals import DualConfig
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.settings import DualConfig
 
 from .oracles import Oracle, attainable, find_oracle
 

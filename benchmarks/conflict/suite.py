@@ -23,9 +23,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from recrl.rl.optimizer.advantages import find_rule
-from recrl.rl.optimizer.credit import Credit
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import find_rule
+from recrl.rl.optimizer.settings import Credit
 
 from .. import BenchmarkError
 from .oracles import find_oracle

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recrl.rl.optimizer.advantages import AdvantageBatch, Rule, find_rule
-from recrl.rl.optimizer.credit import Credit
+from recrl.rl.optimizer.advantages import AdvantageBatch
 from recrl.rl.optimizer.duals import Duals
 from recrl.rl.optimizer.problem import constraint_values, objective_values
+from recrl.rl.optimizer.rules import Rule, find_rule
+from recrl.rl.optimizer.settings import Credit
 
 from .problems import KnownProblem
 from .scores import score_policy

@@ -21,13 +21,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from recrl.envs.catalog import Catalog, ParsedAnswer
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rl import policy
-from recrl.rl.optimizer.credit import Credit
-from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.duals import Duals
 from recrl.rl.optimizer.problem import Problem, constraint_values
+from recrl.rl.optimizer.settings import Credit, DualConfig
 from recrl.rl.prefix.packing import continuation_logits
 from recrl.rl.prefix.sharing import can_share
 from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
-from recrl.rl.trainer.make import TrainConfig, make_trainer
+from recrl.rl.trainer.make import make_trainer
+from recrl.rl.trainer.settings import TrainConfig
 
 from .oracles import Oracle, find_oracle
 from .problems import LONGEST, KnownProblem, recommender, sequences

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recrl.envs.data.prepared import DataConfig, prepare
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import DataConfig
 
 from . import report
 from .measure import measure

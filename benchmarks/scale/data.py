@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recrl.envs.data.prepared import DataConfig, prepare
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import DataConfig
 
 from .. import BenchmarkError
 from ..memory import memory

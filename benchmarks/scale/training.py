@@ -22,9 +22,10 @@ from transformers import TrainerCallback
 from recrl.launch.cluster.launcher import strategy_file
 from recrl.launch.cluster.serve import free_port
 from recrl.rl import checkpoints, policy
-from recrl.rl.optimizer.duals import DualConfig
+from recrl.rl.optimizer.settings import DualConfig
 from recrl.rl.processes import distributed_state
-from recrl.rl.trainer.make import TrainConfig, make_trainer
+from recrl.rl.trainer.make import make_trainer
+from recrl.rl.trainer.settings import TrainConfig
 
 from .. import BenchmarkError
 from ..memory import memory

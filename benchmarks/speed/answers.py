@@ -15,7 +15,8 @@ from recrl.launch.cluster.serve import free_port, running
 from recrl.rl import policy
 from recrl.rl.decoding.generate import generate
 from recrl.rl.rollouts.base import Request
-from recrl.rl.rollouts.settings import RolloutConfig, make_engine
+from recrl.rl.rollouts.make import make_engine
+from recrl.rl.rollouts.settings import RolloutConfig
 from recrl.rl.sampling import Sampling
 
 from ..memory import memory

@@ -16,9 +16,10 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from recrl.rl import policy
-from recrl.rl.optimizer.duals import DualConfig
+from recrl.rl.optimizer.settings import DualConfig
 from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
-from recrl.rl.trainer.make import TrainConfig, make_trainer
+from recrl.rl.trainer.make import make_trainer
+from recrl.rl.trainer.settings import TrainConfig
 
 from ..memory import memory
 from . import workload

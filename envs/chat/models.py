@@ -2,7 +2,6 @@
 
 ``ChatModel``   the protocol: conversations in, texts out
 ``Endpoint``    one behind an OpenAI-compatible interface: vLLM, a hosted model
-``ChatConfig``  its settings
 ``quoted``      untrusted text as a part of what is asked
 """
 
@@ -11,12 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, Field, field_validator
-
-from ..http.client import Client, NoReplyError, Reply, check_url
-from ..settings import MANY, PATIENCE, Between, Text, check_plain
+from ..http.client import Client, NoReplyError, Reply
+from .settings import ChatConfig
 
 Conversation = str | Sequence[Mapping[str, Any]]
 """A list of ``{"role", "content"}`` messages; a text alone is one message of the user."""
@@ -48,40 +45,6 @@ class ChatModel(Protocol):
             ChatError: as ``chat``.
         """
         ...
-
-
-class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """A language model behind an OpenAI-compatible interface."""
-
-    url: Annotated[str, Text(4000)]
-    """Of the interface, up to the version: ``http://127.0.0.1:8000/v1``."""
-    model: Annotated[str, Text()]
-    """Name of the model there."""
-    token_env: Annotated[str, Text(), Field(pattern=r"^\w+$")] | None = None
-    """Environment variable that holds the key, where one is needed."""
-    temperature: Annotated[float, Between(0, 100)] = 0.0
-    """0: the likeliest answer."""
-    max_tokens: Annotated[int, Between(1, MANY)] = 256
-    """Of an answer; one that is cut off is an error."""
-    timeout: Annotated[float, Between(0.001, PATIENCE)] = 60.0
-    """Seconds to connect in, and that the server may be silent for."""
-    deadline: Annotated[float, Between(1e-3, PATIENCE)] = 600.0
-    """Seconds until an answer must be whole."""
-    concurrency: Annotated[int, Between(1, 1000)] = 32
-    """Questions under way at once, from this process."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves one of ours out."""
-
-    @field_validator("url")
-    @classmethod
-    def _usable(cls, url: str) -> str:
-        return check_url(url)
-
-    @field_validator("options")
-    @classmethod
-    def _plain(cls, options: dict[str, Any]) -> dict[str, Any]:
-        check_plain(options)
-        return options
 
 
 class Endpoint:

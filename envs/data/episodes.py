@@ -8,92 +8,15 @@ week.
 import datetime as dt
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import BaseModel
 
-from ..settings import MANY, Between, Each
 from . import calendar
-from .logs import DataError
+from .settings import DataError, Protocol
 
 SPLITS = ("train", "validation", "test")
-# Of weeks: two hundred years.
-_LATEST = 10_000
-_Weeks = Annotated[int, Between(1, 1000)]
-_Origins = Annotated[tuple[Annotated[int, Between(0, _LATEST)], ...], Each()]
-
-
-class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Which weeks and users an episode may use."""
-
-    window: _Weeks = 4
-    """Length of the target window in weeks."""
-    lookback: _Weeks = 20
-    """A tag is novel when it was not bought in this many weeks before the origin."""
-    min_active_weeks: _Weeks = 4
-    """A user needs this many weeks with a purchase before the origin."""
-    active_within: _Weeks = 8
-    """... and one of them within this many weeks before the origin."""
-    cold_weeks: _Weeks = 10
-    """A user with fewer active weeks than this before the origin is in the segment ``cold``, others
-    ``warm``."""
-    min_tag_users: Annotated[int, Between(1, MANY)] = 20
-    """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
-    unseen_share: Annotated[float, Between(0.001, 0.999)] = 0.2
-    """Share of the users kept out of training and of every learned statistic."""
-    train_origins: _Origins = ()
-    """Origin weeks of training episodes; empty = 31 to 19 weeks before the last week."""
-    validation_origins: _Origins = ()
-    """Empty = 15 weeks before the last week."""
-    test_origins: _Origins = ()
-    """Empty = 11, 7 and 3 weeks before the last week."""
-    statistics_end: Annotated[int, Between(0, _LATEST)] | None = None
-    """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
-
-    def resolved(self, first_week: int, last_week: int) -> "Protocol":
-        """The same protocol with every origin filled in for data that covers these weeks.
-
-        Raises:
-            DataError: the data are too short for the splits, or a training target reaches past
-                ``statistics_end``.
-        """
-        earliest = first_week + self.min_active_weeks
-        train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
-        validation = self.validation_origins or (last_week - 15,)
-        test = self.test_origins or (last_week - 11, last_week - 7, last_week - 3)
-        end = self.statistics_end if self.statistics_end is not None else min(validation)
-        for name, origins in (("train", train), ("validation", validation), ("test", test)):
-            if not origins or min(origins) < earliest or max(origins) + self.window - 1 > last_week:
-                raise DataError(
-                    f"the data cover weeks {first_week}..{last_week}, too short for protocol.{name}_origins="
-                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and "
-                    f"a target window of {self.window}. Give more weeks of data, or set "
-                    f"protocol.{name}_origins to weeks in {earliest}..{last_week - self.window + 1}"
-                )
-        if max(train) + self.window > end:
-            raise DataError(
-                f"protocol.train_origins={list(train)} with window={self.window} reach week "
-                f"{max(train) + self.window - 1}, at or past protocol.statistics_end={end}: "
-                "training would see the test period. Use earlier origins"
-            )
-        return self.model_copy(
-            update={
-                "train_origins": train,
-                "validation_origins": validation,
-                "test_origins": test,
-                "statistics_end": end,
-            }
-        )
-
-    def origins(self, split: str) -> tuple[int, ...]:
-        return {
-            "train": self.train_origins,
-            "validation": self.validation_origins,
-            "test": self.test_origins,
-        }[split]
 
 
 def is_unseen(user: str, share: float) -> bool:

@@ -18,15 +18,14 @@ import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import polars as pl
 import pyarrow.parquet as pq
-from pydantic import BaseModel, model_validator
 
-from ..settings import Text
 from . import lines
 from .events import Events
+from .settings import DataError, LogColumns
 
 SUFFIXES = {".parquet": "Parquet", ".jsonl": "JSON lines", ".ndjson": "JSON lines"}
 
@@ -39,38 +38,6 @@ _SEEN = r"[^\p{Cc}\p{Cf}\p{Z}\s<>:]"
 
 # The last one is what Polars raises where it has no error.
 _UNREADABLE = (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException)
-
-
-_Column = Annotated[str, Text()]
-
-
-class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Names of the columns in the file."""
-
-    user: _Column = "user"
-    """Who: string or integer."""
-    time: _Column = "time"
-    """When: datetime, date or ISO 8601 string."""
-    tag: _Column = "tag"
-    """What: category, genre or tag of the item."""
-    profile: _Column | None = None
-    """One line about the user; none by default."""
-
-    @model_validator(mode="after")
-    def _apart(self) -> "LogColumns":
-        named: dict[str, str] = {}
-        for field, column in self:
-            if column is not None and column in named:
-                raise ValueError(f"{named[column]} and {field} are both {column!r}; give each its own column")
-            named[column] = field
-        return self
-
-
-class DataError(ValueError):
-    """The data cannot be used as it is; the message, one line, names the column, the row and the fix."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
 
 
 def fingerprint(path: Path) -> str:

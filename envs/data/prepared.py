@@ -17,20 +17,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel
 
 from ..catalog import Catalog
-from ..settings import MANY, Between, Place, Text
 from ..storage import sealed
 from ..text import display, normalise
 from . import completejourney, logs, shards
-from .episodes import Protocol
 from .events import Events
 from .panel import Panel
+from .settings import DataConfig, DataError, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -41,29 +38,6 @@ _PARTIAL = ".partial"
 
 # Bytes of the tables that each start reads to find damage, the smallest files first: some 0.3 seconds.
 _READ = 256 << 20
-
-
-class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Where the episodes come from."""
-
-    source: Annotated[str, Text(4000)] = "completejourney"
-    """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
-    track: Literal["category", "type"] = "category"
-    """Granularity of the Complete Journey tags; logs bring their own."""
-    columns: logs.LogColumns = logs.LogColumns()
-    """Column names of a log."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with unreadable rows of a log."""
-    max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
-    """Most users of a log; their names are held in memory."""
-    max_tags: Annotated[int, Between(2, MANY)] = 200_000
-    """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
-    protocol: Protocol = Protocol()
-    """Origins, windows, eligibility and splits."""
-    at_once: Annotated[int, Between(1000, 10**12)] = 2_000_000
-    """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
-    cache: Annotated[Path, Place()] = Path(".cache/recrl")
-    """Folder of the cached tables, one subfolder a content hash."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +117,7 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
                 _make(config, fingerprint, folder, engine, why)
             return restore(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise logs.DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+        raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
 
 
 def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:

@@ -29,10 +29,10 @@ import pyarrow as pa
 
 from ..text import display, normalise
 from . import episodes
-from .episodes import SPLITS, Protocol, is_unseen
+from .episodes import SPLITS, is_unseen
 from .events import Events
-from .logs import DataError
 from .panel import POPULARITY_WEEKS
+from .settings import DataError, Protocol
 
 Engine = Literal["polars", "ray"]
 

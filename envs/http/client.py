@@ -2,12 +2,10 @@
 
 ``Client``      asks one address; bounded in time and size, without redirects, cookies or ``.netrc``
 ``Reply``       what came back, whatever its status
-``check_url``   whether an address can be used
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
 import os
@@ -24,6 +22,7 @@ import requests
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
 
+from .addresses import check_url, is_loopback
 from .connections import session, until
 
 LIMIT = 8 * 2**20
@@ -31,55 +30,10 @@ LIMIT = 8 * 2**20
 
 _BLOCK = 2**16
 _FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError, zlib.error)
-_LOGIN = re.compile(r"\s*(https?:/*|[a-z][a-z0-9+.-]*://)[^/?#\s]*@", re.IGNORECASE)
 
 
 class NoReplyError(RuntimeError):
     """No whole answer came; the message says why, and never holds a password."""
-
-
-def check_url(url: str, name: str = "url") -> str:
-    """An address of HTTP without a user or password, as it was given.
-
-    Args:
-        name: Setting that it comes from, for the error.
-
-    Raises:
-        ValueError: it is not one.
-    """
-    if has_login(url):
-        raise ValueError(
-            f"{name} holds a user or password before an @; leave them out, since settings are saved and "
-            "shown in errors, and name a token's variable with token_env instead"
-        )
-    shown = repr(url) if "@" not in url else "(not shown: it holds an @)"
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or re.search(r"[\s\x00-\x20\x7f\\]", url):
-        raise ValueError(
-            f"{name}={shown} must be an address of the form http://host/path or https://host/path"
-        )
-    return url
-
-
-def has_login(text: str) -> bool:
-    """Whether a text is an address with a user or password in it."""
-    return _LOGIN.match(text) is not None
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host's name or number can only be this machine."""
-    if host is None or host == "localhost":
-        return host is not None
-    try:
-        number = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(number, "ipv4_mapped", None)
-    return bool((mapped or number).is_loopback)
 
 
 @dataclass(frozen=True)

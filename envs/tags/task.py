@@ -4,19 +4,20 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ..catalog import ParsedAnswer
-from ..data.prepared import Data, DataConfig, prepare
+from ..data.prepared import Data, prepare
+from ..data.settings import DataConfig
 from ..markdown import code, text
-from ..settings import MANY, Between
 from ..statistics import Values
-from ..task import Answerer, Lines, Row, Task, TaskError, TaskSettings, TradeOff, Words, evenly
+from ..task import Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
 from . import baselines, drafts, metrics
-from .prompts import COLUMNS, PromptConfig, prompted_rows
+from .prompts import COLUMNS, prompted_rows
+from .settings import TagsConfig
 from .teaching import sample_list
 
 _NOTES = {
@@ -28,17 +29,6 @@ _DEPLOYED = {
     "grammar": "one to {slots} tags, under a grammar",
     "free": "the first {slots} lines of what the policy writes",
 }
-
-
-class TagsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
-    """Lists of tags that a user will buy."""
-
-    slots: Annotated[int, Between(1, 10_000)] = 10
-    """Length of a list of tags."""
-    max_history: Annotated[int, Between(0, MANY)] = 100
-    """At most this many tags of the history stand in the prompt."""
-    prompt: PromptConfig = PromptConfig()
-    """Words of the prompt."""
 
 
 class Tags(Task):

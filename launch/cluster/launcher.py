@@ -4,6 +4,7 @@
 ``start``  starts it: rollout servers first, then the training
 """
 
+import ctypes
 import ipaddress
 import os
 import shlex
@@ -21,17 +22,15 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import psutil
-import torch
 import yaml
 
 from ...rl.rollouts.access import server_key
-from ...rl.trainer.preconditions import check_split
+from ...rl.trainer.settings import check_split
 from ..children import child
 from ..config.schema import ConfigError, RunConfig
 from ..run.folder import RunFolder
 from ..run.progress import Display
 from ..signals import EXIT_CODES, EXIT_FOLDER, codes_said, stopping
-from .serve import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
 
@@ -146,6 +145,8 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         ConfigError: the earlier run may not be replaced, or is in use.
         RolloutError: the servers' key is none, or others can read it.
     """
+    from .serve import healthy  # and with it all that trains, which a plan does not need
+
     if chosen.servers:
         server_key(folder)
     if fresh and chosen.servers:
@@ -269,13 +270,27 @@ def _check_machine(cluster: Cluster, strategy: str, file: Path) -> None:
     if cluster.nodes > 1 and cluster.address is None:
         raise ConfigError(f"--nodes {cluster.nodes} needs --address, the first node's name or number")
     kind = _kind(file)
-    if kind == "FSDP" and not torch.cuda.is_available():
+    here = gpus()
+    if kind == "FSDP" and not here:
         raise ConfigError(f"--strategy {strategy} needs GPUs: without one it would silently be ddp; use that")
-    if torch.cuda.is_available() and cluster.processes > torch.cuda.device_count():
+    if here and cluster.processes > here:
         raise ConfigError(
-            f"--gpus {cluster.processes}: this machine has {torch.cuda.device_count()}; two processes cannot "
-            "share one"
+            f"--gpus {cluster.processes}: this machine has {here}; two processes cannot share one"
         )
+
+
+def gpus() -> int:
+    """Number of GPUs that a training may use here.
+
+    Torch, which takes seconds to import, is only asked where there is a driver.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def interface_to(address: str, port: int, patience: float = 0.0) -> str:
@@ -326,14 +341,14 @@ def _servers(
         if parts.hostname in _LOOPBACK:
             command = [sys.executable, "-m", "recrl.launch.cli", "serve", source, *overrides]
             found[address] = (*command, "--port", str(parts.port or 80))
-    gpus, each = torch.cuda.device_count(), config.rollout.tensor_parallel
-    if gpus and cluster.processes + len(found) * each > gpus:
+    here, each = gpus(), config.rollout.tensor_parallel
+    if here and cluster.processes + len(found) * each > here:
         raise ConfigError(
             f"--gpus {cluster.processes} and {len(found)} servers with rollout.tensor_parallel={each} need "
-            f"{cluster.processes + len(found) * each} GPUs, this machine has {gpus}; train on fewer, or name "
+            f"{cluster.processes + len(found) * each} GPUs, this machine has {here}; train on fewer, or name "
             "servers of other machines"
         )
-    if not gpus:
+    if not here:
         return found
     firsts = (cluster.processes + i * each for i in range(len(found)))  # behind those of the training
     visible = (",".join(map(str, range(first, first + each))) for first in firsts)

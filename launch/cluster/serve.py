@@ -15,7 +15,8 @@ from types import FrameType
 from ...envs.http.client import Client, NoReplyError
 from ...rl import policy
 from ...rl.rollouts.base import RolloutError
-from ...rl.rollouts.settings import RolloutConfig, server_command
+from ...rl.rollouts.make import server_command
+from ...rl.rollouts.settings import RolloutConfig
 from ...rl.trainer.make import serving_length
 from ..children import child, shared_memory_swept
 from ..config.schema import RunConfig
@@ -68,7 +69,7 @@ def running(
     """A server on loopback, ready to answer, for as long as the context lasts.
 
     Args:
-        config, folder, dtype, longest, run: See :func:`recrl.rl.rollouts.settings.server_command`.
+        config, folder, dtype, longest, run: See :func:`recrl.rl.rollouts.make.server_command`.
         patience: Seconds until it must be ready.
         log: Where its output goes; by default to stderr.
 

@@ -25,14 +25,15 @@ def build(
     ] = False,
 ) -> None:
     """Build the tables that training and evaluation read, where they are not built yet."""
-    from ...envs.data import shards
-    from ...envs.data.prepared import prepare
     from ..config.reading import load
     from ..config.schema import ConfigError
 
+    settings = load(config, overrides or [], resolve=False)
+    from ...envs.data import shards
+    from ...envs.data.prepared import prepare
+
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
-    settings = load(config, overrides or [], resolve=False)
     data = prepare(settings.data, engine=engine, wholly=check)
     Console().print(_counts(data.fingerprint, data.report))
 
@@ -40,12 +41,13 @@ def build(
 @data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
     """What was read, dropped and split, the baselines on the test split, and one prompt."""
-    import numpy as np
-
-    from ...envs import task as tasks
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
+    import numpy as np
+
+    from ...envs import task as tasks
+
     task = tasks.make(settings.task, settings.data)
     console = Console()
     console.print(_counts(task.fingerprint, task.counts()))

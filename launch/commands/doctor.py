@@ -21,7 +21,8 @@ from rich.table import Table
 from ...rl import policy
 from ...rl.decoding.generate import generate
 from ...rl.prefix.sharing import TOLERANCE
-from ...rl.rollouts.settings import ENGINES, Engine, RolloutConfig, make_engine
+from ...rl.rollouts.make import make_engine
+from ...rl.rollouts.settings import ENGINES, Engine, RolloutConfig
 from ...rl.rollouts.trial import round_trip
 from ...rl.sampling import Sampling
 from ..cluster.serve import free_port, running

@@ -107,13 +107,14 @@ def check(
 ) -> None:
     """Run a reward over real episodes; exit code 1 if it fails, so that CI can ask."""
     from ..config.reading import load
-    from ..run import pipeline as run
-    from ..run.progress import Display
-    from . import reward_check
 
     settings, name = with_reward(load(config, overrides or []), use)
+    from ..run.progress import Display
+    from ..run.setup import prepare_setup
+    from . import reward_check
+
     console, display = Console(soft_wrap=True), Display()
-    setup = run.prepare_setup(settings, display)
+    setup = prepare_setup(settings, display)
     answers = (
         _sampled(setup, policy, prompts, group) if policy else reward_check.drafted(setup, prompts, group)
     )

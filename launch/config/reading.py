@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ...envs.http.client import has_login
+from ...envs.http.addresses import has_login
 from ...envs.lookup import anchored, nearest
 from ...envs.settings import shown
 from ...envs.task import TaskError, TaskSettings, settings_class

@@ -10,28 +10,27 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, field_validator, model_validator
 
-from ...envs.chat.models import ChatConfig
-from ...envs.data.prepared import DataConfig
+from ...envs.chat.settings import ChatConfig
+from ...envs.data.settings import DataConfig
+from ...envs.faults import MendableError
 from ...envs.settings import LARGEST_SEED, MANY, Between, Each, Place, Text
-from ...envs.tags.task import TagsConfig
+from ...envs.tags.settings import TagsConfig
 from ...envs.task import TaskSettings, settings_class
 from ...rewards import RewardSpec, RewardSpecError, resolve_all
-from ...rl.evaluation.answers import EvaluationConfig
+from ...rl.evaluation.settings import EvaluationConfig
 from ...rl.goal import check_credit, check_directions, check_rule
-from ...rl.optimizer.config import OptimizerConfig
 from ...rl.optimizer.constraints import parse_constraint
 from ...rl.optimizer.problem import Problem
-from ...rl.policy.loading import PolicyConfig
-from ...rl.policy.warmstart import WarmStartConfig
+from ...rl.optimizer.settings import OptimizerConfig
+from ...rl.policy.settings import PolicyConfig, WarmStartConfig
 from ...rl.rollouts.settings import RolloutConfig
-from ...rl.trainer.make import TrainConfig
-from ...rl.trainer.preconditions import check_halves, check_split
+from ...rl.trainer.settings import TrainConfig, check_halves, check_split
 
 # Answers in one step: more would not fit in memory as text.
 _MOST_ANSWERS = MANY
 
 
-class ConfigError(ValueError):
+class ConfigError(MendableError, ValueError):
     """The configuration cannot be used; the message names the setting, the value and the fix."""
 
 

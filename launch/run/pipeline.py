@@ -26,7 +26,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from ...rl import checkpoints, policy
 from ...rl.checkpoints import CheckpointError
 from ...rl.policy.loading import save_policy
-from ...rl.rollouts.settings import check_served
+from ...rl.rollouts.make import check_served
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import distributed_state
 from ..config import changes

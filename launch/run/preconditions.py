@@ -11,7 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Task, Text
 from ...rl.decoding.generate import check_window
-from ...rl.trainer.preconditions import check_split, longest_prompt
+from ...rl.decoding.grammar import load_xgrammar
+from ...rl.trainer.preconditions import longest_prompt
+from ...rl.trainer.settings import check_split
 from ..config.schema import ConfigError, RunConfig
 
 
@@ -21,7 +23,10 @@ def check_task(config: RunConfig, task: Task) -> None:
     Raises:
         ConfigError: a warm start without demonstrations, credit that the form of answers does not allow, or
             an evaluation without an episode.
+        ModuleNotFoundError: the deployed lists need a package that cannot be imported.
     """
+    if config.evaluation.decoding == "grammar":
+        load_xgrammar()  # now, not after hours of training
     if config.warm_start.steps and not task.teaches:
         raise ConfigError(
             f"warm_start.steps={config.warm_start.steps}: task.use={config.task.use} has no demonstrations "

@@ -3,8 +3,11 @@
 A bar for each stage, and the objective with every constraint's slack and price.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,7 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ...rl.optimizer.duals import ConstraintReport
+if TYPE_CHECKING:
+    from ...rl.optimizer.duals import ConstraintReport
 
 _COLOURS = {
     "slack": "green",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
 
 from ..registry import reward
 
@@ -100,6 +99,8 @@ class OfferRanker:
 
     def probability(self, features: Floats) -> Floats:
         """Calibrated probability that an offer is redeemed, ``[...]`` of ``[..., features]``."""
+        from scipy.special import expit
+
         return expit(self.slope * self.score(features) + self.shift)
 
     def state_dict(self) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from ..registry import reward
 from .text import band
@@ -239,6 +238,8 @@ def _sum_embeddings(
             f"tag id {ids.max()} has no row in the encoder's {len(encoder)}: embed this catalogue"
         )
     # Sparse, because a sample touches ten of a thousand tags.
+    from scipy.sparse import csr_array  # a third of a second, which each start would wait for
+
     rows = csr_array((flat.astype(np.float32), ids, starts), shape=(len(tags), len(encoder)))
     return rows @ encoder.astype(np.float32, copy=False)
 

@@ -8,9 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Lines, Message, Text
 from ..sampling import Constraint, Sampling
-from .forms import Decoding, longest_answer, token_constraint
+from .forms import longest_answer, token_constraint
 from .generate import generate
 from .kept import Kept
+from .settings import Decoding
 
 
 @torch.no_grad()

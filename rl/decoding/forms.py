@@ -7,15 +7,13 @@
 
 import math
 from statistics import fmean
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from ...envs.task import Lines, Text
 from .grammar import GrammarConstraint
 from .lists import DistinctLines, line_tokens, longest
-
-Decoding = Literal["distinct", "grammar", "free"]
+from .settings import Decoding
 
 
 def token_constraint(

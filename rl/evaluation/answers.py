@@ -6,46 +6,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, field_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.settings import MANY, Between
 from ...envs.task import Row, Task
 from ...rewards import RewardEngine
 from ..decoding.deploy import answer_texts, deploy
-from ..decoding.forms import Decoding
-from ..decoding.grammar import load_xgrammar
 from ..decoding.kept import Kept
 from ..optimizer.problem import Problem, segment_indicators
 from ..sampling import Sampling
-
-
-class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """How a run is evaluated on the test split."""
-
-    users: Literal["unseen", "all"] = "unseen"
-    """Test episodes of unseen users only, or of all users (both are then reported)."""
-    answers_per_prompt: Annotated[int, Between(1, 10_000)] = 2
-    """Sampled answers for each episode."""
-    max_episodes: Annotated[int, Between(1, MANY)] | None = None
-    """At most this many episodes, evenly spread; all by default."""
-    batch_size: Annotated[int, Between(1, 1_000_000)] = 128
-    """Answers generated at once."""
-    decoding: Decoding = "distinct"
-    """Deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the policy ends the
-    list; needs the package xgrammar) or ``free``. Free text is not constrained."""
-
-    @field_validator("decoding")
-    @classmethod
-    def _installed(cls, decoding: Decoding) -> Decoding:
-        if decoding == "grammar":
-            load_xgrammar()  # asked here, before hours of training
-        return decoding
+from .settings import EvaluationConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 from ...envs.statistics import Estimate, Values, estimate, paired_difference
 from ...envs.task import Row, Task
-from ..decoding.forms import Decoding
+from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
 from .answers import Answers
 

@@ -15,13 +15,11 @@ use the bounds otherwise
     tchebycheff           raise whatever is furthest below its goal
     single_reward         the objective alone
 
-To add a rule: write a function `AdvantageBatch -> Advantages`, put `@rule("its_name", ...)` above it, and
-list it here. The trainer finds it by name in `RULES`; nothing else changes. Rules are pure functions; what
-changes in training (multipliers, measured units) comes with the batch.
+To add a rule: write a function `AdvantageBatch -> Advantages` with its name, list it here, and give it a line
+in `rules.RULES`, where the trainer finds it; nothing else changes. Rules are pure functions; what changes in
+training (multipliers, measured units) comes with the batch.
 """
 
-import difflib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -96,50 +94,6 @@ class Advantages:
     kl_scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A named rule; calling it computes the advantages."""
-
-    name: str
-    uses_duals: bool
-    """Whether multipliers enter; where not, a run reports slacks but no prices."""
-    controller: str
-    """How the multipliers are stepped, see `duals.CONTROLLERS`."""
-    per_tag: bool
-    """Whether it can credit tags: it must be linear in the rewards of a batch."""
-    function: Callable[[AdvantageBatch], Advantages]
-
-    def __call__(self, batch: AdvantageBatch) -> Advantages:
-        if batch.running is not None and not self.per_tag:
-            able = ", ".join(rule.name for rule in RULES.values() if rule.per_tag)
-            raise ValueError(f"rule {self.name!r} cannot credit tags; use credit: sequence, or one of {able}")
-        return self.function(batch)
-
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(
-    name: str, *, uses_duals: bool, controller: str = "pi", per_tag: bool = False
-) -> Callable[[Callable[[AdvantageBatch], Advantages]], Rule]:
-    """Decorator that puts a rule into `RULES`."""
-
-    def register(function: Callable[[AdvantageBatch], Advantages]) -> Rule:
-        RULES[name] = Rule(name, uses_duals, controller, per_tag, function)
-        return RULES[name]
-
-    return register
-
-
-def find_rule(name: str) -> Rule:
-    """The rule of that name; ValueError with the nearest name when there is none."""
-    if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, 1, 0.0)[0]
-        raise ValueError(f"unknown advantage rule {name!r}; did you mean {near!r}? Known: {', '.join(RULES)}")
-    return RULES[name]
-
-
-@rule("lagrangian", uses_duals=True, per_tag=True)
 def lagrangian(batch: AdvantageBatch) -> Advantages:
     """Gradient of the Lagrangian, one exchange rate for all prompts.
 
@@ -161,7 +115,6 @@ def lagrangian(batch: AdvantageBatch) -> Advantages:
     return _lagrangian(batch)
 
 
-@rule("log_lambda", uses_duals=True, controller="log", per_tag=True)
 def log_lambda(batch: AdvantageBatch) -> Advantages:
     """Safe-RLHF's multipliers: `ln lam_k <- ln lam_k + alpha e_k`, from lam = 1 with alpha = 0.1.
 
@@ -175,7 +128,6 @@ def log_lambda(batch: AdvantageBatch) -> Advantages:
     return _lagrangian(batch)
 
 
-@rule("scalarized_reward", uses_duals=True)
 def scalarized_reward(batch: AdvantageBatch) -> Advantages:
     """Multipliers inside the reward, which is then z-scored per group.
 
@@ -190,7 +142,6 @@ def scalarized_reward(batch: AdvantageBatch) -> Advantages:
     return Advantages(z_scores(summed).to(batch.rewards))
 
 
-@rule("scalarized_advantage", uses_duals=True)
 def scalarized_advantage(batch: AdvantageBatch) -> Advantages:
     """Multipliers on components that were z-scored per group.
 
@@ -202,7 +153,6 @@ def scalarized_advantage(batch: AdvantageBatch) -> Advantages:
     return Advantages((z_scores(_components(batch)) * weights).sum(dim=-1).to(batch.rewards))
 
 
-@rule("weighted_sum", uses_duals=False)
 def weighted_sum(batch: AdvantageBatch) -> Advantages:
     """TRL 1.16 with its defaults `sum_then_normalize` and `scale_rewards="group"`.
 
@@ -218,7 +168,6 @@ def weighted_sum(batch: AdvantageBatch) -> Advantages:
     return Advantages(z_scores(summed).to(batch.rewards))
 
 
-@rule("gdpo", uses_duals=False)
 def gdpo(batch: AdvantageBatch) -> Advantages:
     """TRL 1.16 with `normalize_then_sum`.
 
@@ -231,7 +180,6 @@ def gdpo(batch: AdvantageBatch) -> Advantages:
     return Advantages(_over_batch(components.sum(dim=-1), present).to(batch.rewards))
 
 
-@rule("gd2po", uses_duals=False)
 def gd2po(batch: AdvantageBatch) -> Advantages:
     """`gdpo`, without samples on which the rewards disagree: |sum_k w_k z_k| / sum_k |w_k z_k| < 0.2.
 
@@ -245,7 +193,6 @@ def gd2po(batch: AdvantageBatch) -> Advantages:
     return Advantages(_over_batch(total, present).where(kept, 0.0).to(batch.rewards))
 
 
-@rule("dvao", uses_duals=False)
 def dvao(batch: AdvantageBatch) -> Advantages:
     """Rewards weighted by their spread within the group.
 
@@ -262,7 +209,6 @@ def dvao(batch: AdvantageBatch) -> Advantages:
     return Advantages(((deviations * weights).sum(dim=-1) / (spread + 1e-4)).to(batch.rewards))
 
 
-@rule("gate", uses_duals=False)
 def gate(batch: AdvantageBatch) -> Advantages:
     """The objective counts on the samples that meet every constraint, and is 0 elsewhere.
 
@@ -274,12 +220,6 @@ def gate(batch: AdvantageBatch) -> Advantages:
     Source: constrained reward shaping of RecGPT-V2, arXiv 2512.14503.
     """
     rewards, problem = batch.rewards.detach().cpu(), batch.problem
-    lowest = problem.ranges[problem.objective][0]
-    if lowest < 0:
-        raise ValueError(
-            f"rule gate: a violation sets the objective to 0, which beats negative values of "
-            f"{problem.objective} (range from {lowest:g}); let it start at 0, or use another rule"
-        )
     met = torch.ones(rewards.shape[:2], dtype=torch.bool)
     for constraint, value in zip(
         problem.constraints, constraint_values(problem, rewards).unbind(dim=-1), strict=True
@@ -293,7 +233,6 @@ def gate(batch: AdvantageBatch) -> Advantages:
     return Advantages(z_scores(objective_values(problem, rewards) * met).to(batch.rewards))
 
 
-@rule("tchebycheff", uses_duals=False, per_tag=True)
 def tchebycheff(batch: AdvantageBatch) -> Advantages:
     """Raise whatever is furthest below its goal: a smooth minimum over all normalised distances.
 
@@ -317,7 +256,6 @@ def tchebycheff(batch: AdvantageBatch) -> Advantages:
     return _divided(batch, signs * weights / units)
 
 
-@rule("single_reward", uses_duals=False)
 def single_reward(batch: AdvantageBatch) -> Advantages:
     """GRPO on the objective alone, gates included: A = (R - group mean) / (group std + 1e-4).
 

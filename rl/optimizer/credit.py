@@ -6,13 +6,9 @@ position an advantage of its own; here positions are found and spread over token
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Credit = Literal["sequence", "tag"]
-"""What answers for a reward: the whole answer, or each of its tags."""
 
 
 def tag_positions(pieces: Sequence[str]) -> list[int]:

@@ -1,7 +1,7 @@
 """Dual variables: what each constraint costs at present, learned from how far it is from its bound.
 
 `Duals` steps one multiplier per constraint once per generation batch with a PI controller, and reports
-slack, price and status; `DualConfig` holds its settings. How multipliers turn into a gradient is in
+slack, price and status. How multipliers turn into a gradient is in
 `advantages`. All runs in float64 on the CPU, from a reward matrix that every rank holds in full, so that the
 ranks agree without communication.
 """
@@ -12,15 +12,14 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
-from ...envs.settings import MANY, Between
 from .groups import within_group
 from .problem import Problem, Units, constraint_values, objective_values
+from .settings import DualConfig
 from .units import UnitCalibration
 
 # How multipliers are stepped: "pi" is this package's controller, "log" is Safe-RLHF's (arXiv 2310.12773).
@@ -29,35 +28,6 @@ CONTROLLERS = ("pi", "log")
 _LOG_STEP, _LOG_START, _LOG_LEAST = 0.1, 1.0, 1e-6
 # How much of the running covariance between rewards a generation batch keeps.
 _COVARIANCE_MEMORY = 0.9
-
-
-class DualConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Settings of the dual controller; violations are in units, so the defaults fit every problem."""
-
-    kp: Annotated[float, Between(0, 1000)] = 1.0
-    """Gain on the smoothed violation; damps overshoot, from which a collapsed policy does not come back."""
-    ki: Annotated[float, Between(1e-6, 100)] | None = None
-    """Gain of the integrator; None: (1 + kp)^2 / (4 tau), tau = max(20, steps/10), within [0.005, 0.05]."""
-    nu: Annotated[float, Between(0, 0.9999)] = 0.9
-    """Smoothing of the violation for the P term."""
-    lam_max: Annotated[float, Between(1e-6, 1e6)] = 20.0
-    """Ceiling of a multiplier: there a constraint outweighs the objective `lam_max` to 1."""
-    clip: Annotated[float, Between(1e-6, 1e6)] = 3.0
-    """Largest violation, in units, that one batch may report to the controller."""
-    window: Annotated[int, Between(2, 1_000_000)] | None = None
-    """Generations that the infeasibility rule looks back on; None takes tau."""
-    tolerance: Annotated[float, Between(0, 1e6)] = 0.02
-    """Violation, in units, that counts as met, and improvement over the window that counts as none."""
-    pressure: Annotated[float, Between(0, 1)] = 0.8
-    """Share sum lam / (1 + sum lam) that constraints take up before infeasibility is suspected."""
-    calibration_batches: Annotated[int, Between(1, MANY)] = 20
-    """Batches with within-group variation that measure a unit before it is frozen."""
-
-    def resolved(self, total_steps: int) -> tuple[float, int]:
-        """`ki` and `window` with their defaults derived from the planned number of dual steps."""
-        tau = max(20.0, total_steps / 10)
-        ki = min(max((1 + self.kp) ** 2 / (4 * tau), 0.005), 0.05)
-        return self.ki or ki, self.window or round(tau)
 
 
 @dataclass(frozen=True)

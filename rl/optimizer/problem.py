@@ -1,4 +1,9 @@
-"""The constrained problem: objective, constraints, and their values in a batch of rewards."""
+"""The constrained problem: objective, constraints, and their values in a batch of rewards.
+
+Torch is imported where tensors are made: a configuration states and checks its problem without.
+"""
+
+from __future__ import annotations
 
 import difflib
 import hashlib
@@ -6,13 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ...envs.settings import SMALLEST_UNIT
 from .constraints import Constraint, Segment, parse_constraint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Units(NamedTuple):
@@ -127,6 +132,7 @@ class Problem:
 
     def declared_units(self) -> Units:
         """Declared units, else half of the declared range (0.5 for an indicator), NaN where infinite."""
+        import torch
 
         def unit(declared: float | None, low: float, high: float) -> float:
             half_range = (high - low) / 2
@@ -183,6 +189,8 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
     Returns:
         `[..., constraint]` float64 on the same device; NaN = missing, or outside of the segment.
     """
+    import torch
+
     values = rewards.new_empty((*rewards.shape[:-1], len(problem.constraints)), dtype=torch.float64)
     for k, constraint in enumerate(problem.constraints):
         reward = rewards[..., problem.names.index(constraint.reward)]
@@ -209,6 +217,8 @@ def segment_indicators(problem: Problem, columns: Mapping[str, Iterable[object]]
     Raises:
         ValueError: a column is missing.
     """
+    import torch
+
     indicators = torch.zeros(samples, len(problem.segments))
     for j, (column, value) in enumerate(problem.segments):
         if column not in columns:
@@ -225,6 +235,8 @@ def objective_values(problem: Problem, rewards: Tensor) -> Tensor:
 
     A gate that is missing on a sample makes the objective missing there: not knowing is not complying.
     """
+    import torch
+
     reward = rewards[..., problem.names.index(problem.objective)]
     gates = [k for k, constraint in enumerate(problem.constraints) if constraint.kind == "gate"]
     indicators = constraint_values(problem, rewards)[..., gates]

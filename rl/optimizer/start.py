@@ -7,28 +7,14 @@ minimises, `describe` a table for the run log. Nothing here samples or trains.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ...envs.settings import Between
 from .constraints import Constraint
 from .problem import Problem, Units, constraint_values, objective_values
-
-
-class ReferenceConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Start of the multipliers."""
-
-    prompts: Annotated[int, Between(0, 1_000_000)] = 0
-    """Training prompts to sample answers to; 0 starts the multipliers at zero."""
-    answers: Annotated[int, Between(1, 100_000)] = 64
-    """Answers to each."""
-    kl: Annotated[float, Between(0, 1e6)] | None = None
-    """KL weight that the multipliers are right for; None takes that of the training."""
 
 
 @dataclass(frozen=True)

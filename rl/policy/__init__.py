@@ -1,11 +1,25 @@
 """The language model that is trained.
 
+``settings``   which one, and its warm start
 ``loading``    any causal language model by name or path, and saving it
 ``tiny``       the embedded policy of a million parameters
 ``warmstart``  supervised training on demonstrations, before reinforcement learning
 """
 
-from .loading import Dtype, PolicyConfig, PolicyError, load, save_policy
-from .tiny import TinyConfig
+from typing import TYPE_CHECKING, Any
+
+from .settings import Dtype, PolicyConfig, TinyConfig
+
+if TYPE_CHECKING:
+    from .loading import PolicyError, load, save_policy
 
 __all__ = ["Dtype", "PolicyConfig", "PolicyError", "TinyConfig", "load", "save_policy"]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch and transformers, imported when it is first asked for."""
+    if name in ("PolicyError", "load", "save_policy"):
+        from . import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,10 +8,9 @@ format as a real model.
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -20,25 +19,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ...envs.settings import Text
+from ...envs.faults import MendableError
 from ...envs.storage import sealed
-from .tiny import TinyConfig, tiny_model, tiny_tokenizer
-
-Dtype = Literal["float32", "bfloat16"]
-
-
-class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Which language model is trained."""
-
-    model: Annotated[str, Text(4000)] = "tiny"
-    """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
-    dtype: Dtype = "float32"
-    """``float32`` or ``bfloat16``."""
-    tiny: TinyConfig = TinyConfig()
-    """Size of the tiny policy."""
+from .settings import PolicyConfig
+from .tiny import tiny_model, tiny_tokenizer
 
 
-class PolicyError(ValueError):
+class PolicyError(MendableError, ValueError):
     """A policy cannot be had; the message names the model and the fix."""
 
 

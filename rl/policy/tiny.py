@@ -5,17 +5,13 @@ speaks the same chat format as a real model.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, model_validator
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from ...envs.settings import Between
-
-# Of the tiny policy, about: it is made in memory, in float32.
-_MOST_WEIGHTS = 1_000_000_000
+from .settings import TinyConfig
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
@@ -27,35 +23,6 @@ CHAT_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-
-
-class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Size of the embedded policy."""
-
-    hidden: Annotated[int, Between(2, 8192)] = 128
-    """Width of the residual stream."""
-    layers: Annotated[int, Between(1, 256)] = 2
-    """Number of decoder layers."""
-    heads: Annotated[int, Between(1, 1024)] = 4
-    """Attention heads."""
-    vocabulary: Annotated[int, Between(259, 1_000_000)] = 1000
-    """Byte-level pieces besides the options; at least the 256 bytes and three marks of the chat format."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> "TinyConfig":
-        if self.hidden % (2 * self.heads):
-            raise ValueError(
-                f"policy.tiny.hidden={self.hidden} must be an even multiple of "
-                f"policy.tiny.heads={self.heads}; try 128 and 4"
-            )
-        weights = self.hidden * (13 * self.hidden * self.layers + self.vocabulary)
-        if weights > _MOST_WEIGHTS:
-            raise ValueError(
-                f"policy.tiny with hidden={self.hidden}, layers={self.layers} and "
-                f"vocabulary={self.vocabulary} has {weights:,} weights, more than {_MOST_WEIGHTS:,}; make it "
-                "smaller, or name a real model in policy.model"
-            )
-        return self
 
 
 def tiny_tokenizer(options: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:

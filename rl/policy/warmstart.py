@@ -17,44 +17,23 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.settings import MANY, Between
 from ...envs.storage import sealed, states
 from ...envs.task import Message, Row, Task
 from ..checkpoints import CheckpointError, reading
 from ..prefix.packing import continuation_logits
 from ..prefix.sharing import can_share
+from .settings import WarmStartConfig
 
 logger = logging.getLogger(__name__)
 
 # Batches drawn together and sorted by length.
 _POOL = 32
-
-
-class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Supervised training before reinforcement learning."""
-
-    steps: Annotated[int, Between(0, MANY)] = 0
-    """Optimiser steps; 0 = no warm start."""
-    prompts_per_step: Annotated[int, Between(1, 1_000_000)] = 16
-    """Prompts in a step."""
-    lists_per_prompt: Annotated[int, Between(1, 10_000)] = 8
-    """Lists sampled for each prompt."""
-    rehearsal: Annotated[float, Between(0, 1)] = 0.4
-    """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
-    instead of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
-    learning_rate: Annotated[float, Between(0, 1)] = 3e-3
-    """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
-    weight_decay: Annotated[float, Between(0, 10)] = 0.01
-    """AdamW weight decay."""
-    save_every: Annotated[int, Between(1, MANY)] = 100
-    """Steps between checkpoints of the warm start itself."""
 
 
 class StoppedWarmStart(Exception):  # noqa: N818  (no fault)

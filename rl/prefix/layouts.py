@@ -1,7 +1,7 @@
 """Who sees whom where answers share a prompt: packed rows, a prompt that is read, and branches behind it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from .joined import _apart, _JoinedAttention
-
-Kernel = Literal["split", "flex"]
+from .settings import Kernel
 
 # Compiled FlexAttention wants whole blocks, and few different shapes.
 FLEX_BLOCK = 128

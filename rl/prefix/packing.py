@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .layouts import FLEX_BLOCK, Kernel, Packed, passed_mask
+from .layouts import FLEX_BLOCK, Packed, passed_mask
+from .settings import Kernel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +16,11 @@ from transformers import PreTrainedModel
 from ..sampling import Sampling
 from . import attention
 from .branching import decode
-from .layouts import Kernel
 from .packing import continuation_logits
+from .settings import Kernel, PrefixSharing
 
 logger = logging.getLogger(__name__)
 
-PrefixSharing = Literal["auto", "on", "off"]
 
 # Mean difference of log-probabilities, in nats, up to which two ways to compute them are the same.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}

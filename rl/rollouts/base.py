@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
-
+from ...envs.faults import MendableError
 from ..sampling import Sampling
 
-Weights = Callable[[], Iterator[tuple[str, Tensor]]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights = Callable[[], "Iterator[tuple[str, Tensor]]"]
 """Every call walks over the policy's parameters once; collective where they are sharded."""
 
 
-class RolloutError(RuntimeError):
+class RolloutError(MendableError, RuntimeError):
     """The engine cannot answer, or its answers cannot be trained on; the message names the fix."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...envs.http.client import is_loopback
+from ...envs.http.addresses import is_loopback
 from .access import KEY, checked_key
 
 HOSTS = "RECRL_SERVER_HOSTS"

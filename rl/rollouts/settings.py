@@ -1,24 +1,13 @@
-"""The section ``rollout`` of a configuration, and the engine that it makes."""
+"""The section ``rollout`` of a configuration."""
 
-import json
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
-import torch
 from pydantic import BaseModel, StrictBool, field_validator, model_validator
 
-from ...envs.http.client import check_url, is_loopback
+from ...envs.http.addresses import check_url
 from ...envs.settings import PATIENCE, SWITCH, Between, Each, Place, Text
-from .access import KEY, server_key
-from .base import RolloutEngine, RolloutError
-from .colocate import ColocatedEngine
-from .exchange import EXCHANGE, check_folder
-from .gate import HOSTS, Gate
-from .served import ServedEngine
 
 Engine = Literal["transformers", "vllm-colocate", "vllm-server"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -98,7 +87,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     @property
     def over_files(self) -> bool:
         """Whether weights travel as files."""
-        return self.transfer == "files" or (self.transfer == "auto" and not torch.cuda.is_available())
+        return self.transfer == "files" or (self.transfer == "auto" and not _on_cuda())
 
     def engine_dtype(self, policy: str) -> str:
         """The engine's arithmetic for a policy's."""
@@ -123,7 +112,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
             "max_num_seqs": self.sequences,
             "enable_prefix_caching": self.prefix_caching,
             # A prompt read in parts discards draws, and vLLM 0.32 cannot take a seed's draws back on a CPU.
-            "enable_chunked_prefill": torch.cuda.is_available(),
+            "enable_chunked_prefill": _on_cuda(),
             "kv_cache_memory_bytes": int(self.kv_cache * _GIB),
             "gpu_memory_utilization": self.gpu_memory,
             "enforce_eager": not self.compiled,
@@ -135,118 +124,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
         }
 
 
-def make_engine(
-    config: RolloutConfig, policy: Path | str, dtype: str, longest: int, run: Path
-) -> RolloutEngine | None:
-    """The engine of a run; None where the trainer answers by itself.
+def _on_cuda() -> bool:
+    import torch  # which checking a configuration does without
 
-    Args:
-        config: Which.
-        policy: Folder of the weights that it starts with.
-        dtype: Of the policy.
-        longest: Tokens of a prompt and an answer together, at most.
-        run: The run's folder.
-
-    Raises:
-        RolloutError: vLLM is missing, a server is not there, or others may write where weights travel.
-    """
-    if config.engine == "transformers":
-        return None
-    if config.engine == "vllm-colocate":
-        if config.threads is not None:
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
-        return ColocatedEngine(policy, config.engine_options(dtype, longest))
-    return ServedEngine(
-        config.servers,
-        exchange_folder(config, run),
-        patience=config.patience,
-        timeout=config.timeout,
-        dtype=config.engine_dtype(dtype),
-        key=server_key(run),
-        nccl_port=None if config.over_files else config.nccl_port,
-    )
-
-
-def check_served(config: RolloutConfig, run: Path) -> None:
-    """Refuse, before anything is trained, a key or a folder for weights that servers cannot use.
-
-    Args:
-        run: The run's folder; the key is made there where there is none yet.
-
-    Raises:
-        RolloutError: the key is none or known to others, or others may write where weights travel.
-    """
-    if config.engine != "vllm-server":
-        return
-    server_key(run)
-    exchange = exchange_folder(config, run)
-    if exchange is not None:
-        check_folder(exchange)
-
-
-def exchange_folder(config: RolloutConfig, run: Path) -> Path | None:
-    """Where weights travel as files, by the settings that trainer and servers share; None over NCCL."""
-    if not config.over_files:
-        return None
-    if config.exchange is not None:
-        return config.exchange.absolute()
-    here = all(is_loopback(urlsplit(server).hostname) for server in config.servers)
-    memory = Path("/dev/shm")
-    return memory / f"recrl-{os.getuid()}" if here and memory.is_dir() else run.absolute() / "exchange"
-
-
-def server_command(
-    config: RolloutConfig,
-    policy: Path,
-    dtype: str,
-    longest: int,
-    host: str,
-    port: int,
-    exposed: bool,
-    run: Path,
-) -> tuple[list[str], dict[str, str]]:
-    """The command that serves a policy, and what its environment needs.
-
-    The key is made where there is none yet.
-
-    Args:
-        config, policy, dtype, longest, run: See :func:`make_engine`.
-        host, port: Where it listens.
-        exposed: Whether other machines may reach it.
-
-    Raises:
-        RolloutError: it would be reachable from elsewhere without leave, with a key that is none, or with
-            weights that others can write.
-    """
-    if not is_loopback(host) and not exposed:
-        raise RolloutError(
-            f"--host {host} lets other machines reach this server, though none without its key; add --expose "
-            "if they may, or leave --host at 127.0.0.1"
-        )
-    names = sorted({host, *(urlsplit(server).hostname or "" for server in config.servers)})
-    environment = {
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes that exchange weights
-        "VLLM_API_KEY": "",  # the one of ours guards more
-        KEY: server_key(run),
-        HOSTS: json.dumps(None if exposed else names),
-    }
-    exchange = exchange_folder(config, run)
-    if exchange is not None:
-        check_folder(exchange)
-        environment[EXCHANGE] = str(exchange)
-    options = config.engine_options(dtype, longest) | {"tensor_parallel_size": config.tensor_parallel}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
-    command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
-    command.append("--enable-scale-out")  # the route that takes and gives token ids
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            command.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            command += [f"--{flag}", str(value)]
-    backend = "recrl" if config.over_files else "nccl"
-    command += ["--weight-transfer-config", json.dumps({"backend": backend})]
-    command += ["--middleware", f"{Gate.__module__}.{Gate.__qualname__}"]
-    if config.threads is not None:
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
-    return command, environment
+    return torch.cuda.is_available()

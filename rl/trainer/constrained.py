@@ -35,11 +35,13 @@ from ...rewards.scoring.binding import LIVE
 from ...rewards.scoring.early import Early
 from ..checkpoints import Manifest
 from ..goal import check_credit, check_rule, check_segments
-from ..optimizer.advantages import AdvantageBatch, find_rule
+from ..optimizer.advantages import AdvantageBatch
 from ..optimizer.conflict import conflict_metrics, gradient_cosines, half_advantages, taking_part
-from ..optimizer.credit import Credit, count_tokens, spread, tag_positions
-from ..optimizer.duals import DualConfig, Duals
+from ..optimizer.credit import count_tokens, spread, tag_positions
+from ..optimizer.duals import Duals
 from ..optimizer.problem import Problem, objective_values, segment_indicators
+from ..optimizer.rules import find_rule
+from ..optimizer.settings import Credit, DualConfig
 from ..processes import on_all_or_none
 from .preconditions import check_gradient_conflict, check_memories, check_prompts
 from .shared import SharedPrefixGRPOTrainer

@@ -1,12 +1,11 @@
-"""Settings of the reinforcement-learning stage, and the trainer they make."""
+"""The trainer of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
 from datasets import Dataset
-from pydantic import BaseModel, StrictBool
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,72 +14,15 @@ from transformers import (
 )
 from trl import GRPOConfig
 
-from ...envs.settings import MANY, SWITCH, Between
 from ...rewards import RewardEngine
-from ..optimizer.credit import Credit
-from ..optimizer.duals import DualConfig
 from ..optimizer.problem import Problem
-from ..prefix.layouts import Kernel
-from ..prefix.sharing import PrefixSharing
+from ..optimizer.settings import Credit, DualConfig
 from ..processes import distributed_state
-from ..rollouts.settings import RolloutConfig, make_engine
-from ..sampling import Sampling
+from ..rollouts.make import make_engine
+from ..rollouts.settings import RolloutConfig
 from .constrained import ConstrainedGRPOTrainer
-from .preconditions import check_split, longest_prompt
-
-
-class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Constrained GRPO."""
-
-    steps: Annotated[int, Between(1, MANY)] = 100
-    """Optimiser steps."""
-    reuse: Annotated[int, Between(1, 1000)] = 1
-    """Optimiser steps on each generation batch; the clipped ratio of PPO keeps them close to it."""
-    prompts_per_step: Annotated[int, Between(1, 1_000_000)] = 24
-    """Prompts of a step, over all processes."""
-    group_size: Annotated[int, Between(2, 100_000)] = 8
-    """Answers sampled for each prompt."""
-    micro_batches: Annotated[int, Between(1, 100_000)] = 1
-    """Forward-backward passes that a process splits its share of a step into: less memory, same result."""
-    learning_rate: Annotated[float, Between(0, 1)] = 1e-4
-    """AdamW's peak."""
-    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
-    """Learning rate after the warm-up; a decay calms the last steps."""
-    warmup_steps: Annotated[int, Between(0, MANY)] = 5
-    """Steps of linear warm-up."""
-    max_grad_norm: Annotated[float, Between(0, 1e6)] = 1.0
-    """Clipping of the gradient's norm; 0 leaves it as it is."""
-    temperature: Annotated[float, Between(0.01, 100)] = 1.0
-    """Sampling temperature of the rollouts."""
-    top_p: Annotated[float, Between(0.001, 1)] = 1.0
-    """Nucleus of the rollouts."""
-    max_answer_tokens: Annotated[int, Between(1, 1_000_000)] | None = None
-    """Longest answer; by default what the longest tags of the catalogue need."""
-    kl: Annotated[float, Between(0, 1e6)] = 0.0
-    """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
-    loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
-    """Length normalisation; ``grpo`` divides each answer by its own length, which biases the prices."""
-    prefix_sharing: Annotated[PrefixSharing, SWITCH] = "auto"
-    """Read each prompt once for its group: ``auto`` where it pays, ``on`` wherever it is exact, ``off``."""
-    prefix_attention: Kernel = "split"
-    """Attention of shared prompts: ``split`` (SDPA, anywhere) or ``flex`` (FlexAttention, CUDA)."""
-    gradient_checkpointing: StrictBool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    save_every: Annotated[int, Between(1, MANY)] = 50
-    """Steps between checkpoints; the last two are kept."""
-    heartbeat: Annotated[float, Between(1, 86_400)] = 180.0
-    """Seconds that a process may give no sign of life before all others name it and end."""
-    collective_timeout: Annotated[float, Between(1, 604_800)] = 1800.0
-    """Seconds that a process may wait for the others in one exchange."""
-
-    def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int) -> Sampling:
-        """The rollouts' sampling, for evaluation outside the trainer."""
-        return Sampling(
-            max_tokens=self.max_answer_tokens or answer_tokens,
-            ends=(int(tokenizer.eos_token_id),),
-            temperature=self.temperature,
-            top_p=self.top_p,
-        )
+from .preconditions import longest_prompt
+from .settings import TrainConfig, check_split
 
 
 def serving_length(

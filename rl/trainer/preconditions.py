@@ -13,6 +13,7 @@ from trl.data_utils import is_conversational
 
 from ...rewards import RewardEngine
 from ..decoding.generate import check_window
+from .settings import check_halves
 
 # So many of the prompts with the most characters are tokenised to find the one with the most tokens.
 _LONGEST = 32
@@ -40,23 +41,6 @@ def check_groups(args: GRPOConfig) -> None:
             f"num_generations={group} must divide per_device_train_batch_size * steps_per_generation = "
             f"{batch} * {steps} = {per_rank}: a group stays on one rank. Set per_device_train_batch_size "
             f"so that the product is {nearest}"
-        )
-
-
-def check_split(prompts: int, group: int, processes: int, micro_batches: int) -> None:
-    """A step's answers split into whole groups over processes, and into equal parts there.
-
-    Args:
-        prompts: Of a step, over all processes.
-        group: Answers to each.
-    """
-    samples, parts = prompts * group, processes * micro_batches
-    if samples % parts or (samples // processes) % group:
-        raise ValueError(
-            f"train.prompts_per_step={prompts} * train.group_size={group} = {samples} answers do not split "
-            f"into whole groups over {processes} processes and train.micro_batches={micro_batches} equal "
-            f"parts; set train.prompts_per_step to a multiple of {parts}, such as "
-            f"{-(-prompts // parts) * parts}"
         )
 
 
@@ -98,12 +82,3 @@ def check_gradient_conflict(args: GRPOConfig, every: int) -> None:
     """Groups are large enough to be played against themselves in two halves."""
     assert args.num_generations is not None, "GRPOConfig has a default"
     check_halves(args.num_generations, every)
-
-
-def check_halves(group: int, every: int) -> None:
-    """Groups can be halved, where their halves are compared once in ``every`` generation batches."""
-    if every < 0 or (every and group < 4):
-        raise ValueError(
-            f"gradient_conflict_every={every} with num_generations={group}: it compares two halves of "
-            "each group of 4 answers or more, once in so many generation batches; 0 turns it off"
-        )

@@ -35,9 +35,9 @@ from trl.trainer.utils import split_tensor_dict
 from ..decoding.generate import generate
 from ..optimizer.groups import permute_groups
 from ..prefix import attention
-from ..prefix.layouts import Kernel
 from ..prefix.packing import backbone, score, without_adapters
-from ..prefix.sharing import TOLERANCE, PrefixSharing, Sharing, attempt, disagreement, precision
+from ..prefix.settings import Kernel, PrefixSharing
+from ..prefix.sharing import TOLERANCE, Sharing, attempt, disagreement, precision
 from ..rollouts import guard
 from ..rollouts.base import Answer, Request, RolloutEngine, RolloutError
 from ..rollouts.weights import named_weights

@@ -13,9 +13,10 @@ import torch
 
 from recrl.benchmarks.conflict.problems import bandit, knapsack, suite
 from recrl.benchmarks.conflict.tabular import Run, train
-from recrl.rl.optimizer.advantages import find_rule
-from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.duals import Duals
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import find_rule
+from recrl.rl.optimizer.settings import DualConfig
 
 LAGRANGIAN = find_rule("lagrangian")
 SUITE = suite()

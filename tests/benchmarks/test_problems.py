@@ -12,8 +12,9 @@ from recrl.benchmarks.conflict.oracles import attainable, find_oracle
 from recrl.benchmarks.conflict.problems import suite
 from recrl.benchmarks.conflict.scores import score_policy
 from recrl.benchmarks.conflict.tabular import Run, TabularPolicy, train
-from recrl.rl.optimizer.advantages import Advantages, Rule, find_rule
+from recrl.rl.optimizer.advantages import Advantages
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import Rule, find_rule
 
 SUITE = suite()
 SOLVABLE = [name for name, known in SUITE.items() if known.oracle is not None]

@@ -15,7 +15,8 @@ from peft import LoraConfig
 
 from recrl.rewards import reward
 from recrl.rl.rollouts.base import RolloutError
-from recrl.rl.rollouts.settings import RolloutConfig, make_engine
+from recrl.rl.rollouts.make import make_engine
+from recrl.rl.rollouts.settings import RolloutConfig
 
 LONGEST = 64  # tokens
 HIDDEN = 128

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recrl.envs.chat.models import ChatConfig, ChatError, Endpoint, quoted
+from recrl.envs.chat.models import ChatError, Endpoint, quoted
+from recrl.envs.chat.settings import ChatConfig
 
 
 class Server(ThreadingHTTPServer):

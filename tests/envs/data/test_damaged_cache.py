@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recrl.envs.data.episodes import Protocol
-from recrl.envs.data.logs import DataError
-from recrl.envs.data.prepared import Data, DataConfig, fault, prepare, restore
+from recrl.envs.data.prepared import Data, fault, prepare, restore
+from recrl.envs.data.settings import DataConfig, DataError, Protocol
 from recrl.envs.storage import sealed
 
 LOG = "".join(
@@ -198,8 +197,9 @@ def test_large_tables_are_read_wholly_on_demand_alone(config, task, caplog, monk
 BUILDER = """
 import sys
 from pathlib import Path
-from recrl.envs.data.prepared import DataConfig, prepare
-from recrl.envs.data.episodes import Protocol
+from recrl.envs.data.settings import DataConfig
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import Protocol
 source, cache, word = sys.argv[1:]
 print("ready", flush=True)
 assert sys.stdin.readline() == "go\\n"

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recrl.envs.data import lines, logs
-from recrl.envs.data.episodes import Protocol
-from recrl.envs.data.logs import DataError, LogColumns
-from recrl.envs.data.prepared import DataConfig, prepare
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import DataConfig, DataError, LogColumns, Protocol
 
 START = dt.datetime(2024, 1, 3)
 DROPPED = "rows with a missing or unreadable user, time or tag (dropped)"

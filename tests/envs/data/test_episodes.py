@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recrl.envs.data.episodes import Protocol, is_unseen
+from recrl.envs.data.episodes import is_unseen
 from recrl.envs.data.events import Events
-from recrl.envs.data.logs import DataError
 from recrl.envs.data.panel import Panel
-from recrl.envs.data.prepared import DataConfig, build, prepare, restore
+from recrl.envs.data.prepared import build, prepare, restore
+from recrl.envs.data.settings import DataConfig, DataError, Protocol
 from recrl.envs.tags.baselines import ease, member_mask, popularity
 
 

@@ -7,9 +7,8 @@ import polars as pl
 import pytest
 
 from recrl.envs.data import logs
-from recrl.envs.data.episodes import Protocol
-from recrl.envs.data.logs import DataError, LogColumns
-from recrl.envs.data.prepared import DataConfig, prepare
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import DataConfig, DataError, LogColumns, Protocol
 
 START = dt.datetime(2024, 1, 3, 12)  # a Wednesday
 

@@ -9,9 +9,9 @@ import polars as pl
 import ray
 
 from recrl.envs.data import shards
-from recrl.envs.data.episodes import Protocol
 from recrl.envs.data.events import Events
 from recrl.envs.data.prepared import build, restore
+from recrl.envs.data.settings import Protocol
 
 PROTOCOL = Protocol(min_tag_users=4)
 

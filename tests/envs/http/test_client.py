@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recrl.envs.http.client import LIMIT, Client, NoReplyError, Reply, check_url, is_loopback
+from recrl.envs.http.addresses import check_url, is_loopback
+from recrl.envs.http.client import LIMIT, Client, NoReplyError, Reply
 
 
 class Server(ThreadingHTTPServer):

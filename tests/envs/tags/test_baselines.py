@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from recrl.envs.data.panel import top
-from recrl.envs.data.prepared import DataConfig, prepare
+from recrl.envs.data.prepared import prepare
+from recrl.envs.data.settings import DataConfig
 from recrl.envs.tags import baselines, metrics
 
 K = 10

@@ -12,7 +12,8 @@ from attacks import ask, attack
 from ranks import free_port
 from whole_runs import SMALL, finished, lines, recrl
 
-from recrl.envs.chat.models import ChatConfig, ChatError, Endpoint
+from recrl.envs.chat.models import ChatError, Endpoint
+from recrl.envs.chat.settings import ChatConfig
 from recrl.launch.cluster.serve import healthy
 from recrl.rl.rollouts.access import KEY, KEY_FILE
 

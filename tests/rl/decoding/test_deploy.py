@@ -10,8 +10,7 @@ from recrl.envs.task import Lines
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import answer_texts, deploy
 from recrl.rl.decoding.lists import DistinctLines, Trie, line_tokens
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
 from recrl.rl.sampling import Sampling
 
 # Tags that are prefixes of one another, which a careless decoder cannot tell apart.
@@ -145,5 +144,5 @@ def test_more_slots_than_tags_and_tags_with_equal_tokens_are_refused():
     _, tokenizer = load(CATALOG.tags)
     with pytest.raises(ValueError, match="7 lines are more than the 6 options"):
         DistinctLines(tokenizer, Lines(CATALOG.tags, 7), len(tokenizer))
-    with pytest.raises(ValueError, match="tags 0 and 1 have the same tokens"):
+    with pytest.raises(ValueError, match="options 0 and 1 have the same tokens"):
         Trie([[1, 2], [1, 2]])

@@ -16,9 +16,9 @@ from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.decoding.generate import generate
 from recrl.rl.decoding.grammar import GrammarConstraint, answer_grammar
-from recrl.rl.evaluation.answers import EvaluationConfig
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig, tiny_model
+from recrl.rl.evaluation.settings import EvaluationConfig
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
+from recrl.rl.policy.tiny import tiny_model
 from recrl.rl.sampling import Sampling
 
 xgrammar = pytest.importorskip("xgrammar", reason="the extra `grammar` is not installed")

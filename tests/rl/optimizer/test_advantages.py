@@ -7,10 +7,12 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch, find_rule
-from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.advantages import AdvantageBatch
+from recrl.rl.optimizer.duals import Duals
 from recrl.rl.optimizer.groups import leave_one_out, within_group, z_scores
 from recrl.rl.optimizer.problem import Problem, Units
+from recrl.rl.optimizer.rules import RULES, find_rule
+from recrl.rl.optimizer.settings import DualConfig
 
 NAN = math.nan
 RANGES = {"recall": (0.0, 1.0), "novelty": (0.0, 1.0), "length": (0.0, 20.0), "clicks": (0.0, 1.0)}

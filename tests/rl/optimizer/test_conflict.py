@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch, leave_one_out
+from recrl.rl.optimizer.advantages import AdvantageBatch, leave_one_out
 from recrl.rl.optimizer.conflict import (
     conflict_metrics,
     gradient_cosines,
@@ -13,6 +13,7 @@ from recrl.rl.optimizer.conflict import (
     taking_part,
 )
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import RULES
 
 NAN = math.nan
 NAMES = ("recall", "novelty", "length")

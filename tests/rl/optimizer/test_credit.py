@@ -9,9 +9,10 @@ import torch
 
 from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch
+from recrl.rl.optimizer.advantages import AdvantageBatch
 from recrl.rl.optimizer.credit import count_tokens, spread, tag_positions
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import RULES
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch
-from recrl.rl.optimizer.duals import DualConfig, Duals
+from recrl.rl.optimizer.advantages import AdvantageBatch
+from recrl.rl.optimizer.duals import Duals
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import RULES
+from recrl.rl.optimizer.settings import DualConfig
 
 NAN = math.nan
 RANGES = {"r": (0.0, 1.0), "g": (0.0, 1.0)}

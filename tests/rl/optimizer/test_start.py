@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.optimize import brentq, minimize
 
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch
+from recrl.rl.optimizer.advantages import AdvantageBatch
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import RULES
 from recrl.rl.optimizer.start import describe, dual, reference_multipliers
 
 NAN = math.nan

@@ -3,8 +3,8 @@ import torch
 
 from recrl.envs.tags.prompts import prompted_rows
 from recrl.rl import policy
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig, tiny_model
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig
+from recrl.rl.policy.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,8 @@ from recrl.rl import policy
 from recrl.rl.checkpoints import CheckpointError
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.policy import warmstart as module
-from recrl.rl.policy.loading import PolicyConfig
-from recrl.rl.policy.tiny import TinyConfig
-from recrl.rl.policy.warmstart import StoppedWarmStart, WarmStartConfig, _Batches, warm_start
+from recrl.rl.policy.settings import PolicyConfig, TinyConfig, WarmStartConfig
+from recrl.rl.policy.warmstart import StoppedWarmStart, _Batches, warm_start
 
 
 def test_lists_hold_target_tags_and_are_filled_from_the_history_to_their_length():

@@ -182,7 +182,7 @@ def test_a_server_that_stays_away_stops_the_run_with_a_way_on(tmp_path):
     config = RolloutConfig(
         engine="vllm-server", servers=(f"http://127.0.0.1:{free_port()}",), transfer="files", patience=0.5
     )
-    from recrl.rl.rollouts.settings import make_engine
+    from recrl.rl.rollouts.make import make_engine
 
     with pytest.raises(RolloutError, match=r"rollout\.patience.*recrl serve"):
         make_engine(config, tmp_path, "float32", LONGEST, tmp_path)

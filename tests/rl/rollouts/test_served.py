@@ -18,8 +18,9 @@ from recrl.rl.rollouts.base import Answer, Request, RolloutError, fault
 from recrl.rl.rollouts.exchange import weights_file
 from recrl.rl.rollouts.gate import ROUTES
 from recrl.rl.rollouts.guard import check_versions, compare
+from recrl.rl.rollouts.make import server_command
 from recrl.rl.rollouts.served import ServedEngine
-from recrl.rl.rollouts.settings import RolloutConfig, server_command
+from recrl.rl.rollouts.settings import RolloutConfig
 from recrl.rl.sampling import Sampling
 
 SECRET = "a-key-of-twenty-four-chars"

@@ -17,8 +17,9 @@ from packaging.version import Version
 from trl import GRPOConfig, GRPOTrainer
 
 from recrl.rewards import RewardSpec
-from recrl.rl.optimizer.advantages import RULES, AdvantageBatch
+from recrl.rl.optimizer.advantages import AdvantageBatch
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.optimizer.rules import RULES
 from recrl.rl.trainer.preconditions import check_gradient_conflict, check_groups
 
 SIZE, GROUPS = fixed_rollouts.SIZE, fixed_rollouts.GROUPS

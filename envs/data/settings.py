@@ -1,0 +1,142 @@
+"""The section ``data`` of a configuration.
+
+``DataConfig``  a source, how it is read, and where its tables are kept
+``LogColumns``  names of the columns of a log
+``Protocol``    which weeks and users an episode may use
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, model_validator
+
+from ..faults import MendableError
+from ..settings import MANY, Between, Each, Place, Text
+
+# Of weeks: two hundred years.
+_LATEST = 10_000
+_Column = Annotated[str, Text()]
+_Weeks = Annotated[int, Between(1, 1000)]
+_Origins = Annotated[tuple[Annotated[int, Between(0, _LATEST)], ...], Each()]
+
+
+class DataError(MendableError, ValueError):
+    """The data cannot be used as it is; the message, one line, names the column, the row and the fix."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
+class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Names of the columns in the file."""
+
+    user: _Column = "user"
+    """Who: string or integer."""
+    time: _Column = "time"
+    """When: datetime, date or ISO 8601 string."""
+    tag: _Column = "tag"
+    """What: category, genre or tag of the item."""
+    profile: _Column | None = None
+    """One line about the user; none by default."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "LogColumns":
+        named: dict[str, str] = {}
+        for field, column in self:
+            if column is not None and column in named:
+                raise ValueError(f"{named[column]} and {field} are both {column!r}; give each its own column")
+            named[column] = field
+        return self
+
+
+class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Which weeks and users an episode may use."""
+
+    window: _Weeks = 4
+    """Length of the target window in weeks."""
+    lookback: _Weeks = 20
+    """A tag is novel when it was not bought in this many weeks before the origin."""
+    min_active_weeks: _Weeks = 4
+    """A user needs this many weeks with a purchase before the origin."""
+    active_within: _Weeks = 8
+    """... and one of them within this many weeks before the origin."""
+    cold_weeks: _Weeks = 10
+    """A user with fewer active weeks than this before the origin is in the segment ``cold``, others
+    ``warm``."""
+    min_tag_users: Annotated[int, Between(1, MANY)] = 20
+    """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
+    unseen_share: Annotated[float, Between(0.001, 0.999)] = 0.2
+    """Share of the users kept out of training and of every learned statistic."""
+    train_origins: _Origins = ()
+    """Origin weeks of training episodes; empty = 31 to 19 weeks before the last week."""
+    validation_origins: _Origins = ()
+    """Empty = 15 weeks before the last week."""
+    test_origins: _Origins = ()
+    """Empty = 11, 7 and 3 weeks before the last week."""
+    statistics_end: Annotated[int, Between(0, _LATEST)] | None = None
+    """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
+
+    def resolved(self, first_week: int, last_week: int) -> "Protocol":
+        """The same protocol with every origin filled in for data that covers these weeks.
+
+        Raises:
+            DataError: the data are too short for the splits, or a training target reaches past
+                ``statistics_end``.
+        """
+        earliest = first_week + self.min_active_weeks
+        train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
+        validation = self.validation_origins or (last_week - 15,)
+        test = self.test_origins or (last_week - 11, last_week - 7, last_week - 3)
+        end = self.statistics_end if self.statistics_end is not None else min(validation)
+        for name, origins in (("train", train), ("validation", validation), ("test", test)):
+            if not origins or min(origins) < earliest or max(origins) + self.window - 1 > last_week:
+                raise DataError(
+                    f"the data cover weeks {first_week}..{last_week}, too short for protocol.{name}_origins="
+                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and "
+                    f"a target window of {self.window}. Give more weeks of data, or set "
+                    f"protocol.{name}_origins to weeks in {earliest}..{last_week - self.window + 1}"
+                )
+        if max(train) + self.window > end:
+            raise DataError(
+                f"protocol.train_origins={list(train)} with window={self.window} reach week "
+                f"{max(train) + self.window - 1}, at or past protocol.statistics_end={end}: "
+                "training would see the test period. Use earlier origins"
+            )
+        return self.model_copy(
+            update={
+                "train_origins": train,
+                "validation_origins": validation,
+                "test_origins": test,
+                "statistics_end": end,
+            }
+        )
+
+    def origins(self, split: str) -> tuple[int, ...]:
+        return {
+            "train": self.train_origins,
+            "validation": self.validation_origins,
+            "test": self.test_origins,
+        }[split]
+
+
+class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Where the episodes come from."""
+
+    source: Annotated[str, Text(4000)] = "completejourney"
+    """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
+    track: Literal["category", "type"] = "category"
+    """Granularity of the Complete Journey tags; logs bring their own."""
+    columns: LogColumns = LogColumns()
+    """Column names of a log."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with unreadable rows of a log."""
+    max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
+    """Most users of a log; their names are held in memory."""
+    max_tags: Annotated[int, Between(2, MANY)] = 200_000
+    """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
+    protocol: Protocol = Protocol()
+    """Origins, windows, eligibility and splits."""
+    at_once: Annotated[int, Between(1000, 10**12)] = 2_000_000
+    """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
+    cache: Annotated[Path, Place()] = Path(".cache/recrl")
+    """Folder of the cached tables, one subfolder a content hash."""

@@ -1,0 +1,56 @@
+"""The section ``task`` of a configuration, for the tag task."""
+
+from string import Formatter
+from typing import Annotated
+
+from pydantic import BaseModel, field_validator
+
+from ..settings import MANY, Between, Text
+from ..task import TaskSettings
+
+
+class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Words of the prompt. Those of films might be: person ``viewer``, goods ``films``, and a request to name
+    what the person watches next."""
+
+    system: Annotated[str, Text(10_000)] | None = "You tell a shop what its customers buy next."
+    """System message; null for none."""
+    request: Annotated[str, Text(10_000)] = (
+        "Name {count} kinds of {goods} this {person} buys in the coming weeks, one a line, none twice."
+    )
+    """What is asked, behind the data; ``{count}``, ``{goods}`` and ``{person}`` are filled in."""
+    goods: Annotated[str, Text(200)] = "goods"
+    """Noun of what tags are kinds of."""
+    person: Annotated[str, Text(200)] = "shopper"
+    """Noun of a user."""
+    holidays: bool = True
+    """Whether the season and the holidays ahead stand in the prompt."""
+
+    @field_validator("request")
+    @classmethod
+    def _fills(cls, request: str) -> str:
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(request) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"{error}; write {{{{ for a brace that is meant as it stands") from error
+        if unknown := named - {"count", "goods", "person"}:
+            raise ValueError(
+                f"names {{{min(unknown)}}}; only {{count}}, {{goods}} and {{person}} are filled in"
+            )
+        if "count" not in named:
+            raise ValueError("must name {count}, so that the policy knows how many tags to list")
+        return request
+
+
+SHOP = PromptConfig()
+
+
+class TagsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
+    """Lists of tags that a user will buy."""
+
+    slots: Annotated[int, Between(1, 10_000)] = 10
+    """Length of a list of tags."""
+    max_history: Annotated[int, Between(0, MANY)] = 100
+    """At most this many tags of the history stand in the prompt."""
+    prompt: PromptConfig = PromptConfig()
+    """Words of the prompt."""
