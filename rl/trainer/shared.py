@@ -16,15 +16,13 @@ Of TRL 1.16's private steps these are replaced:
 
 import logging
 import math
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import broadcast_object_list, gather
+from accelerate.utils import gather
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -37,10 +35,9 @@ from ..optimizer.groups import permute_groups
 from ..prefix import attention
 from ..prefix.packing import backbone, score, without_adapters
 from ..prefix.settings import Kernel, PrefixSharing
-from ..prefix.sharing import TOLERANCE, Sharing, attempt, disagreement, precision
-from ..rollouts import guard
-from ..rollouts.base import Answer, Request, RolloutEngine, RolloutError
-from ..rollouts.weights import named_weights
+from ..prefix.sharing import Sharing, attempt, disagreement, precision
+from ..rollouts.asking import RolloutClient
+from ..rollouts.base import RolloutEngine
 from ..sampling import Sampling
 from .preconditions import check_groups, check_lengths
 from .resumable import ResumableGRPOTrainer
@@ -91,9 +88,7 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             attention.install(self.accelerator.unwrap_model(self.ref_model))
         self._sharing_checked = False
         self.rollouts = rollouts
-        # Servers may outlive a run: its name tells its weights from those of another.
-        self._run = broadcast_object_list([secrets.token_hex(4)])[0]
-        self._version: str | None = None
+        self._client = None if rollouts is None else RolloutClient(rollouts, self.model, self.accelerator)
         if rollouts is not None and correct_rollouts:
             # TRL corrects, and logs, what it takes for its own vLLM.
             self.use_vllm, self.vllm_mode = True, "server"
@@ -226,10 +221,10 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         return [by_key[key] for key in keys], images, more
 
     def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any) -> Any:
-        if self.rollouts is not None:
+        if self._client is not None:
             if images or multimodal_fields:
                 raise ValueError("a rollout engine answers texts only; leave rollouts of images to TRL")
-            return self._roll_out(self.rollouts, prompt_ids)
+            return self._roll_out(self._client, prompt_ids)
         if images or multimodal_fields or not self._generates_itself:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest)
         with self._for_generation() as policy:
@@ -255,70 +250,23 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             min_p=self.min_p or 0.0,
         )
 
-    def _roll_out(
-        self, engine: RolloutEngine, prompt_ids: list[list[int]]
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    def _roll_out(self, client: RolloutClient, prompt_ids: list[list[int]]) -> Any:
         """Tokens and log-probabilities of an engine that holds the current weights, in the prompts' order."""
-        version = f"{self._run}-{self.state.global_step}"
-        if version != self._version:
+        step = self.state.global_step
+        if client.outdated(step):
             with self.timed("weight_sync"):
-                engine.update(version, partial(named_weights, self.model, self.accelerator))
-            self._version = version
-        rows: dict[tuple[int, ...], list[int]] = {}
-        for i, prompt in enumerate(prompt_ids):
-            rows.setdefault(tuple(prompt), []).append(i)
-        # Seeds come from the trainer's generator, so a checkpoint determines what is sampled after it.
-        seeds = torch.randint(2**31, (len(rows),)).tolist()
-        requests = [Request(p, len(rows[p]), seed) for p, seed in zip(rows, seeds, strict=True)]
-        found: dict[int, Answer] = {}
-        for members, answers in zip(rows.values(), engine.generate(requests, self._sampling), strict=True):
-            found.update(zip(members, answers, strict=True))
-            self.answered(members, [answer.tokens for answer in answers])
-        answers = [found[i] for i in range(len(prompt_ids))]
-        guard.check_versions(answers, version)
-        self._compare(engine, requests[0], [found[i] for i in rows[requests[0].prompt]], version)
-        return [list(answer.tokens) for answer in answers], [list(answer.logprobs) for answer in answers]
-
-    @torch.no_grad()
-    def _compare(self, engine: RolloutEngine, request: Request, answers: list[Answer], version: str) -> None:
-        """Hold a few of an engine's log-probabilities against the policy's; every rank hears of the worst."""
-        answers = answers[: guard.SAMPLES]
-        device, width = self.accelerator.device, max(len(answer.tokens) for answer in answers)
-        tokens, theirs = torch.zeros(len(answers), width, dtype=torch.long), torch.zeros(len(answers), width)
-        taken = torch.zeros(len(answers), width, dtype=torch.bool)
-        for row, answer in enumerate(answers):
-            tokens[row, : len(answer.tokens)] = torch.tensor(answer.tokens)
-            theirs[row, : len(answer.tokens)] = torch.tensor(answer.logprobs)
-            taken[row, : len(answer.tokens)] = True
-        prompts = torch.tensor([request.prompt] * len(answers))
-        ids = torch.cat([prompts, tokens], dim=1).to(device)
-        mask = torch.cat([torch.ones_like(prompts), taken.long()], dim=1).to(device)
-        training = self.model.training
-        self.model.eval()  # an engine knows no dropout
-        own, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, width)
-        self.model.train(training)
-        truncated_freely = bool(self.top_k or self.min_p)
-        apart, ratio = guard.compare(
-            theirs[taken], own.float().cpu()[taken], 0.0 if truncated_freely else self.top_p
+                client.hand_over(step)
+        answers = client.ask(prompt_ids, self._sampling, self.answered)
+        differences = client.compare(
+            prompt_ids,
+            answers,
+            self._sampling,
+            lambda *row: self._get_per_token_logps_and_entropies(self.model, *row)[0],
         )
-        figures = torch.stack([apart.mean(), apart.max(), ratio.min(), ratio.mean(), ratio.max()])[None].to(
-            device
-        )
-        of_ranks = gather(figures).cpu()
-        worst = of_ranks.amax(0)
-        worst[2], worst[3] = of_ranks[:, 2].min(), of_ranks[:, 3].mean()
-        mode = "train" if training else "eval"
-        for name, value in zip(guard.METRICS, worst.tolist(), strict=True):
+        mode = "train" if self.model.training else "eval"
+        for name, value in differences.items():
             self._metrics[mode][f"rollout/{name}"].append(value)
-        dtype = max(
-            precision(without_adapters(self.accelerator.unwrap_model(self.model))),
-            getattr(torch, engine.dtype),
-            key=TOLERANCE.__getitem__,
-        )
-        # A rank's NaN must not get lost in a maximum.
-        mean = math.nan if of_ranks.isnan().any() else worst[0].item()
-        if why := guard.verdict(mean, dtype, version):
-            raise RolloutError(why)
+        return [list(answer.tokens) for answer in answers], [list(answer.logprobs) for answer in answers]
 
     @contextmanager
     def _for_generation(self) -> Iterator[Any]:

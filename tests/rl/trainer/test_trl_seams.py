@@ -1,6 +1,6 @@
 """The contract with the installed TRL: what our trainer overrides is still there and still means the same.
 
-When one of these fails, TRL has moved: mend recrl/rl/trainer.py before raising the pin.
+When one of these fails, TRL has moved: mend recrl/rl/trainer before raising the pin.
 """
 
 import inspect
