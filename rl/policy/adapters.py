@@ -99,9 +99,10 @@ def settings_of(place: str, revision: str | None) -> Any | None:
 
     settings = PeftConfig.from_pretrained(os.path.dirname(path))
     if settings.peft_type != "LORA":
+        kind = getattr(settings.peft_type, "value", settings.peft_type)
         raise PolicyError(
-            f"policy.model={place} holds adapters of the kind {settings.peft_type}; give LoRA adapters, or "
-            "merge these into their model and name that"
+            f"policy.model={place} holds adapters of the kind {kind}; give LoRA adapters, or merge these "
+            "into their model and name that"
         )
     return settings
 
@@ -150,7 +151,10 @@ def attach(model: PreTrainedModel, place: str, settings: Any, lora: "LoraConfig 
     settings.base_model_name_or_path = _name(model)
     options: dict[str, Any] = {"config": settings, "is_trainable": lora is not None, "torch_device": "cpu"}
     adapted: Any = PeftModel.from_pretrained(model, place, **options)
-    return adapted.eval() if lora is not None else adapted.merge_and_unload()
+    if lora is not None:
+        return adapted.eval()
+    # Merged they leave the weights frozen, as they were below them.
+    return adapted.merge_and_unload().requires_grad_(True)
 
 
 def save(
@@ -179,8 +183,11 @@ def save(
         shutil.copytree(origin, folder / _BASE)
     if (folder / _BASE).is_dir():
         settings.base_model_name_or_path = str(target.absolute() / _BASE)
-    # Beside them TRL may keep a copy of what training began with, its reference.
-    model.save_pretrained(folder, selected_adapters=[_TRAINED], state_dict=weights)
+    # Beside them TRL may keep a copy of what training began with, its reference. Embeddings are not trained;
+    # to find that out peft would look for the model.
+    model.save_pretrained(
+        folder, selected_adapters=[_TRAINED], state_dict=weights, save_embedding_layers=False
+    )
     settings.base_model_name_or_path = before
 
 

@@ -172,6 +172,7 @@ def load(
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype, config.attention)
     else:
+        base = place
         try:
             saved = adapters.settings_of(place, config.revision)
             base = place if saved is None else adapters.base_of(place, saved)
@@ -179,7 +180,7 @@ def load(
         except (ModuleNotFoundError, PolicyError):
             raise
         except (ImportError, OSError, ValueError, KeyError) as error:
-            raise _cannot_load(config, error) from error
+            raise _cannot_load(config, base, error) from error
     if tokenizer.chat_template is None:
         raise PolicyError(
             f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
@@ -275,7 +276,7 @@ def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _cannot_load(config: PolicyConfig, error: Exception) -> PolicyError:
+def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyError:
     said = " ".join(str(error).split())
     if _OF_ATTENTION.search(said):
         other = "eager" if config.attention == "sdpa" else "sdpa"
@@ -283,9 +284,11 @@ def _cannot_load(config: PolicyConfig, error: Exception) -> PolicyError:
             f"policy.attention={config.attention} cannot be had with policy.model={config.model!r}: "
             f"{said[:300]}; set it to {other}"
         )
+    revision = f", policy.revision={config.revision!r}," if config.revision is not None else ""
+    adapted = f", whose adapters adapt {base!r}," if base != config.model else ""
     return PolicyError(
-        f"policy.model={config.model!r} cannot be loaded: {said}; name the folder of a causal language model "
-        "with its tokenizer, or one of the hub"
+        f"policy.model={config.model!r}{revision}{adapted} cannot be loaded: {said}; name the folder of a "
+        "causal language model with its tokenizer, or one of the hub"
     )
 
 

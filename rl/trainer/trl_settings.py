@@ -169,6 +169,7 @@ def check_values(given: Mapping[str, Any], *, on_cpu: bool) -> None:
     try:
         GRPOConfig(output_dir="unused", report_to="none", bf16=False, use_cpu=on_cpu, **given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"train.trl={shown(dict(given))}: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"train.trl={shown(dict(given))}: {said}; change it, or leave it out") from error
     finally:
         os.environ.update(before)
