@@ -3,7 +3,6 @@
 What a configuration says of itself alone is checked where it is read (:mod:`recrl.launch.config.schema`).
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from ...envs.data.prepared import TagTask
 from ...rl.decoding.generate import check_window
 from ...rl.evaluation.answers import test_episodes
 from ...rl.policy import loading
+from ...rl.processes import asked
 from ...rl.trainer.preconditions import check_split, longest_prompt
 from ...rl.trainer.trackers import check_installed
 from ...rl.trainer.trl_settings import check_values
@@ -29,11 +29,11 @@ def check_machine(config: RunConfig) -> None:
     """
     loading.check_machine(config.policy)
     lora, quantization = config.policy.lora, config.policy.quantization
-    if lora is not None and _asked("ACCELERATE_USE_FSDP"):
+    if lora is not None and asked("ACCELERATE_USE_FSDP"):
         raise ConfigError(
             "policy.lora does not train with FSDP; use --strategy ddp, or one of zero1 to zero3"
         )
-    if quantization is not None and _asked("ACCELERATE_USE_DEEPSPEED"):
+    if quantization is not None and asked("ACCELERATE_USE_DEEPSPEED"):
         raise ConfigError(
             f"policy.quantization={quantization} does not train with DeepSpeed; use --strategy ddp, or leave "
             "it out"
@@ -43,10 +43,6 @@ def check_machine(config: RunConfig) -> None:
         check_values(config.train.trl, on_cpu=not torch.cuda.is_available())
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _asked(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 def check_task(config: RunConfig, task: TagTask) -> None:

@@ -18,6 +18,8 @@ CHANGES = {
     "warm_start": {**SMALL["warm_start"], "learning_rate": 0.05},
     "train": {
         **SMALL["train"],
+        "warmup_steps": 0,
+        "learning_rate": 0.02,
         "kl": 0.05,
         "save_every": 1,
         "report_to": "none",
