@@ -5,6 +5,7 @@
 ``Place``     the path of a file or a folder
 ``Each``      a list of limited length, without repetitions
 ``SWITCH``    ``on`` and ``off`` in a list of words, which YAML reads as true and false
+``ONE``       a name alone, where a list of names is asked for
 
 Every field of every section has one of these, a type that admits few values, or is another section;
 ``tests/launch/config/test_bounds.py`` walks through all of them.
@@ -128,6 +129,8 @@ class Each:
 SWITCH = BeforeValidator(
     lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 )
+
+ONE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 
 
 def check_plain(value: Any) -> None:

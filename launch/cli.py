@@ -136,10 +136,11 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
+    from ..rl.policy.loading import holds_policy
     from .config.reading import load
     from .config.schema import ConfigError
 
-    if not (folder / "policy" / "config.json").exists():
+    if not holds_policy(folder / "policy"):
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
     settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
     from .run import pipeline as run

@@ -43,7 +43,7 @@ def distributed_state(timeout: float = 1800.0) -> PartialState:
     """
     on_cpu = not torch.cuda.is_available()
     check_launch(on_cpu)
-    if _asked("ACCELERATE_USE_DEEPSPEED"):
+    if asked("ACCELERATE_USE_DEEPSPEED"):
         free_build_locks()
         if on_cpu:
             _without_compiler()
@@ -78,20 +78,21 @@ def check_launch(on_cpu: bool) -> None:
     started = any(name in os.environ for name in _SIZES)
     # Of its launchers only the one that starts a single process sets this, and the address if it was asked
     # for more.
-    if _asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not started:
+    if asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not started:
         raise LaunchError(
             "accelerate was asked for several processes and started one: distributed_type MULTI_CPU and "
             "--cpu do that. Use distributed_type: MULTI_GPU, which works without a GPU too, as in "
             "configs/accelerate/ddp.yaml"
         )
-    if on_cpu and _asked("ACCELERATE_USE_FSDP"):
+    if on_cpu and asked("ACCELERATE_USE_FSDP"):
         raise LaunchError(
             "distributed_type FSDP without a GPU is silently DDP; use configs/accelerate/ddp.yaml or one of "
             "zero1, zero2 and zero3"
         )
 
 
-def _asked(name: str) -> bool:
+def asked(name: str) -> bool:
+    """Whether an environment variable of accelerate is set to true."""
     return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 

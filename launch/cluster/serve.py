@@ -14,6 +14,7 @@ from types import FrameType
 
 from ...envs.http.client import Client, NoReplyError
 from ...rl import policy
+from ...rl.policy.loading import holds_policy, whole_model
 from ...rl.rollouts.base import RolloutError
 from ...rl.rollouts.make import server_command
 from ...rl.rollouts.settings import RolloutConfig
@@ -42,13 +43,13 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     # Refuses before it waits.
     dtype = config.policy.dtype
     server_command(config.rollout, warm, dtype, 1, host, port, exposed, config.folder)
-    if not (warm / "config.json").exists():
+    if not holds_policy(warm):
         display.say(f"waiting for {warm}; start the training now: recrl train ... rollout=vllm-server")
-    while not (warm / "config.json").exists():
+    while not holds_policy(warm):
         time.sleep(_LOOK_EVERY)
     setup = prepare_setup(config, display)
     command, environment = server_command(
-        config.rollout, warm, dtype, _longest(setup, warm), host, port, exposed, config.folder
+        config.rollout, whole_model(warm), dtype, _longest(setup, warm), host, port, exposed, config.folder
     )
     display.say(f"serving {warm} at http://{host}:{port}")
     return _run(command, {**os.environ, **environment})
@@ -119,7 +120,7 @@ def healthy(address: str) -> bool:
 
 def _longest(setup: Setup, warm: Path) -> int:
     config = setup.config
-    _, tokenizer = policy.load(config.policy.model_copy(update={"model": str(warm)}))
+    _, tokenizer = policy.load(config.policy.at(warm))
     return serving_length(config.train, setup.training_rows, tokenizer, setup.answer_tokens(tokenizer))
 
 

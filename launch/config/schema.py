@@ -107,6 +107,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         """What must hold of several settings, however many processes train."""
         train, warm = self.train, self.warm_start
         check_split(train.prompts_per_step, train.group_size, 1, train.micro_batches)
+        self._check_policy()
         check_halves(train.group_size, self.optimizer.gradient_conflict_every)
         for setting, answers in (
             ("train.prompts_per_step * train.group_size", train.prompts_per_step * train.group_size),
@@ -122,6 +123,26 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
             if answers > _MOST_ANSWERS:
                 raise ValueError(f"{setting} = {answers:,} answers at once; set at most {_MOST_ANSWERS:,}")
         return self
+
+    def _check_policy(self) -> None:
+        """What the policy rules out elsewhere."""
+        policy, engine = self.policy, self.rollout.engine
+        if self.train.prefix_sharing == "on" and policy.attention != "sdpa":
+            raise ValueError(
+                f"train.prefix_sharing=on with policy.attention={policy.attention}: prompts are shared with "
+                "sdpa only; set policy.attention=sdpa, or train.prefix_sharing=auto"
+            )
+        if engine == "transformers":
+            return
+        for setting, given in (
+            ("quantization", policy.quantization is not None),
+            ("trust_remote_code", policy.trust_remote_code),
+        ):
+            if given:
+                raise ValueError(
+                    f"policy.{setting}={getattr(policy, setting)} with rollout.engine={engine}: vLLM cannot "
+                    "take such a policy over; set rollout.engine=transformers, or leave it out"
+                )
 
     @property
     def folder(self) -> Path:

@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...rl import checkpoints, policy
 from ...rl.checkpoints import CheckpointError
-from ...rl.policy.loading import save_policy
+from ...rl.policy.loading import merge, save_policy
 from ...rl.rollouts.make import check_served
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import distributed_state
@@ -34,7 +34,7 @@ from ..config.schema import ConfigError, RunConfig
 from ..signals import Stop
 from .folder import HEARTBEATS, RunFolder
 from .heartbeats import Heartbeats
-from .preconditions import check_training
+from .preconditions import check_machine, check_training
 from .progress import Display
 from .setup import Setup, prepare_setup
 from .stages import evaluate_run, optimise, reference_start, trainer_of, warmed
@@ -58,12 +58,13 @@ def train(
 
     Raises:
         ConfigError: the folder holds a run and neither ``resume`` nor ``fresh`` is given, is in use, or was
-            made with other settings.
+            made with other settings; or the machine cannot do what the configuration asks for.
         CheckpointError: these processes cannot go on from the checkpoint, or one could not be written.
         Interruption: stopped by Ctrl-C or SIGTERM; what going on needs is saved.
     """
     stop = stop or Stop()
     state = distributed_state(config.train.collective_timeout)
+    check_machine(config)
     display = Display(state.is_main_process)
     folder = RunFolder(config.folder)
     with ExitStack() as ending:
@@ -91,12 +92,14 @@ def train(
         if trainer is not None:
             optimise(setup, trainer, last, stop)
             trainer.save_policy(folder.path / "policy")
-        elif state.is_main_process:  # stopped behind its last step
-            trained, _ = policy.load(config.policy.model_copy(update={"model": str(last)}))
+        elif state.is_main_process and last is not None:  # stopped behind its last step
+            trained, _ = policy.load(config.policy.at(last))
             save_policy(trained, tokenizer, folder.path / "policy")
         if state.is_main_process:
             # From the folder, and whole: under ZeRO-3 each process holds a part, and would load one.
             unset_hf_deepspeed_config()
+            if config.policy.lora is not None and config.policy.lora.merge:
+                merge(folder.path / "policy", config.policy)
             evaluate_run(setup, tokenizer, stop)
         beats.reached("report")
         beats.wait_for("report")
@@ -117,7 +120,7 @@ def evaluate_again(config: RunConfig, stop: Stop | None = None) -> None:
     stop.hint = "the same command goes on"
     with RunFolder(config.folder).locked():
         setup = prepare_setup(config, Display())
-        _, tokenizer = policy.load(config.policy.model_copy(update={"model": str(config.folder / "warm")}))
+        _, tokenizer = policy.load(config.policy.at(config.folder / "warm"))
         evaluate_run(setup, tokenizer, stop)
 
 

@@ -12,9 +12,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.task import Task, Text
 from ...rl.decoding.generate import check_window
 from ...rl.decoding.grammar import load_xgrammar
+from ...rl.policy import loading
+from ...rl.processes import asked
 from ...rl.trainer.preconditions import longest_prompt
 from ...rl.trainer.settings import check_split
+from ...rl.trainer.trackers import check_installed
+from ...rl.trainer.trl_settings import check_values
 from ..config.schema import ConfigError, RunConfig
+
+
+def check_machine(config: RunConfig) -> None:
+    """This machine, its packages and the way its processes share the work can do what the settings ask for.
+
+    Raises:
+        ConfigError, PolicyError: they cannot.
+        ModuleNotFoundError: a package is not installed.
+    """
+    loading.check_machine(config.policy)
+    lora, quantization = config.policy.lora, config.policy.quantization
+    if lora is not None and asked("ACCELERATE_USE_FSDP"):
+        raise ConfigError(
+            "policy.lora does not train with FSDP; use --strategy ddp, or one of zero1 to zero3"
+        )
+    if quantization is not None and asked("ACCELERATE_USE_DEEPSPEED"):
+        raise ConfigError(
+            f"policy.quantization={quantization} does not train with DeepSpeed; use --strategy ddp, or leave "
+            "it out"
+        )
+    try:
+        check_installed(config.train.report_to)
+        check_values(config.train.trl, on_cpu=not torch.cuda.is_available())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_task(config: RunConfig, task: Task) -> None:

@@ -23,7 +23,7 @@ from ...rl.decoding.kept import Kept
 from ...rl.evaluation.answers import Answers, answer, sample, scored, test_rows
 from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
-from ...rl.policy.loading import save_policy
+from ...rl.policy.loading import holds_policy, save_policy
 from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
@@ -87,7 +87,7 @@ def evaluate(
     sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
     for name, path in policies.items():
-        model, _ = policy.load(config.policy.model_copy(update={"model": str(path)}))
+        model, _ = policy.load(config.policy.at(path))
         identity = json.dumps(
             [
                 *(fingerprint(file) for file in sorted(path.glob("*.safetensors"))),
@@ -167,7 +167,7 @@ def warmed(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
     config, warm = setup.config, setup.folder / "warm"
-    if state.is_main_process and not (warm / "config.json").exists():
+    if state.is_main_process and not holds_policy(warm):
         set_seed(config.seed)
         rows = setup.training_rows
         model, tokenizer = policy.load(
@@ -187,7 +187,7 @@ def warmed(
     beats.wait_for("warm")
     state.wait_for_everyone()
     set_seed(config.seed)
-    return policy.load(config.policy.model_copy(update={"model": str(warm)}))
+    return policy.load(config.policy.at(warm))
 
 
 def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
@@ -237,6 +237,8 @@ def trainer_of(
         answer_tokens=setup.answer_tokens(tokenizer),
         output=setup.folder / "checkpoints",
         seed=config.seed,
+        name=config.name,
+        trust_remote_code=config.policy.trust_remote_code,
     )
 
 

@@ -2,23 +2,25 @@
 
 ``settings``   which one, and its warm start
 ``loading``    any causal language model by name or path, and saving it
+``adapters``   LoRA around it
 ``tiny``       the embedded policy of a million parameters
 ``warmstart``  supervised training on demonstrations, before reinforcement learning
 """
 
 from typing import TYPE_CHECKING, Any
 
-from .settings import Dtype, PolicyConfig, TinyConfig
+from .errors import PolicyError
+from .settings import Dtype, LoraConfig, PolicyConfig, TinyConfig
 
 if TYPE_CHECKING:
-    from .loading import PolicyError, load, save_policy
+    from .loading import load, save_policy
 
-__all__ = ["Dtype", "PolicyConfig", "PolicyError", "TinyConfig", "load", "save_policy"]
+__all__ = ["Dtype", "LoraConfig", "PolicyConfig", "PolicyError", "TinyConfig", "load", "save_policy"]
 
 
 def __getattr__(name: str) -> Any:
     """What needs torch and transformers, imported when it is first asked for."""
-    if name in ("PolicyError", "load", "save_policy"):
+    if name in ("load", "save_policy"):
         from . import loading
 
         return getattr(loading, name)

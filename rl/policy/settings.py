@@ -1,12 +1,21 @@
 """The sections ``policy`` and ``warm_start`` of a configuration."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, StrictBool, model_validator
 
-from ...envs.settings import MANY, Between, Text
+from ...envs.settings import MANY, ONE, Between, Each, Text
 
 Dtype = Literal["float32", "bfloat16"]
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+# Policies that have a name here only, and their weights from nowhere else.
+_OURS = ("tiny", "smollm2")
+FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
 
 # Of the tiny policy, about: it is made in memory, in float32.
 _MOST_WEIGHTS = 1_000_000_000
@@ -41,6 +50,21 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
         return self
 
 
+class LoraConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+    """Low-rank adapters that are trained in place of the policy's own weights; needs the package peft."""
+
+    rank: Annotated[int, Between(1, 65_536)] = 16
+    """Inner dimension of an adapter."""
+    alpha: Annotated[float, Between(1e-3, 1e6)] = 32.0
+    """Scale: what an adapter adds is multiplied by ``alpha / rank``."""
+    dropout: Annotated[float, Between(0, 0.9)] = 0.0
+    """Dropout before an adapter in the gradients' passes; answers are sampled without it."""
+    targets: Annotated[tuple[Annotated[str, Text(200)], ...], Each(least=1), ONE] = ("all-linear",)
+    """Linear layers that get one: ``all-linear`` (all but the head), or names such as ``q_proj``."""
+    merge: StrictBool = False
+    """Save the trained policy as a whole model, the adapters merged into its weights."""
+
+
 class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Which language model is trained."""
 
@@ -50,6 +74,44 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""
+    revision: Annotated[str, Text(200)] | None = None
+    """Branch, tag or commit of a model of the hub."""
+    attention: Attention = "sdpa"
+    """Attention of transformers; prompts are shared with ``sdpa`` only."""
+    trust_remote_code: StrictBool = False
+    """Run the Python code that comes with a model."""
+    lora: LoraConfig | None = None
+    """Train adapters; without this section all weights are trained."""
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Load the weights that adapters adapt in 4 or 8 bits (QLoRA); CUDA, needs the package bitsandbytes."""
+
+    @model_validator(mode="after")
+    def _together(self) -> "PolicyConfig":
+        for setting in ("revision", "quantization"):
+            value = getattr(self, setting)
+            if value is not None and self.model in _OURS:
+                raise ValueError(
+                    f"policy.{setting}={value}: policy.model={self.model} has none; name a model of the hub"
+                    f"{' or a folder' if setting == 'quantization' else ''} in policy.model, or leave it out"
+                )
+        if self.quantization is not None and self.lora is None:
+            raise ValueError(
+                f"policy.quantization={self.quantization}: quantised weights cannot be trained; train "
+                "adapters (policy.lora.rank=16), or leave it out"
+            )
+        if self.attention in FLASH and self.dtype == "float32":
+            raise ValueError(
+                f"policy.attention={self.attention} computes in 16 bits; set policy.dtype=bfloat16, or "
+                "policy.attention=sdpa"
+            )
+        return self
+
+    def at(self, folder: Path) -> "PolicyConfig":
+        """The same policy, as a run saved it in a folder."""
+        from . import adapters  # torch is needed now at the latest
+
+        whole = {} if adapters.is_folder(folder) else {"lora": None, "quantization": None}
+        return self.model_copy(update={"model": str(folder), "revision": None, **whole})
 
 
 class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

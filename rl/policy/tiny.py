@@ -51,7 +51,9 @@ def tiny_tokenizer(options: Sequence[str], texts: Sequence[str], pieces: int) ->
     )
 
 
-def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> Qwen3ForCausalLM:
+def tiny_model(
+    config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int, attention: str = "sdpa"
+) -> Qwen3ForCausalLM:
     """A Qwen3 decoder with random weights, tied embeddings, and attention that starts out as copying.
 
     The product of each layer's output and value projections starts at a multiple of the identity (mimetic
@@ -59,7 +61,7 @@ def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
     from the first step on. From the usual initialisation copying did not emerge within hundreds of steps.
     """
     # Every configuration takes it, but no typed signature declares it.
-    attention: dict[str, Any] = {"attn_implementation": "sdpa"}
+    implementation: dict[str, Any] = {"attn_implementation": attention}
     shape = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden,
@@ -73,7 +75,7 @@ def tiny_model(config: TinyConfig, tokenizer: PreTrainedTokenizerBase, seed: int
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **attention,
+        **implementation,
     )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

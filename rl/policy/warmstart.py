@@ -26,8 +26,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.storage import sealed, states
 from ...envs.task import Message, Row, Task
 from ..checkpoints import CheckpointError, reading
-from ..prefix.packing import continuation_logits
+from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
+from .adapters import has_adapters
 from .settings import WarmStartConfig
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,10 @@ class _Training:
         self.losses = state["losses"]
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """Each once: tied ones have several names."""
+        """Each once: tied ones have several names. Of adapters, and what they adapt, the adapters alone."""
         named = self.model.state_dict(keep_vars=True)
+        if has_adapters(self.model):
+            named = {name: value for name, value in named.items() if value.requires_grad}
         first = {id(value): name for name, value in reversed(named.items())}
         return {name: value for name, value in named.items() if first[id(value)] == name}
 
@@ -280,7 +283,7 @@ def _loss(
     shape = (len(prompts), len(answers) // len(prompts), -1)
     ids, mask = (told[name].reshape(shape).to(device) for name in ("input_ids", "attention_mask"))
     prompt = asked["input_ids"].to(device), asked["attention_mask"].to(device)
-    shared = can_share(model, prompt[0].shape[1] + ids.shape[2])
+    shared = can_share(without_adapters(model), prompt[0].shape[1] + ids.shape[2])
     logits, labels = continuation_logits(model, prompt, (ids, mask), shared)
     kept = labels != -100
     return torch.nn.functional.cross_entropy(logits[kept].float(), labels[kept])

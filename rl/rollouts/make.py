@@ -23,7 +23,7 @@ def make_engine(
 
     Args:
         config: Which.
-        policy: Folder of the weights that it starts with.
+        policy: Folder, or name of the hub, of the weights that it starts with.
         dtype: Of the policy.
         longest: Tokens of a prompt and an answer together, at most.
         run: The run's folder.
@@ -78,7 +78,7 @@ def exchange_folder(config: RolloutConfig, run: Path) -> Path | None:
 
 def server_command(
     config: RolloutConfig,
-    policy: Path,
+    policy: Path | str,
     dtype: str,
     longest: int,
     host: str,

@@ -23,6 +23,7 @@ from ..rollouts.settings import RolloutConfig
 from .constrained import ConstrainedGRPOTrainer
 from .preconditions import longest_prompt
 from .settings import TrainConfig, check_split
+from .trackers import NONE
 
 
 def serving_length(
@@ -53,6 +54,8 @@ def make_trainer(
     answer_tokens: int,
     output: Path,
     seed: int,
+    name: str | None = None,
+    trust_remote_code: bool = False,
     callbacks: list[TrainerCallback] | None = None,
 ) -> ConstrainedGRPOTrainer:
     """The trainer of a run.
@@ -63,6 +66,8 @@ def make_trainer(
         rollout: Where answers are sampled; by default in the trainer. Its engine is the caller's to close.
         answer_tokens: Default of ``config.max_answer_tokens``.
         output: Folder of checkpoints and TensorBoard events.
+        name: The run's, for trackers.
+        trust_remote_code: Run the code that comes with the model, which the reference is loaded with again.
 
     Raises:
         ValueError: the batch does not divide over processes and micro-batches.
@@ -99,10 +104,13 @@ def make_trainer(
         save_strategy="steps",
         save_steps=config.save_every,
         save_total_limit=2,
-        report_to="tensorboard",
+        report_to=[name for name in config.report_to if name != NONE],
+        run_name=name,
+        trust_remote_code=trust_remote_code,
         disable_tqdm=True,
         ddp_timeout=int(config.collective_timeout),
         seed=seed,
+        **config.trl,
     )
     rollout = rollout or RolloutConfig()
     dtype = str(model.dtype).removeprefix("torch.")

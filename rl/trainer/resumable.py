@@ -6,7 +6,7 @@ Of TRL 1.16 and transformers these private steps are extended:
 ``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.checkpoints`)
 ``_get_output_dir``                leads aside meanwhile
 ``_prepare_for_training``          what was prepared is restored by ``_restore``, besides what each rank knows
-``_load_from_checkpoint``          reads weights: no code in a file runs
+``_load_from_checkpoint``          reads weights, of adapters too: no code in a file runs
 ``_load_rng_state``                reads random states: the same
 
 Beyond what transformers saves (weights, optimiser, scheduler, random states) a checkpoint holds of each rank
@@ -32,6 +32,7 @@ from trl.trainer.utils import RepeatSampler
 from ...envs.storage import sealed, states
 from .. import checkpoints
 from ..checkpoints import ASIDE, CheckpointError, Manifest, reading
+from ..policy import adapters
 from ..policy.loading import save_policy
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         if self.is_deepspeed_enabled:
             with reading(folder, "shards (global_step*)"):
                 # Adapters come without the weights that they adapt.
-                strict = not hasattr(self.model, "peft_config")
+                strict = not adapters.has_adapters(self.model)
                 deepspeed_load_checkpoint(self.model_wrapped, name, load_module_strict=strict)
         elif self.is_fsdp_enabled:
             self._load_from_checkpoint(name, self.model_wrapped)
@@ -212,8 +213,13 @@ class ResumableGRPOTrainer(GRPOTrainer):
             self.load_rank_state(state, manifest)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        policy: Any = self.model if model is None else model
         with reading(resume_from_checkpoint, "weights"):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            # Where a reference is kept beside the adapters, transformers would read that alone.
+            if adapters.has_adapters(policy):
+                adapters.restore(policy, Path(resume_from_checkpoint))
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with reading(checkpoint, "random states (rng_state*.pth)"):

@@ -5,13 +5,15 @@
 ``check_halves``  whether groups can be halved
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, StrictBool
+from pydantic import BaseModel, StrictBool, field_validator
 
-from ...envs.settings import MANY, SWITCH, Between
+from ...envs.settings import MANY, ONE, SWITCH, Between, Each, Text
 from ..prefix.settings import Kernel, PrefixSharing
 from ..sampling import Sampling
+from .trackers import check_names
+from .trl_settings import check_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,6 +62,23 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Seconds that a process may give no sign of life before all others name it and end."""
     collective_timeout: Annotated[float, Between(1, 604_800)] = 1800.0
     """Seconds that a process may wait for the others in one exchange."""
+
+    report_to: Annotated[tuple[Annotated[str, Text(100)], ...], Each(least=1), ONE] = ("tensorboard",)
+    """Where every step is logged besides ``metrics.jsonl``: trackers that transformers knows, or ``none``."""
+    trl: dict[str, Any] = {}
+    """Fields of TRL's ``GRPOConfig`` that are passed on to it, but for those that recrl sets."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(names)
+        return names
+
+    @field_validator("trl")
+    @classmethod
+    def _of_trl(cls, given: dict[str, Any]) -> dict[str, Any]:
+        check_fields(given)
+        return given
 
     def sampling(self, tokenizer: "PreTrainedTokenizerBase", answer_tokens: int) -> Sampling:
         """The rollouts' sampling, for evaluation outside the trainer."""

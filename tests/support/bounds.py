@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from recrl.envs.settings import Between, Place, Text
 from recrl.launch.config.schema import RunConfig
 
-# Read by a reward's own function, or sent to a server as they are.
-FREE = ("rewards.0.params", "judge.options")
+# Read by a reward's own function, sent to a server, or passed on to TRL, as they are.
+FREE = ("rewards.0.params", "judge.options", "train.trl")
 
 ODD = (
     None, True, False, "", " ", "5", "x\0y", "x\ny", "x" * 5000, "\udcff", b"x", [], {}, [[]], {"a": 1},

@@ -1,17 +1,21 @@
 """A run on several processes that stops in its middle, and the one that goes on: the script behind
 test_distributed.py.
 
-Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3]; writes how the whole run and the resumed one ended, and
-the policy of each.
+Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3] [adapters]; writes how the whole run and the resumed one
+ended, and the policy of each. Adapters are held to what they began with by a KL term.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from fixed_rollouts import trainer_for
 from transformers import TrainerCallback
+
+from recrl.rl.policy import LoraConfig
+from recrl.rl.policy.adapters import add
 
 STEPS, MIDDLE = 4, 3
 
@@ -22,8 +26,23 @@ class Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def adapted(model: Any) -> Any:
+    """Adapters that a warm start has moved."""
+    model = add(model, LoraConfig(rank=4), seed=1)
+    for i, (name, value) in enumerate(model.named_parameters()):
+        if ".lora_B." in name:
+            value.data.normal_(std=0.05, generator=torch.Generator().manual_seed(i))
+    return model
+
+
+ADAPTERS: dict[str, Any] = {"change": adapted, "beta": 0.1}
+
+
 def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
-    trainer = trainer_for(folder, max_steps=STEPS, save_strategy="steps", save_steps=100, num_iterations=2)
+    chosen = ADAPTERS if "adapters" in sys.argv else {}
+    trainer = trainer_for(
+        folder, max_steps=STEPS, save_strategy="steps", save_steps=100, num_iterations=2, **chosen
+    )
     if stop:
         trainer.add_callback(Stop())
     trainer.train(resume_from_checkpoint=resume)

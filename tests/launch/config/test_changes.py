@@ -2,7 +2,7 @@
 
 import pytest
 
-from recrl.launch.config import changes
+from recrl.launch.config import changes, plain_yaml
 from recrl.launch.config.reading import dump, load
 from recrl.launch.config.schema import ConfigError
 
@@ -25,6 +25,8 @@ GRAVE = [
     "policy=some/model",
     "policy.tiny.hidden=64",
     "policy.dtype=bfloat16",
+    "policy.lora.rank=8",
+    "policy={model: some/model, revision: v2}",
     "warm_start.steps=10",
     "warm_start.learning_rate=0.1",
     "optimizer.rule=gdpo",
@@ -38,6 +40,7 @@ GRAVE = [
     "train.group_size=4",
     "train.micro_batches=2",
     "train.kl=0.1",
+    "train.trl.epsilon=0.3",
 ]
 HARMLESS = [
     "name=other",
@@ -46,6 +49,10 @@ HARMLESS = [
     "train.steps=200",
     "train.save_every=7",
     "train.heartbeat=30",
+    "train.report_to=none",
+    "train.trl.log_completions=true",
+    "policy.attention=eager",
+    "policy.trust_remote_code=true",
     "evaluation.users=all",
     "evaluation.max_episodes=9",
     "rollout=vllm-colocate",
@@ -91,7 +98,30 @@ def test_every_setting_is_decided_on_by_default_as_grave(saved):
     assert set(harmless) <= {
         *("name", "output", "data.cache", "warm_start.save_every"),
         *("train.steps", "train.save_every", "train.heartbeat", "train.collective_timeout"),
+        *("train.report_to", "train.trl", "policy.attention", "policy.trust_remote_code"),
     }
+
+
+LATER = {
+    "policy": ("revision", "attention", "trust_remote_code", "lora", "quantization"),
+    "train": ("report_to", "trl"),
+}
+
+
+def test_settings_of_an_earlier_version_go_on(saved):
+    """Its file lacks the settings that came later; their defaults are what it did."""
+    tree = plain_yaml.read(saved.read_text())
+    for section, names in LATER.items():
+        for name in names:
+            del tree[section][name]
+    saved.write_text(plain_yaml.write(tree))
+    assert changes.compare(saved, load("demo"), "checkpoint-3") == []
+
+
+def test_adapters_may_be_saved_in_another_way(saved):
+    saved.write_text(dump(load("demo", ["policy.lora.rank=8"])))
+    now = load("demo", ["policy.lora={rank: 8, merge: true}"])
+    assert changes.compare(saved, now, "checkpoint-3") == ["policy.lora.merge False -> True"]
 
 
 @pytest.mark.parametrize("text", ["name: [", "", "[]", "name: demo\nsurprise: 1\n", "\x00"])

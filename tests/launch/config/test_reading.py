@@ -178,6 +178,24 @@ def test_what_is_no_readable_file_is_refused_in_one_line(tmp_path, capsys):
         ("rollout={nccl_port: 65535, servers: [http://a, http://b]}", "past 65535"),
         ("rollout.threads=three", "must name cores"),
         ("judge={url: http://h, model: m, options: {seed: .nan}}", "finite"),
+        ("policy.lora=5", "policy.lora=5"),
+        ("policy.lora.rank=0", "must be a whole number from 1"),
+        ("policy.lora.targets=[]", "must have 1 to 1,000 entries"),
+        ("policy.lora.targets=[q_proj, q_proj]", "names 'q_proj' twice"),
+        ("policy.lora.target=q_proj", "did you mean 'targets'"),
+        ("policy.revision=v2", "policy.revision=v2: policy.model=tiny has none"),
+        ("policy.quantization=4bit", "policy.quantization=4bit: policy.model=tiny has none"),
+        ("policy={model: a/b, quantization: 4bit}", "quantised weights cannot be trained; train adapters"),
+        ("policy.attention=paged", "policy.attention='paged'.*'sdpa'"),
+        ("policy.attention=flash_attention_2", "computes in 16 bits; set policy.dtype=bfloat16"),
+        ("train.report_to=wand", "knows no tracker 'wand'; give some of azure_ml, .* wandb, or none"),
+        ("train.report_to=[none, wandb]", "names none beside others"),
+        ("train.trl.beta=0.1", r"train\.trl\.beta=0\.1 cannot be set there: use train\.kl"),
+        ("train.trl.epsilom=0.1", "has no field 'epsilom'; did you mean 'epsilon'"),
+        ("train.trl.xyzzy=0.1", "has no field 'xyzzy'; see its documentation"),
+        ("train.trl.epsilon=high", r"train\.trl\.epsilon='high': input should be a valid number"),
+        ("train.trl.epsilon=.nan", "write a finite number"),
+        ("train.trl=5", "train.trl=5"),
     ],
 )
 def test_an_override_that_does_not_fit_is_refused_in_one_line(capsys, override, message):
@@ -186,6 +204,23 @@ def test_an_override_that_does_not_fit_is_refused_in_one_line(capsys, override, 
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
     check_one_line(capsys, ["train", "demo", override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["policy.attention=eager", "train.prefix_sharing=on"], "set policy.attention=sdpa, or train.prefix"),
+        (
+            ["policy={model: a/b, quantization: 4bit, lora: {}}", "rollout=vllm-colocate"],
+            "policy.quantization=4bit with rollout.engine=vllm-colocate: .* set rollout.engine=transformers",
+        ),
+        (["policy.trust_remote_code=true", "rollout=vllm-server"], "policy.trust_remote_code=True with"),
+    ],
+)
+def test_settings_that_exclude_one_another_are_named_with_the_fix(overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load("demo", overrides)
+    assert str(caught.value).isprintable()
 
 
 def check_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
@@ -205,6 +240,13 @@ def test_on_and_off_are_words_where_they_are_asked_for():
         "on",
         True,
     )
+
+
+def test_one_name_may_stand_for_a_list_of_names():
+    config = load("demo", ["policy.lora.targets=q_proj", "train.report_to=wandb"])
+    assert config.policy.lora is not None
+    assert config.policy.lora.targets == ("q_proj",)
+    assert config.train.report_to == ("wandb",)
 
 
 def test_a_whole_number_may_be_written_with_a_point():

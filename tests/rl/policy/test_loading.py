@@ -1,9 +1,15 @@
+import json
+import sys
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from recrl.envs.tags.prompts import prompted_rows
 from recrl.rl import policy
-from recrl.rl.policy.settings import PolicyConfig, TinyConfig
+from recrl.rl.policy.errors import PolicyError
+from recrl.rl.policy.loading import check_machine
+from recrl.rl.policy.settings import LoraConfig, PolicyConfig, TinyConfig
 from recrl.rl.policy.tiny import tiny_model
 
 
@@ -67,3 +73,107 @@ def test_faults_name_the_setting(tmp_path):
         policy.load(PolicyConfig())
     with pytest.raises(ValueError, match=r"policy\.tiny\.hidden=100"):
         policy.load(PolicyConfig(tiny=TinyConfig(hidden=100, heads=3)), options=["a"], texts=["a"])
+
+
+@pytest.fixture
+def saved(loaded, tmp_path):
+    _, model, tokenizer = loaded
+    policy.save_policy(model, tokenizer, tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def test_attention_is_the_one_that_was_asked_for(saved):
+    for name in ("sdpa", "eager"):
+        model, _ = policy.load(PolicyConfig(model=str(saved), attention=name))
+        assert model.config._attn_implementation == name
+        model, _ = policy.load(PolicyConfig(attention=name), options=["a"], texts=["a"])
+        assert model.config._attn_implementation == name
+
+
+def test_attention_that_a_model_does_not_have_is_refused_with_one_that_it_has(saved):
+    config = AutoConfig.for_model("bloom", vocab_size=100, hidden_size=32, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(saved)
+    with pytest.raises(
+        PolicyError, match=r"policy\.attention=sdpa cannot be had with .*; set it to eager"
+    ) as error:
+        policy.load(PolicyConfig(model=str(saved)))
+    assert "\n" not in str(error.value)
+    model, _ = policy.load(PolicyConfig(model=str(saved), attention="eager"))
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"attention": "flash_attention_2", "dtype": "bfloat16"},
+            "policy.attention=flash_attention_2 trains on CUDA",
+        ),
+        ({"attention": "flex_attention"}, "policy.attention=flex_attention trains on CUDA only"),
+        ({"quantization": "4bit", "lora": {}}, "policy.quantization=4bit computes on CUDA only"),
+        ({"quantization": "8bit", "lora": {}}, "leave it out .policy.quantization=null"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_without_one(settings, message):
+    with pytest.raises(PolicyError, match=message) as error:
+        check_machine(PolicyConfig(model="some/model", **settings))
+    assert "\n" not in str(error.value)
+
+
+def test_a_package_that_is_missing_is_named_with_the_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    with pytest.raises(
+        ModuleNotFoundError, match=r"policy\.lora needs the package peft: pip install 'recrl\[lora\]'"
+    ):
+        check_machine(PolicyConfig(lora=LoraConfig()))
+
+
+@pytest.fixture
+def hub(loaded, tmp_path, monkeypatch):
+    """A model of the hub as its cache keeps it, in two revisions."""
+    _, _, tokenizer = loaded
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, sha, seed in (("main", "1" * 40, 1), ("v2", "2" * 40, 2)):
+        repository = tmp_path / "models--some--model"
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / name).write_text(sha)
+        model = tiny_model(TinyConfig(hidden=32), tokenizer, seed)
+        policy.save_policy(model, tokenizer, repository / "snapshots" / sha)
+    return "some/model"
+
+
+def weight(model):
+    return model.state_dict()["model.layers.0.mlp.up_proj.weight"]
+
+
+def test_a_revision_is_loaded_and_adapters_remember_it(hub, tmp_path):
+    first, _ = policy.load(PolicyConfig(model=hub))
+    second, _ = policy.load(PolicyConfig(model=hub, revision="v2"))
+    assert not torch.equal(weight(first), weight(second))
+    adapted = policy.load(PolicyConfig(model=hub, revision="v2", lora=LoraConfig()))
+    policy.save_policy(*adapted, tmp_path / "policy")
+    settings = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == (hub, "v2")
+    again, _ = policy.load(PolicyConfig(model=str(tmp_path / "policy")))
+    assert torch.equal(weight(again), weight(second))
+    with pytest.raises(PolicyError, match=r"policy\.revision='v3', cannot be loaded"):
+        policy.load(PolicyConfig(model=hub, revision="v3"))
+
+
+def test_code_that_comes_with_a_model_is_run_where_the_configuration_says_so(saved):
+    (saved / "theirs.py").write_text(
+        "from transformers import Qwen3Config, Qwen3ForCausalLM\n"
+        "class Config(Qwen3Config):\n    model_type = 'theirs'\n"
+        "class Model(Qwen3ForCausalLM):\n    config_class = Config\n"
+    )
+    content = json.loads((saved / "config.json").read_text())
+    content |= {
+        "model_type": "theirs",
+        "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"},
+    }
+    (saved / "config.json").write_text(json.dumps(content))
+    with pytest.raises(PolicyError, match="trust_remote_code"):
+        policy.load(PolicyConfig(model=str(saved)))
+    model, _ = policy.load(PolicyConfig(model=str(saved), trust_remote_code=True))
+    assert type(model).__module__.endswith("theirs")

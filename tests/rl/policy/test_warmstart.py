@@ -1,3 +1,4 @@
+import contextlib
 import json
 import multiprocessing
 import os
@@ -252,6 +253,36 @@ def test_dropout_goes_on_where_it_was(tmp_path):
     with pytest.raises(StoppedWarmStart):
         run(tmp_path / "warm", 2)
     assert run(tmp_path / "warm") == whole
+
+
+def test_adapters_alone_are_trained_kept_and_gone_on_from(tmp_path):
+    """With dropout, whose random numbers go on too."""
+    config = PolicyConfig(
+        tiny=TinyConfig(hidden=32, vocabulary=300), lora=policy.LoraConfig(rank=4, dropout=0.2)
+    )
+
+    def run(checkpoint, stop_after=None):
+        torch.manual_seed(0)
+        taken = []
+        model, tokenizer = policy.load(config, tags=TAGS.tags, texts=["a"])
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        steps = WarmStartConfig(steps=4, prompts_per_step=4, lists_per_prompt=2, learning_rate=0.1)
+        with contextlib.suppress(StoppedWarmStart):
+            warm_start(
+                *(model, tokenizer, forty_rows(), TAGS, 3, steps, 0),
+                lambda step, _: taken.append(step),
+                checkpoint=checkpoint,
+                stop=lambda: len(taken) == stop_after,
+            )
+        return before, model.state_dict()
+
+    before, whole = run(None)
+    assert all(torch.equal(value, before[name]) != (".lora_" in name) for name, value in whole.items())
+    run(tmp_path / "warm", 2)
+    (kept,) = (tmp_path / "warm").glob("*.safetensors")
+    assert kept.stat().st_size < sum(value.nbytes for value in before.values())
+    _, resumed = run(tmp_path / "warm")
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
 def test_a_killed_warm_start_loses_the_steps_since_its_checkpoint_and_nothing_else(tmp_path, whole):

@@ -5,6 +5,7 @@ The two read each prompt once, the one reads it for every answer.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -123,17 +124,27 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
 
 
 @pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind):
+@pytest.mark.parametrize("trained", [[], ["adapters"]], ids=["all weights", "adapters"])
+def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind, trained):
     """With sampled answers, and a batch that serves two steps."""
     script = SCRIPT.with_name("resumed_ranks.py")
-    found = torch.load(launch(tmp_path / "out", kind, script=script) / "resumed.pt", weights_only=False)
+    output = launch(tmp_path / "out", kind, *trained, script=script)
+    found = torch.load(output / "resumed.pt", weights_only=False)
     whole, resumed = found["whole"], found["resumed"]
     assert resumed["duals"] == whole["duals"]
     for name, value in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], value), name
     for run in ("whole", "parts"):
-        saved = load_file(tmp_path / "out" / run / "policy" / "model.safetensors")
-        assert all(torch.equal(value, whole["weights"][name]) for name, value in saved.items())
+        folder = output / run / "policy"
+        saved = load_file(folder / ("adapter_model.safetensors" if trained else "model.safetensors"))
+        for name, value in saved.items():
+            name = re.sub(r"(\.lora_[AB])\.weight", r"\1.default.weight", name)
+            assert torch.equal(value, whole["weights"][name]), name
+    if trained:
+        for name, value in load_file(folder / "base" / "model.safetensors").items():
+            found = whole["weights"].get(f"base_model.model.{name}")
+            layer = f"base_model.model.{name.removesuffix('.weight')}.base_layer.weight"
+            assert torch.equal(value, whole["weights"][layer] if found is None else found), name
     if kind != "ddp":
         assert_shards_run_no_code(tmp_path / "out" / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
 

@@ -10,12 +10,14 @@ import fixed_rollouts
 import poisoned
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from recrl.envs.storage import states
 from recrl.rewards import RewardError, reward
 from recrl.rl import checkpoints, policy
 from recrl.rl.checkpoints import CheckpointError
+from recrl.rl.policy import adapters
 
 # Two optimiser steps an epoch where a batch serves one of them: eight prompts, four a step.
 STEPS, PROMPTS = 6, 8
@@ -70,7 +72,9 @@ class Log(TrainerCallback):
 def train(output, stop=None, resume=None, watch=(), **options):
     """Sampled rollouts, so that the random state counts too; returns the trainer, prompts asked, and logs."""
     settings = {"data": fixed_rollouts.rows()[:PROMPTS], "max_steps": STEPS, "save_strategy": "steps"}
-    if options.get("beta"):  # the reference is loaded from where the policy was
+    if dropout := options.pop("adapters", None):
+        options["change"] = lambda model: adapted(model, dropout)
+    elif options.get("beta"):  # the reference is loaded from where the policy was
         options["change"] = lambda model: reloaded(model, output.with_name("policy"))
     trainer = fixed_rollouts.trainer_for(output, **{**settings, "save_steps": 100, "beta": 0.0, **options})
     log, asked, score = Log(), [], trainer.engine.score
@@ -92,6 +96,15 @@ def reloaded(model, folder):
     if not folder.exists():
         model.save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def adapted(model, dropout):
+    """Adapters that a warm start has moved."""
+    model = adapters.add(model, policy.LoraConfig(rank=4, dropout=dropout), seed=1)
+    for i, (name, value) in enumerate(model.named_parameters()):
+        if ".lora_B." in name:
+            value.data.normal_(std=0.05, generator=torch.Generator().manual_seed(i))
+    return model
 
 
 def names(folder):
@@ -117,6 +130,8 @@ RUNS = {
     "reuse": {"num_iterations": 2, "lr_scheduler_type": "cosine"},
     "reuse of parts": {"per_device_train_batch_size": 8, "steps_per_generation": 2},
     "kl": {"num_iterations": 3, "beta": 0.1},
+    "adapters": {"adapters": 0.1, "num_iterations": 2},
+    "adapters and kl": {"adapters": 0.1, "num_iterations": 2, "beta": 0.1, "disable_dropout": True},
 }
 
 
@@ -339,6 +354,35 @@ def test_a_policy_from_the_last_checkpoint_is_the_one_that_the_trainer_saves(tmp
     )
     assert first == second
     assert "training_args.bin" not in first, "a pickle that nobody reads"
+
+
+def test_the_reference_of_adapters_is_what_training_began_with(tmp_path):
+    """Not the model below them; and the adapters that are saved are the trained ones."""
+    options = {"beta": 0.1, "learning_rate": 1e-2, "rollout_func": fixed_rollouts.scripted}
+    trainer, _, logs = train(tmp_path / "run", adapters=1e-9, stop=2, **options)
+    assert abs(logs[0]["kl"]) < 1e-6 < 1e-4 < logs[1]["kl"]
+    begun = adapted(fixed_rollouts.policy_and_tokenizer()[0], 0.0).state_dict()
+    now = trainer.model.state_dict()
+    for name in filter(lambda name: ".ref." in name, now):
+        assert torch.equal(now[name], begun[name.replace(".ref.", ".default.")])
+        assert not torch.equal(now[name], now[name.replace(".ref.", ".default.")])
+    trainer.save_policy(tmp_path / "policy")
+    last = tmp_path / "run" / "checkpoint-2" / "adapter_model.safetensors"
+    assert (tmp_path / "policy" / "adapter_model.safetensors").read_bytes() == last.read_bytes()
+    assert not (tmp_path / "policy" / "ref").exists()
+
+
+def test_a_checkpoint_of_other_adapters_is_one_line(tmp_path):
+    trainer, _, _ = train(tmp_path / "run", adapters=0.1, stop=1)
+    folder = tmp_path / "run" / "checkpoint-1"
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, folder / "adapter_model.safetensors")
+    poisoned.seal_again(folder)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-1 cannot be gone on from: weights: .* other adapters"
+    ):
+        trainer.train(resume_from_checkpoint=str(folder))
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path):

@@ -1,0 +1,7 @@
+"""What is wrong with a policy."""
+
+from ...envs.faults import MendableError
+
+
+class PolicyError(MendableError, ValueError):
+    """A policy cannot be had; the message names the setting or the model, and the fix."""
