@@ -136,7 +136,7 @@ def evaluate(
     overrides: Overrides = None,
 ) -> None:
     """Evaluate a run's policies again, with other evaluation settings if wanted, and rewrite its report."""
-    from ..rl.policy.loading import holds_policy
+    from ..rl.policy.folders import holds_policy
     from .config.reading import load
     from .config.schema import ConfigError
 

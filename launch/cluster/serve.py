@@ -14,7 +14,8 @@ from types import FrameType
 
 from ...envs.http.client import Client, NoReplyError
 from ...rl import policy
-from ...rl.policy.loading import holds_policy, whole_model
+from ...rl.policy.folders import holds_policy
+from ...rl.policy.loading import whole_model
 from ...rl.rollouts.base import RolloutError
 from ...rl.rollouts.make import server_command
 from ...rl.rollouts.settings import RolloutConfig

@@ -23,7 +23,8 @@ from ...rl.decoding.kept import Kept
 from ...rl.evaluation.answers import Answers, answer, sample, scored, test_rows
 from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
-from ...rl.policy.loading import holds_policy, save_policy
+from ...rl.policy.folders import holds_policy
+from ...rl.policy.loading import save_policy
 from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer

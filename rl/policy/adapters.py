@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file
 
 from .errors import PolicyError
+from .folders import holds_adapters
 
 if TYPE_CHECKING:
     from .settings import LoraConfig
@@ -53,11 +54,6 @@ def has_adapters(model: Any) -> bool:
     return hasattr(model, "peft_config")
 
 
-def is_folder(folder: Path) -> bool:
-    """Whether a folder holds adapters, not a whole model."""
-    return (folder / ADAPTER_CONFIG_NAME).is_file()
-
-
 def add(model: PreTrainedModel, lora: "LoraConfig", seed: int, revision: str | None = None) -> Any:
     """New adapters around a model, which leave its output as it is.
 
@@ -72,7 +68,7 @@ def add(model: PreTrainedModel, lora: "LoraConfig", seed: int, revision: str | N
 
     settings = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=_targets(model, lora),
         task_type="CAUSAL_LM",
@@ -179,7 +175,7 @@ def save(
         own = {name.removeprefix(_PREFIX).replace(_LAYER, ""): value for name, value in own.items()}
         base.save_pretrained(folder / _BASE, state_dict=own)
         tokenizer.save_pretrained(folder / _BASE)
-    elif Path(origin).name == _BASE and is_folder(Path(origin).parent):
+    elif Path(origin).name == _BASE and holds_adapters(Path(origin).parent):
         shutil.copytree(origin, folder / _BASE)
     if (folder / _BASE).is_dir():
         settings.base_model_name_or_path = str(target.absolute() / _BASE)

@@ -7,7 +7,6 @@ format as a real model.
 ``load``           model and tokenizer
 ``check_machine``  whether this machine can have a policy, before it is loaded
 ``save_policy``    a folder that ``load`` reads
-``holds_policy``   whether a folder is one
 ``whole_model``    the model in it, or the one that its adapters adapt
 ``merge``          a folder of adapters -> one of a whole model
 """
@@ -125,11 +124,6 @@ def load(
     elif config.lora is not None:
         model = adapters.add(model, config.lora, seed, config.revision)
     return model, tokenizer
-
-
-def holds_policy(folder: Path) -> bool:
-    """Whether a folder holds a model or adapters."""
-    return (folder / "config.json").exists() or adapters.is_folder(folder)
 
 
 def whole_model(folder: Path) -> str:

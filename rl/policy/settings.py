@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, StrictBool, model_validator
 
 from ...envs.settings import MANY, ONE, Between, Each, Text
+from .folders import holds_adapters
 
 Dtype = Literal["float32", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
@@ -108,9 +109,7 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
 
     def at(self, folder: Path) -> "PolicyConfig":
         """The same policy, as a run saved it in a folder."""
-        from . import adapters  # torch is needed now at the latest
-
-        whole = {} if adapters.is_folder(folder) else {"lora": None, "quantization": None}
+        whole = {} if holds_adapters(folder) else {"lora": None, "quantization": None}
         return self.model_copy(update={"model": str(folder), "revision": None, **whole})
 
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from recrl.rl import policy
 from recrl.rl.policy import adapters
 from recrl.rl.policy.errors import PolicyError
-from recrl.rl.policy.loading import holds_policy, merge, save_policy, whole_model
+from recrl.rl.policy.folders import holds_policy
+from recrl.rl.policy.loading import merge, save_policy, whole_model
 from recrl.rl.policy.settings import LoraConfig, PolicyConfig, TinyConfig
 
 TINY = TinyConfig(hidden=32, vocabulary=300)
@@ -23,7 +24,7 @@ IDS = torch.arange(24)[None]
 
 def made(lora=LORA, **settings):
     texts = [row["prompt"][0]["content"] for row in rows()]
-    return policy.load(PolicyConfig(tiny=TINY, lora=lora, **settings), tags=CATALOG.tags, texts=texts)
+    return policy.load(PolicyConfig(tiny=TINY, lora=lora, **settings), options=CATALOG.tags, texts=texts)
 
 
 def moved(model):

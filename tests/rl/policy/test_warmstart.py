@@ -264,12 +264,12 @@ def test_adapters_alone_are_trained_kept_and_gone_on_from(tmp_path):
     def run(checkpoint, stop_after=None):
         torch.manual_seed(0)
         taken = []
-        model, tokenizer = policy.load(config, tags=TAGS.tags, texts=["a"])
+        model, tokenizer = policy.load(config, options=TAGS.tags, texts=["a"])
         before = {name: value.clone() for name, value in model.state_dict().items()}
         steps = WarmStartConfig(steps=4, prompts_per_step=4, lists_per_prompt=2, learning_rate=0.1)
         with contextlib.suppress(StoppedWarmStart):
             warm_start(
-                *(model, tokenizer, forty_rows(), TAGS, 3, steps, 0),
+                *(model, tokenizer, forty_rows(), Listed(TAGS, 3), steps, 0),
                 lambda step, _: taken.append(step),
                 checkpoint=checkpoint,
                 stop=lambda: len(taken) == stop_after,
