@@ -5,17 +5,17 @@ Rewards and tasks are found alike; each says what it looks for, and how it fails
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from .settings import nearest
 
 MOST_NAMES = 40
 """Names of a module that an error lists."""
@@ -123,19 +123,6 @@ def anchored(use: str) -> str:
     """The same object, whatever the working folder: a file is named by its whole path."""
     module, _, attribute = use.rpartition(":")
     return f"{_file(module)}:{attribute}" if module.endswith(".py") else use
-
-
-def nearest(name: str, known: Collection[str], most: int | None = None, cutoff: float = 0.6) -> str:
-    """How an error goes on behind an unknown name: the nearest one, and those that there are.
-
-    Args:
-        most: Number of names to list at most.
-        cutoff: Similarity, of 1, that the nearest one needs.
-    """
-    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    more = f" and {len(known) - most} more" if most is not None and len(known) > most else ""
-    return f"{hint} known: {', '.join(sorted(known)[:most]) or 'none'}{more}"
 
 
 def _file(name: str) -> Path:

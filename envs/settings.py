@@ -6,15 +6,17 @@
 ``Each``      a list of limited length, without repetitions
 ``SWITCH``    ``on`` and ``off`` in a list of words, which YAML reads as true and false
 ``ONE``       a name alone, where a list of names is asked for
+``nearest``   what an error says behind an unknown name
 
 Every field of every section has one of these, a type that admits few values, or is another section;
 ``tests/launch/config/test_bounds.py`` walks through all of them.
 """
 
+import difflib
 import math
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -168,3 +170,16 @@ def shown(value: Any) -> str:
     if "@" in text:
         return "(not shown: a password may stand before the @)"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text):,} characters)"
+
+
+def nearest(name: str, known: Collection[str], most: int | None = None, cutoff: float = 0.6) -> str:
+    """How an error goes on behind an unknown name: the nearest one, and those that there are.
+
+    Args:
+        most: Number of names to list at most.
+        cutoff: Similarity, of 1, that the nearest one needs.
+    """
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    more = f" and {len(known) - most} more" if most is not None and len(known) > most else ""
+    return f"{hint} known: {', '.join(sorted(known)[:most]) or 'none'}{more}"

@@ -26,7 +26,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ..envs.lookup import Lookup, nearest, where
+from ..envs.lookup import Lookup, where
+from ..envs.settings import nearest
 from .base import Direction, Per, Reward, RewardFunction, RewardSpecError
 from .spec import RewardSpec
 

@@ -1,6 +1,6 @@
 """Pieces of Markdown that this benchmark's reports share."""
 
-from ..markdown import table
+from ...envs.markdown import table
 from .statistics import Interval
 
 __all__ = ["interval", "signed", "table"]

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...envs.markdown import table
 from ..figures import grid, save
-from ..markdown import table
 from .measure import RESAMPLES
 
 RESULT = "offers.json"

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ...envs.markdown import table
 from ..figures import grid, save
-from ..markdown import table
 
 RESULT = "rewards.json"
 Figure = dict[str, float]

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...envs.markdown import table
 from .. import BenchmarkError
 from ..figures import grid, save
-from ..markdown import table
 
 RESULT = "scale.json"
 _MB = 1e6

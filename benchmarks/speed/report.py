@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..markdown import table
+from ...envs.markdown import table
 from . import measure, plots
 from .cells import KINDS, NO_CHECKPOINT, OURS, ROWS, SAMPLERS, STOCK, Cell
 

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ...envs.http.addresses import has_login
-from ...envs.lookup import anchored, nearest
-from ...envs.settings import shown
+from ...envs.lookup import anchored
+from ...envs.settings import nearest, shown
 from ...envs.task import TaskError, TaskSettings, settings_class
 from ...rewards import RewardSpec
 from . import plain_yaml

@@ -5,7 +5,6 @@ Torch is imported where tensors are made: a configuration states and checks its 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from ...envs.settings import SMALLEST_UNIT
+from ...envs.settings import SMALLEST_UNIT, nearest
 from .constraints import Constraint, Segment, parse_constraint
 
 if TYPE_CHECKING:
@@ -158,8 +157,7 @@ class Problem:
 def _check_known(setting: str, names: Iterable[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            near = "".join(f"did you mean {n!r}? " for n in difflib.get_close_matches(name, known, 1, 0.0))
-            raise ValueError(f"{setting}: unknown reward {name!r}; {near}Known: {', '.join(known)}")
+            raise ValueError(f"{setting}: unknown reward {name!r}{nearest(name, known, cutoff=0.0)}")
 
 
 def _check_pair(one: Constraint, other: Constraint) -> None:

@@ -5,10 +5,11 @@ Torch is imported with the formulas, when a rule is called: a configuration is c
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from ...envs.settings import nearest
 
 if TYPE_CHECKING:
     from .advantages import AdvantageBatch, Advantages
@@ -78,6 +79,5 @@ RULES = {
 def find_rule(name: str) -> Rule:
     """The rule of that name; ValueError with the nearest name when there is none."""
     if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, 1, 0.0)[0]
-        raise ValueError(f"unknown advantage rule {name!r}; did you mean {near!r}? Known: {', '.join(RULES)}")
+        raise ValueError(f"unknown advantage rule {name!r}{nearest(name, RULES, cutoff=0.0)}")
     return RULES[name]

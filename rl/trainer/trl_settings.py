@@ -7,13 +7,12 @@ prompts and answers in every stage), is refused with what to use instead.
 ``check_values``  TRL's own checks, before anything starts
 """
 
-import difflib
 import os
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from ...envs.settings import check_plain, shown
+from ...envs.settings import check_plain, nearest, shown
 
 _EVALUATION = "recrl evaluates by itself; use evaluation"
 _LAUNCH = "use recrl launch --strategy"
@@ -140,11 +139,8 @@ def check_fields(given: Mapping[str, Any]) -> None:
     known = sorted(kinds.keys() - OWNED.keys())
     for name, value in given.items():
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *OWNED], n=1, cutoff=0.6)
-            raise ValueError(
-                f"train.trl: TRL's GRPOConfig has no field {shown(name)}"
-                + (f"; did you mean {close[0]!r}?" if close else "; see its documentation for those it has")
-            )
+            fields = nearest(name, [*known, *OWNED], most=20)
+            raise ValueError(f"train.trl: TRL's GRPOConfig has no field {shown(name)}{fields}")
         kind = TypeAdapter[Any](kinds[name], config=ConfigDict(arbitrary_types_allowed=True))
         try:
             kind.validate_python(value, strict=True)
