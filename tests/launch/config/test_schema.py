@@ -9,7 +9,7 @@ from recrl.launch import config as configuration
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
 
-SHIPPED = sorted(Path(configuration.__file__).parents[1].glob("configs/*.yaml"))
+SHIPPED = sorted(Path(configuration.__file__).parents[2].glob("configs/*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
