@@ -83,13 +83,16 @@ def load(
         config: Which one.
         options: Lines that the tiny policy's tokenizer knows as one token each, line break included.
         texts: Text that the tiny policy's tokenizer learns its pieces from: the prompts.
-        seed: Seed of the tiny policy's weights.
+        seed: Seed of the tiny policy's weights, and of new adapters.
 
     Returns:
-        Model and tokenizer; the tokenizer has a chat template and a padding token and pads on the left.
+        Model, with adapters around it where the configuration trains them, and tokenizer; the tokenizer has a
+        chat template and a padding token and pads on the left.
 
     Raises:
-        PolicyError: no such model, one that cannot be read, or one without a chat template.
+        PolicyError: no such model, one that cannot be read, one without a chat template, or a setting that
+            the model or this machine cannot have.
+        ModuleNotFoundError: a setting needs a package that is not installed.
     """
     check_machine(config)
     dtype, place, saved = getattr(torch, config.dtype), config.model, None

@@ -96,6 +96,7 @@ OWNED: dict[str, str] = {
     "save_only_model": "a run could not go on from such checkpoints",
     "save_on_each_node": "all machines share the run folder",
     "enable_jit_checkpoint": "recrl saves at SIGTERM by itself",
+    "hub_token": "settings are saved; use the environment variable HF_TOKEN",
     "push_to_hub": "upload the folder policy/ of the finished run",
     "resume_from_checkpoint": "use --resume",
     "ignore_data_skip": "a resume would read other prompts",

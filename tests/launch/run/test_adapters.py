@@ -73,6 +73,13 @@ def test_a_run_with_adapters_stops_goes_on_and_is_evaluated(config, tmp_path):
     begun = weights(run / "warm")
     assert all(value.equal(begun[name]) for name, value in weights(tmp_path / "moved" / "policy").items())
 
+    # Stopped behind its last step, it makes the policy from the checkpoint.
+    merged = load_file(run / "policy" / "model.safetensors")
+    shutil.rmtree(run / "policy")
+    pipeline.train(load(str(config), [*other, "train.steps=1"]), resume="auto")
+    again = load_file(run / "policy" / "model.safetensors")
+    assert all(value.equal(again[name]) for name, value in merged.items())
+
 
 @pytest.mark.parametrize(
     ("override", "message"),
