@@ -5,7 +5,20 @@ only points down: ``envs`` (what the policy meets) <- ``rewards`` (what scores a
 improves the policy) <- ``launch`` (what a person runs).
 """
 
-from .rewards import reward
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["reward"]
+from .rewards import Reward, reward
+
+if TYPE_CHECKING:
+    from .rl.trainer.constrained import ConstrainedGRPOTrainer
+
+__all__ = ["ConstrainedGRPOTrainer", "Reward", "reward"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ConstrainedGRPOTrainer":  # only who trains waits for torch
+        from .rl.trainer.constrained import ConstrainedGRPOTrainer
+
+        return ConstrainedGRPOTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ Its config entry is ``spec.py``, looking it up ``registry.py``, calling it ``eng
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,51 +42,92 @@ class RewardError(MendableError, RuntimeError):
 class Reward:
     """A scoring function and what it declares.
 
+    Args:
+        function: TRL's signature, ``(prompts, completions, **columns) -> list[float | None]``, sync or async:
+            a function, an object with ``__call__``, or a class of which each engine makes its own instance.
+        range: Lowest and highest value that the function may return; a value outside is an error.
+        name: Rewards and constraints refer to it by this name, never by position; by default that of the
+            function.
+        per: ``group``: called once per group of completions of one prompt, and so may compare them. ``tag``:
+            reads ``answers``, and the first tags of an answer have a score of their own, so that a tag can
+            get the credit for what it adds; a judgement of the whole list is ``sample``. ``tag_mean``: like
+            ``tag``, for a mean over the list: its first p tags count for p / ``slots`` of it.
+        unit: What counts as one step of this reward, to weigh it against others; None leaves it to the
+            optimiser.
+        direction: Which is better. One that is better lower can be held down, but neither maximised nor held
+            up.
+        needs: Columns and resources that a function reads through ``**kwargs``; named parameters need no
+            mention.
+
     Raises:
         RewardSpecError: the name, range, unit or ``per`` cannot be used.
+
+    Example:
+        >>> from recrl import Reward
+        >>> def brevity(completions, **_):
+        ...     return [1 / (1 + len(text)) for text in completions]
+        >>> short = Reward(brevity, range=(0, 1))
+        >>> short.name, short.low, short.high
+        ('brevity', 0.0, 1.0)
     """
 
-    name: str
-    """Rewards and constraints refer to it by this name; never by position."""
     function: RewardFunction
-    """The function, an object with ``__call__``, or a class of which each engine makes its own instance."""
-    low: float
-    """Lowest value that the function may return."""
-    high: float
-    """Highest value that the function may return."""
+    range: tuple[float, float]
+    name: str = ""
     per: Per = "sample"
-    """``group``: called once per group of completions of one prompt, and so may compare them. ``tag``: reads
-    ``answers``, and the first tags of an answer have a score of their own, so that a tag can get the credit
-    for what it adds; a judgement of the whole list is ``sample``. ``tag_mean``: like ``tag``, for a mean over
-    the list: its first p tags count for p / ``slots`` of it."""
     unit: float | None = None
-    """What counts as one step of this reward, to weigh it against others; None leaves it to the optimiser."""
     direction: Direction = "higher"
-    """Which is better. One that is better lower can be held down, but neither maximised nor held up."""
     needs: tuple[str, ...] = ()
-    """Columns and resources that a function reads through ``**kwargs``; named parameters need no mention."""
+
+    @property
+    def low(self) -> float:
+        """Lowest value that the function may return."""
+        return self.range[0]
+
+    @property
+    def high(self) -> float:
+        """Highest value that the function may return."""
+        return self.range[1]
 
     def __post_init__(self) -> None:
-        if not self.name or ":" in self.name:
+        name = self.name or name_of(self.function)
+        if ":" in name or not name:
             raise RewardSpecError(
-                f"reward name {self.name!r} must be non-empty and without ':' (':' marks 'module:function')"
+                f"reward name {name!r} must be non-empty and without ':' (':' marks 'module:function')"
             )
-        fits = -LARGEST <= self.low < self.high <= LARGEST
-        if not fits or self.high - self.low < 2 * SMALLEST_UNIT:
+        try:
+            low, high = map(float, self.range)
+        except (TypeError, ValueError):
             raise RewardSpecError(
-                f"reward {self.name!r}: range=({self.low}, {self.high}) must be finite numbers, low < high, "
+                f"reward {name!r}: range={self.range!r} must be two numbers, (low, high)"
+            ) from None
+        fits = -LARGEST <= low < high <= LARGEST
+        if not fits or high - low < 2 * SMALLEST_UNIT:
+            raise RewardSpecError(
+                f"reward {name!r}: range=({low}, {high}) must be finite numbers, low < high, "
                 f"and within +-{LARGEST:g}"
             )
         if self.per not in get_args(Per):
-            raise RewardSpecError(f"reward {self.name!r}: per={self.per!r} must be one of {get_args(Per)}")
+            raise RewardSpecError(f"reward {name!r}: per={self.per!r} must be one of {get_args(Per)}")
         if self.direction not in get_args(Direction):
             raise RewardSpecError(
-                f"reward {self.name!r}: direction={self.direction!r} must be one of {get_args(Direction)}"
+                f"reward {name!r}: direction={self.direction!r} must be one of {get_args(Direction)}"
             )
         if self.unit is not None and not SMALLEST_UNIT <= self.unit < math.inf:
-            raise RewardSpecError(
-                f"reward {self.name!r}: unit={self.unit} must be a positive number, or left out"
-            )
+            raise RewardSpecError(f"reward {name!r}: unit={self.unit} must be a positive number, or left out")
+        if not callable(self.function):
+            raise RewardSpecError(f"reward {name!r} is a {type(self.function).__name__}; it must be callable")
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "range", (low, high))
+        object.__setattr__(self, "needs", tuple(self.needs))
+
+
+def name_of(function: RewardFunction) -> str:
+    """Name of a function or a class, or of an object's class; "" for a lambda, which has none."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return "" if name == "<lambda>" else name
 
 
 def completion_text(completion: Completion) -> str:

@@ -2,6 +2,7 @@
 
 ``reward``      the decorator: declares a function's range and registers it under a name
 ``resolve``     a registered name, entry point, ``package.module:function`` or ``file.py:function`` -> Reward
+``as_reward``   what a script writes for a reward -> what these take
 ``resolve_all`` the rewards of a run, those that add up others included
 ``declared_in`` the rewards of a module
 ``parameters``  the names of what a reward reads
@@ -22,13 +23,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from ..envs.lookup import Lookup, where
 from ..envs.settings import nearest
-from .base import Direction, Per, Reward, RewardFunction, RewardSpecError
+from .base import Direction, Per, Reward, RewardFunction, RewardSpecError, name_of
 from .spec import RewardSpec
 
 # Imported when a name is first looked up: their decorators register our own rewards.
@@ -65,11 +68,18 @@ def reward(
 
     Raises:
         RewardSpecError: the declaration is unusable, or another function is registered under this name.
+
+    Example:
+        >>> from recrl import reward
+        >>> @reward("exclamation", range=(0, 1))
+        ... def exclamation(completions):
+        ...     return [float("!" in text) for text in completions]
+        >>> exclamation(["no", "yes!"])
+        [0.0, 1.0]
     """
 
     def declare(function: F) -> F:
-        low, high = map(float, range)
-        declared = Reward(name, function, low, high, per, unit, direction, tuple(needs))
+        declared = Reward(function, range, name, per, unit, direction, tuple(needs))
         known = _registered.get(name)
         # The same function defined again (a notebook cell, a reloaded module) replaces its older self.
         if known is not None and _origin(known.function) != _origin(function):
@@ -83,17 +93,18 @@ def reward(
                 f"reward {name!r}: a {type(function).__name__} cannot be declared with @reward; wrap it in a "
                 "function, or give its config entry a range"
             ) from error
-        _registered[name] = declared
+        _registered[declared.name] = declared
         return function
 
     return declare
 
 
-def resolve(spec: str | RewardSpec) -> Reward:
+def resolve(spec: str | RewardSpec | Reward) -> Reward:
     """Find the reward that ``spec`` names, with the config's overrides applied.
 
     Args:
-        spec: a config entry; or its ``use`` string alone, when the function declares its own range.
+        spec: a config entry; its ``use`` string alone, when the function declares its own range; or a reward,
+            which is returned as it is.
 
     Returns:
         The Reward, called ``spec.name`` (for a string: the declared name, else the function's).
@@ -101,6 +112,8 @@ def resolve(spec: str | RewardSpec) -> Reward:
     Raises:
         RewardSpecError: nothing has that name (the message offers the nearest), or no range is declared.
     """
+    if isinstance(spec, Reward):
+        return spec
     entry = as_spec(spec)
     function = _load(entry.use)
     if entry.use.endswith("()"):
@@ -115,21 +128,19 @@ def resolve(spec: str | RewardSpec) -> Reward:
                 f"@recrl.rewards.reward({entry.name!r}, range=(low, high)), or give its config entry a "
                 f"range: {{name: {entry.name}, use: {entry.use!r}, range: [low, high]}}"
             )
-        declared = Reward(entry.name, function, *entry.range)
-    low, high = entry.range or (declared.low, declared.high)
+        declared = Reward(function, entry.range, entry.name)
     return replace(
         declared,
         name=declared.name if isinstance(spec, str) else entry.name,
         function=function,  # a declaration inherited from a class or a wrapped function names another object
-        low=float(low),
-        high=float(high),
+        range=entry.range or declared.range,
         per=entry.per or declared.per,
         unit=declared.unit if entry.unit is None else entry.unit,
         direction=entry.direction or declared.direction,
     )
 
 
-def resolve_all(specs: Sequence[str | RewardSpec]) -> tuple[Reward, ...]:
+def resolve_all(specs: Sequence[str | RewardSpec | Reward]) -> tuple[Reward, ...]:
     """The rewards of a run, in the order of its list.
 
     Raises:
@@ -148,9 +159,44 @@ def resolve_all(specs: Sequence[str | RewardSpec]) -> tuple[Reward, ...]:
     return tuple(found[i] for i in range(len(entries)))
 
 
-def as_spec(spec: str | RewardSpec) -> RewardSpec:
-    """The config entry of a ``use`` string alone."""
+def as_spec(spec: str | RewardSpec | Reward) -> RewardSpec:
+    """The config entry of a ``use`` string, or of a reward: how it is called by default."""
+    if isinstance(spec, Reward):
+        return RewardSpec(name=spec.name)
     return RewardSpec(name=spec.rpartition(":")[2], use=spec) if isinstance(spec, str) else spec
+
+
+def as_reward(given: Any) -> RewardSpec | Reward | str:
+    """What a script may write for a reward, as `resolve_all` takes it.
+
+    Args:
+        given: a Reward; a function, object or class that ``@reward`` declares; the ``use`` string or the
+            config entry (a dict or RewardSpec) of one.
+
+    Raises:
+        RewardSpecError: a function declares no range, or an entry cannot be read.
+    """
+    if isinstance(given, str | RewardSpec | Reward):
+        return given
+    if isinstance(given, Mapping):
+        try:
+            return RewardSpec.model_validate(dict(given))
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise RewardSpecError(f"reward {dict(given)} cannot be read: {'; '.join(faults)}") from None
+    if not callable(given):
+        raise RewardSpecError(
+            f"a reward is a {type(given).__name__}; write a function, a Reward, a name or a config entry"
+        )
+    declared = getattr(given, _DECLARATION, None)
+    if declared is None:
+        name = name_of(given)
+        shown = f"@reward({name!r}, range=(low, high))" if name else "@reward(name, range=(low, high))"
+        raise RewardSpecError(
+            f"reward {name or 'lambda'!r} declares no range: write Reward({name or 'function'}, "
+            f"range=(low, high){'' if name else ', name=...'}), or decorate it with {shown}"
+        )
+    return replace(declared, function=given)
 
 
 def declared_in(module: str) -> list[str]:
@@ -215,8 +261,8 @@ def _sum(entry: RewardSpec, parts: dict[str, Reward]) -> Reward:
         )
     direction: Direction = entry.direction or ("lower" if low_is_better else "higher")
     ends = [[weight * end for end in (parts[n].low, parts[n].high)] for n, weight in entry.sum.items()]
-    low, high = entry.range or (sum(map(min, ends)), sum(map(max, ends)))
-    return Reward(entry.name, _nobody_calls, low, high, unit=entry.unit, direction=direction)
+    range = entry.range or (sum(map(min, ends)), sum(map(max, ends)))
+    return Reward(_nobody_calls, range, entry.name, unit=entry.unit, direction=direction)
 
 
 def _nobody_calls(**_: Any) -> None:

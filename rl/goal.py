@@ -1,11 +1,44 @@
 """Objective and constraints of a run against its rewards, checked before anything starts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..rewards import Reward
 from ..rewards.base import PER_TAG
+from .optimizer.constraints import Constraint
 from .optimizer.problem import Problem
 from .optimizer.rules import RULES, find_rule
+
+
+def state(
+    rewards: Sequence[Reward],
+    objective: str,
+    constraints: Sequence[str | Constraint],
+    *,
+    objective_unit: float | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Problem:
+    """The constrained problem over some rewards.
+
+    Args:
+        rewards: With their ranges, units and directions.
+        objective: Name of the reward to maximise.
+        constraints: What has to hold, as :func:`recrl.rl.optimizer.constraints.parse_constraint` reads it.
+        objective_unit: In place of the one that the objective declares.
+        weights: Of rewards, for rules that add them up.
+
+    Raises:
+        ValueError: an unknown reward, a bound that cannot be met, or a direction that is the wrong one.
+    """
+    units = {reward.name: reward.unit for reward in rewards}
+    problem = Problem.build(
+        objective,
+        constraints,
+        {reward.name: reward.range for reward in rewards},
+        objective_unit=units.get(objective) if objective_unit is None else objective_unit,
+        weights=weights,
+    )
+    check_directions(rewards, problem)
+    return problem
 
 
 def check_directions(rewards: Sequence[Reward], problem: Problem) -> None:

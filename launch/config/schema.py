@@ -18,7 +18,7 @@ from ...envs.tags.settings import TagsConfig
 from ...envs.task import TaskSettings, settings_class
 from ...rewards import RewardSpec, RewardSpecError, resolve_all
 from ...rl.evaluation.settings import EvaluationConfig
-from ...rl.goal import check_credit, check_directions, check_rule
+from ...rl.goal import check_credit, check_rule, state
 from ...rl.optimizer.constraints import parse_constraint
 from ...rl.optimizer.problem import Problem
 from ...rl.optimizer.settings import OptimizerConfig
@@ -158,17 +158,13 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         """
         try:
             found = resolve_all(self.rewards)
-            units = {reward.name: reward.unit for reward in found}
-            problem = Problem.build(
+            problem = state(
+                found,
                 self.optimizer.objective,
-                list(self.optimizer.constraints),
-                {reward.name: (reward.low, reward.high) for reward in found},
-                objective_unit=units.get(self.optimizer.objective)
-                if self.optimizer.objective_unit is None
-                else self.optimizer.objective_unit,
+                self.optimizer.constraints,
+                objective_unit=self.optimizer.objective_unit,
                 weights={spec.name: spec.weight for spec in self.rewards},
             )
-            check_directions(found, problem)
             check_rule(problem, self.optimizer.rule)
             check_credit(found, problem, self.optimizer.rule, self.optimizer.credit)
             return problem

@@ -41,7 +41,7 @@ class RewardEngine:
     rank holds the same memory, whatever their number.
 
     Args:
-        rewards: config entries, or ``use`` strings of rewards that declare their own range.
+        rewards: rewards, config entries, or ``use`` strings of rewards that declare their own range.
         resources: objects that rewards may name as a parameter. Kept as ``.resources``; the caller may
             exchange a value between batches (TRL's ``trainer_state``, for example).
         columns: the dataset columns that each batch will carry, ``completion_ids`` included where it will.
@@ -54,7 +54,7 @@ class RewardEngine:
 
     def __init__(
         self,
-        rewards: Sequence[RewardSpec | str],
+        rewards: Sequence[RewardSpec | Reward | str],
         *,
         resources: Mapping[str, Any],
         columns: Collection[str],

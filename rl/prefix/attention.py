@@ -14,6 +14,7 @@ prompt part never needs logits.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -129,6 +130,10 @@ def _shared_prefix_attention(
             raise RuntimeError(f"{type(module).__name__} makes a mask of its own")
         if not getattr(module, "is_causal", True):
             raise RuntimeError(f"{type(module).__name__} looks ahead")
+        kind = query.device.type
+        # As SDPA is cast: rotated queries and keys come in float32 beside values that do not.
+        if torch.is_autocast_enabled(kind) and value.dtype != torch.float64:
+            query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
         return shared_prefix.attend(module, query, key, value, scaling, dropout), None
     if attention_mask is not None and attention_mask.shape[-2:] == (1, 1) and key.shape[2] > 1:
         raise RuntimeError(f"{type(module).__name__} does not hand keyword arguments on to its attention")

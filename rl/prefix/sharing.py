@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 # Mean difference of log-probabilities, in nats, up to which two ways to compute them are the same.
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 # Sharing must save this share of the arithmetic, or its own bookkeeping outweighs it.
 _WORTHWHILE = 0.9

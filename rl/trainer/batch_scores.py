@@ -138,6 +138,7 @@ class BatchScores:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
+        more: Mapping[str, Sequence[Any]],
         *,
         learn: bool,
         device: torch.device,
@@ -146,6 +147,7 @@ class BatchScores:
 
         Args:
             prompts, completions, completion_ids: This rank's, as TRL hands them to rewards.
+            more: Columns that the data do not have.
             learn: Show the batch to the rewards that remember samples.
 
         Returns:
@@ -154,7 +156,7 @@ class BatchScores:
         Raises:
             RewardError: a reward failed on some rank.
         """
-        columns = _columns(self._rows, completion_ids)
+        columns = {**_columns(self._rows, completion_ids), **{name: [*more[name]] for name in more}}
         own, beginnings = on_all_or_none(
             lambda: self._own(prompts, completions, columns, completion_ids), RewardError
         )

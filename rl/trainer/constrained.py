@@ -15,21 +15,22 @@ multipliers are never stepped twice for one generation batch.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from ...rewards import RewardEngine, RewardError
 from ..checkpoints import Manifest
 from ..goal import check_credit, check_rule, check_segments
 from ..optimizer.advantages import AdvantageBatch
+from ..optimizer.constraints import Constraint
 from ..optimizer.duals import Duals
 from ..optimizer.problem import Problem
 from ..optimizer.rules import find_rule
@@ -38,7 +39,8 @@ from ..processes import on_all_or_none
 from .batch_scores import BatchScores, Pieces
 from .conflict_log import ConflictLog
 from .preconditions import check_gradient_conflict, check_memories, check_prompts
-from .shared import SharedPrefixGRPOTrainer
+from .shared import SharedPrefixGRPOTrainer, default_arguments
+from .statement import ENVIRONMENTS, RewardLike, columns_of, stated
 
 STATE_FILE = "constraints.json"
 
@@ -47,54 +49,99 @@ _AGREEMENT_EVERY = 50
 
 
 class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
-    """GRPO that maximises one named reward while others are held at their targets.
+    """GRPO that maximises one reward while others are held at their targets; the rest is as in TRL.
 
     Args:
-        model: The policy. With ``args.beta > 0`` it must have been loaded from a path, which the reference
-            is loaded from.
-        engine: Scores completions; its reward names are the problem's.
-        problem: Objective and constraints.
+        model: The policy: a path, a hub name, or a model. One that is given loaded must have been loaded from
+            a path if ``args.beta > 0``, since the reference is loaded from it.
+        reward_funcs: One reward or a list: functions, objects and classes with
+            :func:`recrl.reward`, or wrapped in :class:`recrl.Reward`; names of registered rewards; entries of
+            a configuration (dicts or :class:`recrl.rewards.RewardSpec`). Or an engine that scores by them.
+        args: TRL's arguments. ``reward_weights`` are for the rules that add rewards up.
+        train_dataset, eval_dataset, processing_class: TRL's.
+        objective: Name of the reward to maximise, which may be left out where there is one; or the whole
+            problem over the rewards, constraints included.
+        constraints: What has to hold, such as ``"brevity >= 0.8 (mean)"``, ``"toxic <= 0.1 for 0.95 (rate)"``
+            or ``"length in [20, 40] where segment=cold (mean)"``.
         rule: Name of the advantage rule, see :mod:`recrl.rl.optimizer.advantages`.
         duals: Settings of the multipliers.
         credit: ``tag`` gives the tokens of each tag an advantage of their own, from the rewards that are
             declared ``per="tag"`` or ``"tag_mean"``; ``sequence`` gives every token of an answer the same.
         gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
             many generation batches, at the cost of one more forward pass; 0 = never.
-        args: TRL's arguments.
-        options: See :class:`recrl.rl.trainer.shared.SharedPrefixGRPOTrainer`.
+        resources: Objects that rewards may name as a parameter, the same for all samples.
+        options: TRL's other parameters (``peft_config``, ``tools``, ``environment_factory``, ``callbacks``,
+            ...), and those of :class:`recrl.rl.trainer.shared.SharedPrefixGRPOTrainer`.
 
     Raises:
-        ValueError: groups would straddle ranks, engine and problem disagree on the rewards, a segment has no
-            prompts, or nothing could be credited to tags.
+        ValueError: groups would straddle ranks, a constraint names an unknown reward or cannot be met, a
+            segment has no prompts, nothing could be credited to tags, or a setting of TRL has no meaning
+            here; the message names it and the fix.
+        RewardSpecError: a reward declares no range, cannot be found, or reads what nothing provides.
+
+    Example:
+        >>> from datasets import Dataset, IterableDataset
+        >>> from recrl import ConstrainedGRPOTrainer, Reward
+        >>> from trl import GRPOConfig
+        >>> def vowels(completions, **_):
+        ...     return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in completions]
+        >>> def brevity(completions, **_):
+        ...     return [1 / (1 + len(text)) for text in completions]
+        >>> trainer = ConstrainedGRPOTrainer(
+        ...     model="path-or-hub-name",
+        ...     reward_funcs=[Reward(vowels, range=(0, 1)), Reward(brevity, range=(0, 1))],
+        ...     objective="vowels",
+        ...     constraints=["brevity >= 0.05 (mean)"],
+        ...     args=GRPOConfig(max_steps=1, per_device_train_batch_size=4, num_generations=4),
+        ...     train_dataset=Dataset.from_dict({"prompt": ["Say something:", "And now:"]}),
+        ... )
+        >>> _ = trainer.train()
+        >>> [row.name for row in trainer.duals.report()]
+        ['brevity >= 0.05']
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        engine: RewardEngine,
-        problem: Problem,
+        model: str | PreTrainedModel,
+        reward_funcs: RewardLike | Sequence[RewardLike] | RewardEngine,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
         *,
-        args: GRPOConfig,
-        train_dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
+        objective: str | Problem | None = None,
+        constraints: Sequence[str | Constraint] = (),
         rule: str = "lagrangian",
         duals: DualConfig | None = None,
         credit: Credit = "sequence",
         gradient_conflict_every: int = 0,
-        eval_dataset: Dataset | None = None,
-        callbacks: list[TrainerCallback] | None = None,
+        resources: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if engine.names != problem.names:
-            raise ValueError(
-                f"the engine scores {engine.names}, but the problem is over {problem.names}; make them equal"
-            )
+        args = args or default_arguments(model)
+        engine, problem = stated(
+            reward_funcs,
+            objective,
+            constraints,
+            rule,
+            args,
+            columns=columns_of(train_dataset),
+            resources=resources or {},
+            environments=options.get("environment_factory") is not None,
+            open_ended=options.get("rollout_func") is not None,
+        )
         check_prompts(args, train_dataset)
-        check_segments(problem, train_dataset.column_names, train_dataset.__getitem__)
+        if isinstance(train_dataset, Dataset):
+            check_segments(problem, train_dataset.column_names, train_dataset.__getitem__)
         check_rule(problem, rule)
         check_gradient_conflict(args, gradient_conflict_every)
         check_credit(engine.rewards, problem, rule, credit)
         check_memories(engine, args.world_size)
+        if options.get("reward_processing_classes") is not None:
+            raise ValueError(
+                "reward_processing_classes: a reward model brings its tokenizer along; leave them out, and "
+                "name the model in an entry with use: reward_model"
+            )
         self.engine = engine
         self.problem = problem
         self.rule = find_rule(rule)
@@ -107,9 +154,15 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=callbacks,
             **options,
         )
+        if len(self.reward_funcs) > len(engine.names):
+            name = self.reward_func_names[-1]
+            raise ValueError(
+                f"environment {name} scores its rollouts by get_reward, whose range nobody knows; give that "
+                f"method another name, score, and pass Reward(lambda environments: [one.score() for one in "
+                f"environments], range=(low, high), name={name!r})"
+            )
         # TRL's own total is only logged: make it the objective.
         self.reward_weights = torch.tensor([float(name == problem.objective) for name in engine.names])
         micro_steps = max(self.args.max_steps or 0, 0) * (self.args.gradient_accumulation_steps or 1)
@@ -150,7 +203,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             group_size=self._group_size,
             tokenizer=self._tokenizer,
             pieces=self._pieces if self.model.training and self.credit == "tag" else None,
-            early=self.engine.elsewhere and not self.tools,
+            early=self.engine.elsewhere and not (self.tools or self.environment_factories),
         )
         try:
             output = super()._generate_and_score_completions(inputs)
@@ -167,7 +220,12 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         assert batch is not None, "TRL scores what it has generated"
         with self.timed("rewards"):
             scores = batch.score(
-                prompts, completions, completion_ids_list, learn=training, device=self.accelerator.device
+                prompts,
+                completions,
+                completion_ids_list,
+                {} if self.environments is None else {ENVIRONMENTS: self.environments},
+                learn=training,
+                device=self.accelerator.device,
             )
             if training and not self._memories_checked:
                 # What cannot be saved is found now, not at the first checkpoint.

@@ -120,7 +120,7 @@ def make_trainer(
     trainer = ConstrainedGRPOTrainer(
         model,
         engine,
-        problem,
+        objective=problem,
         rule=rule,
         duals=duals,
         credit=credit,

@@ -6,7 +6,7 @@ TRL would find some of these late, and others never.
 from collections.abc import Iterable
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 from trl.data_utils import is_conversational
@@ -44,8 +44,10 @@ def check_groups(args: GRPOConfig) -> None:
         )
 
 
-def check_prompts(args: GRPOConfig, data: Dataset) -> None:
-    """There are enough prompts for one generation batch."""
+def check_prompts(args: GRPOConfig, data: Dataset | IterableDataset | None) -> None:
+    """There are enough prompts for one generation batch, where their number is known."""
+    if not isinstance(data, Dataset):
+        return
     assert args.generation_batch_size is not None, "GRPOConfig fills it in"
     assert args.num_generations is not None, "GRPOConfig has a default"
     needed = args.generation_batch_size // args.num_generations
@@ -56,10 +58,15 @@ def check_prompts(args: GRPOConfig, data: Dataset) -> None:
         )
 
 
-def check_lengths(args: GRPOConfig, data: Dataset, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_lengths(
+    args: GRPOConfig,
+    data: Dataset | IterableDataset | None,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     """The longest prompts fit the model's window together with an answer; a rollout checks again."""
-    if "prompt" not in data.column_names:
-        return  # an environment writes the prompts
+    if not isinstance(data, Dataset) or "prompt" not in data.column_names:
+        return  # an environment writes the prompts, or they come as a stream
     check_window(model, longest_prompt(data["prompt"], tokenizer), args.max_completion_length or 0)
 
 

@@ -18,12 +18,13 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import gather
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOConfig
@@ -57,7 +58,7 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             changed.
         correct_rollouts: Weigh tokens by how much likelier the policy finds them than the engine did (TRL's
             ``vllm_importance_sampling_*`` settings).
-        args, train_dataset, options: TRL's.
+        model, reward_funcs, args, train_dataset, trls, options: TRL's.
 
     Attributes:
         sharing: What is shared, and why not.
@@ -67,22 +68,32 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         ValueError: groups would straddle ranks, or a prompt does not fit the model's window.
     """
 
+    _sharing_checked = True  # until the constructor has found a policy to try it on
+
     def __init__(
         self,
-        model: PreTrainedModel,
-        *,
-        args: GRPOConfig,
-        train_dataset: Dataset,
+        model: str | PreTrainedModel,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        *trls: Any,
         prefix_sharing: PrefixSharing = "auto",
         prefix_attention: Kernel = "split",
         rollouts: RolloutEngine | None = None,
         correct_rollouts: bool = False,
         **options: Any,
     ) -> None:
+        args = args or default_arguments(model)
         check_groups(args)
-        super().__init__(model=model, args=args, train_dataset=train_dataset, **options)
+        if rollouts is not None and (options.get("tools") or options.get("environment_factory")):
+            raise ValueError(
+                "rollout.engine answers in one turn; leave tools and environment_factory out, or leave the "
+                "rollouts to TRL (rollout.engine=transformers)"
+            )
+        super().__init__(model, reward_funcs, args, train_dataset, *trls, **options)
         policy = without_adapters(self.accelerator.unwrap_model(self.model))
-        check_lengths(self.args, train_dataset, policy, self._tokenizer)
+        if not self._is_vlm:
+            check_lengths(self.args, train_dataset, policy, self._tokenizer)
         self.sharing = Sharing(policy, prefix_sharing, prefix_attention)
         if self.ref_model is not None and self.sharing.reason is None:
             attention.install(self.accelerator.unwrap_model(self.ref_model))
@@ -96,13 +107,10 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         self.add_callback(self.clock)
 
     def timed(self, part: Part) -> AbstractContextManager[None]:
-        """Count what runs inside as a part of a training step; an evaluation is none."""
-        return self.clock.part(part) if self.model.training else nullcontext()
-
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        if not self._sharing_checked:
-            self._check_sharing(inputs)
-        return super()._generate_and_score_completions(inputs)
+        """Count what runs inside as a part of a training step; an evaluation is none, nor is what a trainer
+        does before its constructor has ended."""
+        counted = self.model.training and hasattr(self, "clock")
+        return self.clock.part(part) if counted else nullcontext()
 
     def _calculate_rewards(self, *arguments: Any) -> Tensor:
         with self.timed("rewards"):
@@ -164,13 +172,13 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
                 self.sharing.kernel,
             )
 
-    def _check_sharing(self, inputs: Any) -> None:
+    def _check_sharing(self, prompts: list[Any]) -> None:
         """Compare shared with full rows on the longest prompt of each rank's first batch, before anything is
         sampled; share nothing if they differ."""
         self._sharing_checked = True
-        if self.sharing.reason is not None or "prompt" not in inputs[0]:
+        if self.sharing.reason is not None:
             return
-        asked = max(self._tokenize_prompts([row["prompt"] for row in inputs])[0], key=len)
+        asked = max(self._tokenize_prompts(prompts)[0], key=len)
         with self._for_generation() as policy, self.accelerator.autocast():
             base = without_adapters(policy)
             found, why = attempt(base, asked, self.sharing.kernel)
@@ -205,6 +213,8 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             return self._buffered_inputs[self._step % steps]
 
     def _generate(self, prompts: Any) -> Any:
+        if not self._sharing_checked:
+            self._check_sharing(prompts)
         with self.timed("rollout"):
             return super()._generate(prompts)
 
@@ -220,13 +230,22 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         by_key = dict(zip(distinct, ids, strict=True))
         return [by_key[key] for key in keys], images, more
 
-    def _generate_single_turn(self, prompt_ids: Any, images: Any, multimodal_fields: Any, *rest: Any) -> Any:
+    def _generate_single_turn(
+        self,
+        prompt_ids: Any,
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
+    ) -> Any:
         if self._client is not None:
             if images or multimodal_fields:
                 raise ValueError("a rollout engine answers texts only; leave rollouts of images to TRL")
             return self._roll_out(self._client, prompt_ids)
         if images or multimodal_fields or not self._generates_itself:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *rest)
+            return super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, has_tool_images
+            )
         with self._for_generation() as policy:
             answers = generate(policy, prompt_ids, self._sampling, on_answered=self.answered)
         return answers, None
@@ -308,3 +327,9 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             loss = super().training_step(*inputs, **options)
         self.clock.rest("optimizer_step")
         return loss
+
+
+def default_arguments(model: str | PreTrainedModel) -> GRPOConfig:
+    """TRL's, where a script gives none: the output folder is named after the model."""
+    path = model if isinstance(model, str) else str(model.config.name_or_path or "")
+    return GRPOConfig(f"{Path(path).name or 'policy'}-GRPO")

@@ -212,17 +212,19 @@ def test_something_that_is_not_callable_is_refused(reward_file):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"low": 1.0, "high": 0.0},
-        {"low": 0.0, "high": float("inf")},
+        {"range": (1.0, 0.0)},
+        {"range": (0.0, float("inf"))},
+        {"range": 1.0},
         {"name": "a:b"},
-        {"name": ""},
+        {"function": lambda: None, "name": ""},
+        {"function": []},
         {"per": "batch"},
         {"unit": 0.0},
     ],
 )
 def test_an_unusable_declaration_is_refused(fields):
     with pytest.raises(RewardSpecError):
-        Reward(**{"name": "r", "function": len, "low": 0.0, "high": 1.0, **fields})
+        Reward(**{"name": "r", "function": len, "range": (0.0, 1.0), **fields})
 
 
 @pytest.mark.parametrize(

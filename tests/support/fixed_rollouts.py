@@ -139,7 +139,7 @@ def trainer_for(
     return ConstrainedGRPOTrainer(
         model,
         engine,
-        Problem.build(objective, list(constraints), engine.ranges),
+        objective=Problem.build(objective, list(constraints), engine.ranges),
         args=arguments(output, **options),
         train_dataset=Dataset.from_list(list(rows() if data is None else data)),
         processing_class=tokenizer,
@@ -175,8 +175,8 @@ def record_answers(trainer: ConstrainedGRPOTrainer) -> list[list[int]]:
     """Token ids of the answers that this rank samples, filled in as training goes."""
     answers, generate = [], trainer._generate_single_turn
 
-    def spy(*arguments: Any) -> Any:
-        found = generate(*arguments)
+    def spy(*arguments: Any, **options: Any) -> Any:
+        found = generate(*arguments, **options)
         answers.extend(found[0])
         return found
 
