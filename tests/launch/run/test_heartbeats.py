@@ -92,6 +92,7 @@ def test_a_process_that_never_began_is_named(start):
     assert "rank 1 (which never began, silent for" in said
 
 
+@pytest.mark.slow
 def test_one_that_stood_still_itself_first_looks_at_the_others(start):
     first, second = start((0, 2), (1, 2))
     time.sleep(0.5)

@@ -23,6 +23,8 @@ from recrl.launch.children import end
 from recrl.rl import checkpoints
 from recrl.rl.checkpoints import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 # Two hosts, each with one of the processes.
 HOSTS = "zero3 on two hosts"
 NO_HOSTS = pytest.param(
