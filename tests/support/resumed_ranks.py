@@ -1,11 +1,5 @@
-"""A run on several processes that stops in its middle, and the one that goes on: the script behind
-test_distributed.py.
+"""A run on several processes that stops in its middle, and the one that goes on, for test_distributed.py."""
 
-Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3]; writes how the whole run and the resumed one ended, and
-the policy of each.
-"""
-
-import sys
 from pathlib import Path
 
 import torch
@@ -36,8 +30,8 @@ def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
     return {"weights": {name: value.clone() for name, value in weights.items()}, "duals": duals[0]}
 
 
-if __name__ == "__main__":
-    output = Path(sys.argv[1])
+def runs(output: Path) -> None:
+    """Writes how the whole run and the resumed one ended, and the policy of each."""
     whole = run(output / "whole")
     run(output / "parts", stop=True)
     resumed = run(output / "parts", resume=True)

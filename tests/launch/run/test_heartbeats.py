@@ -16,7 +16,7 @@ PATIENCE = 2.5
 PROCESS = """
 import sys, time
 from pathlib import Path
-from recrl.launch.heartbeats import Heartbeats
+from recrl.launch.run.heartbeats import Heartbeats
 
 folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 beats = Heartbeats(folder, rank, size, float(sys.argv[4]))

@@ -15,6 +15,7 @@ import poisoned
 import pytest
 import resumed_ranks
 import torch
+from fixed_rollouts import RESUMED
 from places import SUPPORT
 from ranks import SCRIPT, STRATEGIES, launch
 from safetensors.torch import load_file
@@ -39,7 +40,8 @@ def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
         address = next(iter(names.values()))
         started = []
         for rank, name in enumerate(names):
-            words = ["zero3", "2", str(rank), address, "29500", str(SCRIPT), str(output), "zero3"]
+            words = ["zero3", "2", str(rank), address, "29500"]
+            words += [str(SUPPORT / "start.py"), str(SCRIPT), str(output), HOSTS]
             log = stack.enter_context((output.parent / f"{rank}.log").open("w"))
             process = subprocess.Popen(
                 hosts.on(name, sys.executable, script, *words),
@@ -56,15 +58,25 @@ def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Weights and ranks of a run, by kind of launch and name; each kind is launched once."""
+def launched(tmp_path_factory):
+    """Folder of all runs of a kind of launch; each kind is launched once."""
     folders = {}
 
-    def load(kind, name):
+    def folder_of(kind):
         if kind not in folders:
             folder = tmp_path_factory.mktemp(kind.split()[0]) / "runs"
             folders[kind] = launch_on_two_hosts(folder) if kind == HOSTS else launch(folder, kind)
-        folder = folders[kind] / name
+        return folders[kind]
+
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def results(launched):
+    """Weights and ranks of a run, by kind of launch and name."""
+
+    def load(kind, name):
+        folder = launched(kind) / name
         return torch.load(folder / "weights.pt"), json.loads((folder / "ranks.json").read_text())
 
     return load
@@ -124,20 +136,20 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
     assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind):
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(launched, kind):
     """With sampled answers, and a batch that serves two steps."""
-    script = SCRIPT.with_name("resumed_ranks.py")
-    found = torch.load(launch(tmp_path / "out", kind, script=script) / "resumed.pt", weights_only=False)
+    folder = launched(kind) / "resumed"
+    found = torch.load(folder / "resumed.pt", weights_only=False)
     whole, resumed = found["whole"], found["resumed"]
     assert resumed["duals"] == whole["duals"]
     for name, value in whole["weights"].items():
         assert torch.equal(resumed["weights"][name], value), name
     for run in ("whole", "parts"):
-        saved = load_file(tmp_path / "out" / run / "policy" / "model.safetensors")
+        saved = load_file(folder / run / "policy" / "model.safetensors")
         assert all(torch.equal(value, whole["weights"][name]) for name, value in saved.items())
     if kind != "ddp":
-        assert_shards_run_no_code(tmp_path / "out" / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
+        assert_shards_run_no_code(folder / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
 
 
 def assert_shards_run_no_code(checkpoint):
