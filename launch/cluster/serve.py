@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from ...envs.http.client import Client, NoReplyError
 from ...rl import policy
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import whole_model
@@ -25,6 +24,7 @@ from ..config.schema import RunConfig
 from ..run.progress import Display
 from ..run.setup import Setup, prepare_setup
 from ..signals import stopping
+from .health import healthy
 
 _LOOK_EVERY = 2.0  # seconds
 
@@ -106,17 +106,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def healthy(address: str) -> bool:
-    """Whether a server answers there."""
-    client = Client(address, timeout=5, deadline=5)
-    try:
-        return client.get("/health").ok
-    except NoReplyError:
-        return False
-    finally:
-        client.close()
 
 
 def _longest(setup: Setup, warm: Path) -> int:

@@ -1,16 +1,20 @@
 """Weights from the trainer to a rollout server between GPUs: TRL's client, behind this project's own HTTP."""
 
+import importlib
 from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from trl.generation.vllm_client import VLLMClient
+from trl.generation import vllm_client
 
 from ...envs.http.client import Client, NoReplyError
 from .base import RolloutError
 
+# A run imports TRL without vLLM, and this module of it would then be for a vLLM that is not there.
+importlib.reload(vllm_client)
 
-class Sender(VLLMClient):
+
+class Sender(vllm_client.VLLMClient):
     """Streams weights over NCCL to one server that is there.
 
     TRL would ask for more than a server of ours answers, and without its key: of TRL's there is only how

@@ -33,6 +33,7 @@ def whole(tmp_path_factory):
     return config, resume.uninterrupted(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trial",
     [
@@ -70,6 +71,7 @@ def test_moments_of_trials_follow_the_seed():
     }
 
 
+@pytest.mark.slow
 def test_the_report_of_small_parts(tmp_path):
     folder = tmp_path / "scale"
     found = CliRunner().invoke(

@@ -273,6 +273,7 @@ def test_tokens_a_second_are_compared_within_a_round(tmp_path):
 # --- a real run ---
 
 
+@pytest.mark.slow
 def test_engines_take_turns_and_every_answer_has_its_tokens(tmp_path):
     """A shorter answer would have stopped the worker."""
     pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
@@ -297,6 +298,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_kind_takes_its_steps_and_their_parts_fit(folder):
     (found,) = measure.read(folder)["cells"]
     assert Cell.from_json(found["cell"]) == plan(QUICK)[0]
@@ -321,6 +323,7 @@ def test_every_kind_takes_its_steps_and_their_parts_fit(folder):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_finished_cell_is_kept_and_nothing_is_overwritten(folder):
     path = folder / measure.RESULT
     before = path.read_bytes(), path.stat().st_mtime_ns
@@ -331,6 +334,7 @@ def test_a_finished_cell_is_kept_and_nothing_is_overwritten(folder):
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
+@pytest.mark.slow
 def test_a_fault_of_a_worker_surfaces_and_leaves_no_process(tmp_path):
     with pytest.raises(BenchmarkError, match=r"the worker of kind 'trl' failed(.|\n)*no prompt of exactly 9"):
         measure.execute([cell(prompt=9)], Settings(threads=1), tmp_path, lambda *_: None)
@@ -354,6 +358,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(saved, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)

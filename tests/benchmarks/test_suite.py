@@ -58,6 +58,7 @@ def test_an_interrupted_benchmark_goes_on_where_it_stopped(tables, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_worker_processes_find_what_one_process_finds(tables, tmp_path):
     tables = quick({"T0 b=0.3": tables["T0 b=0.3"]})
     runs = suite.plan(tables, ["lagrangian"], 2)

@@ -43,6 +43,7 @@ def test_expectations_agree_with_sampled_answers():
         assert abs(sampled.mean() - exact[column]) < 4 * error
 
 
+@pytest.mark.slow
 def test_constraints_hold_near_the_optimum():
     record = learned()
     assert record["violation"] < 0.02
@@ -50,6 +51,7 @@ def test_constraints_hold_near_the_optimum():
     assert record["score"] > 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multipliers", [(0.0, 0.0), (2.0, 0.0)])
 def test_no_fixed_multipliers_do_better(multipliers):
     """Without a price the constraints are broken, at a high one the objective is lost."""

@@ -116,10 +116,17 @@ def test_a_program_of_the_guide_runs(folder, text):
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
-COMMANDS = [line for kind, text in SNIPPETS if kind == "bash" for line in text.splitlines()]
+# A check reads the panel and asks models, in a process of its own.
+COMMANDS = [
+    pytest.param(line, marks=pytest.mark.slow if " check " in line else ())
+    for kind, text in SNIPPETS
+    if kind == "bash"
+    for line in text.splitlines()
+    if line not in ELSEWHERE
+]
 
 
-@pytest.mark.parametrize("command", [line for line in COMMANDS if line not in ELSEWHERE])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_of_the_guide_runs(folder, panel_task, command):
     program, *arguments = shlex.split(command)
     assert program == "recrl"

@@ -1,7 +1,8 @@
 """Short training runs on fixed rollouts, for one process or several: the script behind test_distributed.py.
 
 Usage: fixed_rollouts.py OUTPUT [ddp | zero1 | zero2 | zero3]; writes for each run the final weights and what
-every rank ended with. Several processes read each prompt once, one process reads it for every answer.
+every rank ended with. Several processes read each prompt once, one process reads it for every answer. Kinds
+in ``RESUMED`` also stop a run and resume it.
 """
 
 import hashlib
@@ -159,6 +160,10 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
+# Kinds of launch that resume a run too.
+RESUMED = ("ddp", "zero2", "zero3")
+
+
 def record_lengths(engine: RewardEngine) -> list[int]:
     """Number of positions in each generation batch of this rank, filled in as training goes."""
     lengths, score_prefixes = [], engine.score_prefixes
@@ -212,6 +217,11 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             torch.save({name: value.clone() for name, value in weights.items()}, folder / "weights.pt")
             (folder / "ranks.json").write_text(json.dumps(ranks))
+    if kind in RESUMED:
+        import resumed_ranks
+
+        resumed_ranks.runs(output / "resumed all weights")
+        resumed_ranks.runs(output / "resumed adapters", adapters=True)
 
 
 if __name__ == "__main__":

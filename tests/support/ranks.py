@@ -33,7 +33,7 @@ def launch(output: Path, kind: str, *arguments: str, script: Path = SCRIPT, time
     if kind == WITHOUT_COMPILER:  # nor anything that was compiled before
         environment |= {"CXX": "no-such-compiler", "TORCH_EXTENSIONS_DIR": str(output / "extensions")}
     done = subprocess.run(
-        [*command, str(script), str(output), kind, *arguments],
+        [*command, str(SUPPORT / "start.py"), str(script), str(output), kind, *arguments],
         env=environment,
         capture_output=True,
         text=True,

@@ -1,11 +1,5 @@
-"""A run on several processes that stops in its middle, and the one that goes on: the script behind
-test_distributed.py.
+"""A run on several processes that stops in its middle, and the one that goes on, for test_distributed.py."""
 
-Usage: resumed_ranks.py OUTPUT [ddp | zero2 | zero3] [adapters]; writes how the whole run and the resumed one
-ended, and the policy of each. Adapters are held to what they began with by a KL term.
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +32,7 @@ def adapted(model: Any) -> Any:
 ADAPTERS: dict[str, Any] = {"change": adapted, "beta": 0.1}
 
 
-def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
-    chosen = ADAPTERS if "adapters" in sys.argv else {}
+def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: bool = False) -> dict:
     trainer = trainer_for(
         folder, max_steps=STEPS, save_strategy="steps", save_steps=100, num_iterations=2, **chosen
     )
@@ -55,10 +48,15 @@ def run(folder: Path, *, stop: bool = False, resume: bool = False) -> dict:
     return {"weights": {name: value.clone() for name, value in weights.items()}, "duals": duals[0]}
 
 
-if __name__ == "__main__":
-    output = Path(sys.argv[1])
-    whole = run(output / "whole")
-    run(output / "parts", stop=True)
-    resumed = run(output / "parts", resume=True)
+def runs(output: Path, *, adapters: bool = False) -> None:
+    """Writes how the whole run and the resumed one ended, and the policy of each.
+
+    Args:
+        adapters: Train adapters, held to what they began with by a KL term.
+    """
+    chosen = ADAPTERS if adapters else {}
+    whole = run(output / "whole", chosen)
+    run(output / "parts", chosen, stop=True)
+    resumed = run(output / "parts", chosen, resume=True)
     if whole:
         torch.save({"whole": whole, "resumed": resumed}, output / "resumed.pt")

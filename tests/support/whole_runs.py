@@ -1,10 +1,18 @@
-"""Whole runs through the command line, small but real."""
+"""Whole runs through the command line, small but real.
 
+``finished``  in a process of its own, as a person starts it
+``here``      in this process, where that is not the point: it has imported already what takes seconds
+"""
+
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from recrl.launch.cli import main
 
 SMALL = {
     "name": "small",
@@ -37,6 +45,18 @@ def finished(*arguments: str, code: int = 0) -> str:
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-4000:]
     return output
+
+
+def here(*arguments: str, code: int = 0) -> str:
+    """What a command says; it ends with ``code``, and with a line, not a traceback."""
+    said, ended = io.StringIO(), 0
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            ended = end.code or 0
+    assert ended == code, said.getvalue()[-4000:]
+    return said.getvalue()
 
 
 def lines(run: Path) -> list[dict]:

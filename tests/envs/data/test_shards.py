@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import ray
 
 from recrl.envs.data import shards
@@ -87,6 +88,7 @@ def test_a_range_ends_with_a_user(tmp_path):
     assert max(sizes) < 300 + most
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_files(tmp_path):
     found = events()
     build(found, PROTOCOL, "x", tmp_path / "polars", size=800)

@@ -99,6 +99,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(arguments, message):
         dry(*arguments)
 
 
+@pytest.mark.slow
 @NO_GPU
 def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache, panel_task):
     """ZeRO-3 to its end: policy, evaluation and report."""
@@ -127,6 +128,7 @@ def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache
     assert (run / "report.md").exists()
 
 
+@pytest.mark.slow
 @NO_GPU
 def test_processes_that_would_be_one_are_refused(tmp_path):
     """An accelerate file with MULTI_CPU starts one process; recrl says so wherever it is started from."""

@@ -14,10 +14,11 @@ from whole_runs import SMALL, finished, lines, recrl
 
 from recrl.envs.chat.models import ChatError, Endpoint
 from recrl.envs.chat.settings import ChatConfig
-from recrl.launch.cluster.serve import healthy
+from recrl.launch.cluster.health import healthy
 from recrl.rl.rollouts.access import KEY, KEY_FILE
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -111,6 +111,7 @@ def trained(config: Path, limit: int, *overrides: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_a_run_without_room_ends_with_one_line(tmp_path):
     """In its tables, in the checkpoint of its warm start, in a folder that is none."""
     config = resume.prepare(tmp_path / "small")

@@ -16,6 +16,8 @@ from whole_runs import SMALL, lines
 from recrl.launch.children import end
 from recrl.launch.signals import PREEMPTED
 
+pytestmark = pytest.mark.slow
+
 SOON = 20.0  # seconds
 
 REWARDS = """

@@ -173,7 +173,7 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from recrl.launch.folder import RunFolder
+from recrl.launch.run.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     time.sleep(60)

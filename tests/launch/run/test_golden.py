@@ -6,6 +6,7 @@ import golden
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the fixtures hold the roundings of x86-64")
 @pytest.mark.parametrize("kind", golden.KINDS)
 def test_a_run_leaves_what_it_left_before(kind, tmp_path, cache):

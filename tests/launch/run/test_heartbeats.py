@@ -16,7 +16,7 @@ PATIENCE = 2.5
 PROCESS = """
 import sys, time
 from pathlib import Path
-from recrl.launch.heartbeats import Heartbeats
+from recrl.launch.run.heartbeats import Heartbeats
 
 folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 beats = Heartbeats(folder, rank, size, float(sys.argv[4]))
@@ -92,6 +92,7 @@ def test_a_process_that_never_began_is_named(start):
     assert "rank 1 (which never began, silent for" in said
 
 
+@pytest.mark.slow
 def test_one_that_stood_still_itself_first_looks_at_the_others(start):
     first, second = start((0, 2), (1, 2))
     time.sleep(0.5)

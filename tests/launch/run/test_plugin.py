@@ -66,6 +66,7 @@ def test_a_package_of_rewards_is_listed_with_where_it_comes_from(installed):
         assert word in shown
 
 
+@pytest.mark.slow
 def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
     installed, tmp_path, cache, panel_task
 ):

@@ -2,19 +2,20 @@
 
 import datetime as dt
 import json
-import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
-from whole_runs import SMALL, finished, lines, recrl
+from whole_runs import SMALL, finished, here, lines, recrl
 
 from recrl.launch.config.reading import load
 from recrl.launch.report.write import write
-from recrl.launch.run.folder import LOCK, RunFolder
+from recrl.launch.run.folder import LOCK
 from recrl.launch.run.progress import Display
 from recrl.launch.run.setup import prepare_setup
 
@@ -26,6 +27,7 @@ def config(tmp_path, cache) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     output = finished("train", str(config))
     run = tmp_path / "run"
@@ -72,8 +74,8 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     assert result["populations"]["unseen users"]["episodes"] == 24
 
     # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
-    assert "holds a run already" in finished("train", str(config), code=2)
-    finished("eval", str(run), "evaluation.max_episodes=10")
+    assert "holds a run already" in here("train", str(config), code=2)
+    here("eval", str(run), "evaluation.max_episodes=10")
     again = json.loads((run / "evaluation.json").read_text())
     assert again["populations"]["unseen users"]["episodes"] == 10
 
@@ -92,11 +94,12 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     assert "Not scored" not in report
 
 
+@pytest.mark.slow
 def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_path, panel_task):
     constraints = ["novelty >= 0.3 where segment=cold (mean)", "duplicates <= 0.5 -> 0.1 over 4 (mean)"]
     (tmp_path / "quiet.py").write_text("def silent(completions):\n    return [None for _ in completions]\n")
     silent = {"name": "silent", "use": str(tmp_path / "quiet.py:silent"), "range": [0, 1]}
-    output = finished(
+    output = here(
         "train",
         str(config),
         f"rewards={json.dumps([*SMALL['rewards'], silent])}",
@@ -132,6 +135,7 @@ def test_segments_schedules_credit_per_tag_and_a_reference_start(config, tmp_pat
     assert cold["episodes"] + cold["dropped"] == 120
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, panel_task):
     run = tmp_path / "run"
     process = recrl("train", str(config), "train.steps=60", "train.save_every=100")
@@ -156,16 +160,16 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_resume_goes_on(config, tmp_path, 
 
 def test_a_start_that_was_refused_leaves_the_folder_free(config, tmp_path):
     wrong = "rewards=[recall, novelty, duplicates, {name: scored, use: http, params: {url: ftp://host}}]"
-    assert "'ftp://host' must be an address" in finished("train", str(config), wrong, code=2)
+    assert "'ftp://host' must be an address" in here("train", str(config), wrong, code=2)
     wrong = wrong.replace("ftp", "http").replace("}}", ", columns: [histroy]}}")
-    assert "needs 'histroy', which nothing provides" in finished("train", str(config), wrong, code=2)
+    assert "needs 'histroy', which nothing provides" in here("train", str(config), wrong, code=2)
     # A run that was to be replaced is back.
     run = tmp_path / "run"
     (run / "warm").mkdir()
     (run / "warm" / "weights").write_text("of hours")
     (run / "notes.md").write_text("mine")
     before = contents(run)
-    output = finished("train", str(config), "seed=3", wrong, "--fresh", code=2)
+    output = here("train", str(config), "seed=3", wrong, "--fresh", code=2)
     assert f"the run that was in {run} is back" in output.replace("\n", " ")
     assert contents(run) == before
 
@@ -175,12 +179,26 @@ def contents(run):
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK}
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from recrl.launch.run.folder import RunFolder
+
+with RunFolder(Path(sys.argv[1])).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_start_says_who_works_in_the_folder(config, tmp_path):
     run = tmp_path / "run"
-    with RunFolder(run).locked():
+    command = [sys.executable, "-c", HOLDER, str(run)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"locked\n"
         for flags in ((), ("--fresh",), ("--resume", "auto")):
-            output = finished("train", str(config), *flags, code=2)
-            assert f"{run} is in use by process {os.getpid()} on " in output.replace("\n", " ")
+            output = here("train", str(config), *flags, code=2)
+            assert f"{run} is in use by process {holder.pid} on " in output.replace("\n", " ")
+        holder.communicate()
     assert {path.name for path in run.iterdir()} == {".lock"}
 
 
@@ -195,10 +213,10 @@ def test_a_users_own_log(config, tmp_path):
     path = tmp_path / "logs.parquet"
     pl.DataFrame(rows).write_parquet(path)
     small = [f"data={path}", "data.protocol.min_tag_users=3", "task.slots=4"]
-    described = finished("data", "describe", str(config), *small)
+    described = here("data", "describe", str(config), *small)
     assert "own frequency" in described
     assert "genre 6" in described
-    finished("train", str(config), *small, "train.steps=2")
+    here("train", str(config), *small, "train.steps=2")
     report = (tmp_path / "run" / "report.md").read_text()
     assert "logs.parquet" in report
     assert "genre" in report
@@ -215,9 +233,10 @@ def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):
     assert rows[-1]["target"] == episodes["target"][-1].to_list()
 
 
+@pytest.mark.slow
 def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
     """SmolLM2-135M from its package: loads, answers, is scored, and its weights move."""
-    finished(
+    here(
         "train",
         str(config),
         "policy=smollm2",
@@ -247,9 +266,8 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
         (("train", "demo", "output=never", "--resume", "auto", "--fresh"), "give one of them"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path):
-    process = recrl(*arguments, cwd=tmp_path)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = here(*arguments, code=2)
     assert message in output
     assert "Traceback" not in output

@@ -91,6 +91,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced(server):
     built.close()
 
 
+@pytest.mark.slow
 def test_all_faults_on_one_rank_of_two(server, tmp_path):
     """Rank 1 has the fault: rank 0 stops with it, or both go on with what each has."""
     command = [

@@ -24,6 +24,7 @@ from recrl.rl.rollouts.settings import RolloutConfig
 from recrl.rl.sampling import Sampling
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+pytestmark = pytest.mark.slow
 
 SCRIPT = SUPPORT / "vllm_rollouts.py"
 PATIENCE = 240.0

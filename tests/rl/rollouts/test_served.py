@@ -281,6 +281,7 @@ def test_an_answer_of_another_form_is_asked_for_again(tmp_path, spoil):
         assert len(list(engine.generate(REQUESTS, SAMPLING))) == 2
 
 
+@pytest.mark.slow
 def test_weights_between_gpus_go_by_the_key_and_by_routes_that_are_open(tmp_path):
     pytest.importorskip("vllm", reason="TRL's client needs it")
     from recrl.rl.rollouts.nccl import Sender

@@ -16,6 +16,7 @@ import poisoned
 import pytest
 import resumed_ranks
 import torch
+from fixed_rollouts import RESUMED
 from places import SUPPORT
 from ranks import SCRIPT, STRATEGIES, launch
 from safetensors.torch import load_file
@@ -23,6 +24,8 @@ from safetensors.torch import load_file
 from recrl.launch.children import end
 from recrl.rl import checkpoints
 from recrl.rl.checkpoints import CheckpointError
+
+pytestmark = pytest.mark.slow
 
 # Two hosts, each with one of the processes.
 HOSTS = "zero3 on two hosts"
@@ -38,7 +41,8 @@ def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
         address = next(iter(names.values()))
         started = []
         for rank, name in enumerate(names):
-            words = ["zero3", "2", str(rank), address, "29500", str(SCRIPT), str(output), "zero3"]
+            words = ["zero3", "2", str(rank), address, "29500"]
+            words += [str(SUPPORT / "start.py"), str(SCRIPT), str(output), HOSTS]
             log = stack.enter_context((output.parent / f"{rank}.log").open("w"))
             process = subprocess.Popen(
                 hosts.on(name, sys.executable, script, *words),
@@ -55,15 +59,25 @@ def launch_on_two_hosts(output: Path, timeout: float = 300) -> Path:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Weights and ranks of a run, by kind of launch and name; each kind is launched once."""
+def launched(tmp_path_factory):
+    """Folder of all runs of a kind of launch; each kind is launched once."""
     folders = {}
 
-    def load(kind, name):
+    def folder_of(kind):
         if kind not in folders:
             folder = tmp_path_factory.mktemp(kind.split()[0]) / "runs"
             folders[kind] = launch_on_two_hosts(folder) if kind == HOSTS else launch(folder, kind)
-        folder = folders[kind] / name
+        return folders[kind]
+
+    return folder_of
+
+
+@pytest.fixture(scope="module")
+def results(launched):
+    """Weights and ranks of a run, by kind of launch and name."""
+
+    def load(kind, name):
+        folder = launched(kind) / name
         return torch.load(folder / "weights.pt"), json.loads((folder / "ranks.json").read_text())
 
     return load
@@ -123,12 +137,11 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
     assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0
 
 
-@pytest.mark.parametrize("kind", ["ddp", "zero2", "zero3"])
-@pytest.mark.parametrize("trained", [[], ["adapters"]], ids=["all weights", "adapters"])
-def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind, trained):
+@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("trained", ["all weights", "adapters"])
+def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(launched, kind, trained):
     """With sampled answers, and a batch that serves two steps."""
-    script = SCRIPT.with_name("resumed_ranks.py")
-    output = launch(tmp_path / "out", kind, *trained, script=script)
+    output, adapters = launched(kind) / f"resumed {trained}", trained == "adapters"
     found = torch.load(output / "resumed.pt", weights_only=False)
     whole, resumed = found["whole"], found["resumed"]
     assert resumed["duals"] == whole["duals"]
@@ -136,17 +149,17 @@ def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(tmp_path, kind,
         assert torch.equal(resumed["weights"][name], value), name
     for run in ("whole", "parts"):
         folder = output / run / "policy"
-        saved = load_file(folder / ("adapter_model.safetensors" if trained else "model.safetensors"))
+        saved = load_file(folder / ("adapter_model.safetensors" if adapters else "model.safetensors"))
         for name, value in saved.items():
             name = re.sub(r"(\.lora_[AB])\.weight", r"\1.default.weight", name)
             assert torch.equal(value, whole["weights"][name]), name
-    if trained:
+    if adapters:
         for name, value in load_file(folder / "base" / "model.safetensors").items():
             found = whole["weights"].get(f"base_model.model.{name}")
             layer = f"base_model.model.{name.removesuffix('.weight')}.base_layer.weight"
             assert torch.equal(value, whole["weights"][layer] if found is None else found), name
     if kind != "ddp":
-        assert_shards_run_no_code(tmp_path / "out" / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
+        assert_shards_run_no_code(output / "parts" / f"checkpoint-{resumed_ranks.MIDDLE}")
 
 
 def assert_shards_run_no_code(checkpoint):

@@ -226,6 +226,7 @@ def resumed(folder):
     return train(folder.parent, stop=4, resume=str(folder), **MEMORY)[0]
 
 
+@pytest.mark.slow
 def test_code_in_any_file_of_a_checkpoint_does_not_run(stopped, tmp_path):
     """Each file in turn, and those that somebody might add; sealed again, so that the manifest agrees."""
     source, marker, ended = stopped / "checkpoint-3", tmp_path / "marker", {}
