@@ -18,7 +18,7 @@ def tag_positions(pieces: Sequence[str]) -> list[int]:
         pieces: What each token decodes to; special tokens to nothing.
 
     Returns:
-        Number of non-empty lines that were complete before the token, as the catalogue's parser counts them.
+        Number of non-empty lines that were complete before the token, as the parser of lists counts them.
         A token that ends one line and begins the next belongs to the first of them, which is safe: its
         advantage then merely takes off less.
     """

@@ -45,7 +45,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     top_p: Annotated[float, Between(0.001, 1)] = 1.0
     """Nucleus of the rollouts."""
     max_answer_tokens: Annotated[int, Between(1, 1_000_000)] | None = None
-    """Longest answer; by default what the longest tags of the catalogue need."""
+    """Longest answer; by default what the form of the task needs."""
     kl: Annotated[float, Between(0, 1e6)] = 0.0
     """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
