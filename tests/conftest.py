@@ -23,6 +23,7 @@ LONGEST = (
     "test_distributed.py",
     "test_faults.py",
     "test_run.py",
+    "test_run_with_adapters.py",
     "test_acceptance.py",
     "test_scale.py",
 )

@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ...envs.settings import ONE, Between, Each, Text
+from ...envs.settings import ONE, Between, Each, Text, shown
 from ...envs.storage import sealed
 from . import adapters
 from .errors import PolicyError
@@ -91,8 +91,8 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
             value = getattr(self, setting)
             if value is not None and self.model in _OURS:
                 raise ValueError(
-                    f"policy.{setting}={value}: policy.model={self.model} has none; name a model of the hub"
-                    f"{' or a folder' if setting == 'quantization' else ''} in policy.model, or leave it out"
+                    f"policy.{setting}={shown(value)}: policy.model={self.model} has none; name a model "
+                    "of the hub in policy.model, or leave it out"
                 )
         if self.quantization is not None and self.lora is None:
             raise ValueError(
