@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, StrictBool, model_validator
 
-from ...envs.settings import MANY, ONE, Between, Each, Text
+from ...envs.settings import MANY, ONE, Between, Each, Text, shown
 from .folders import holds_adapters
 
 Dtype = Literal["float32", "bfloat16"]
@@ -92,8 +92,8 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
             value = getattr(self, setting)
             if value is not None and self.model in _OURS:
                 raise ValueError(
-                    f"policy.{setting}={value}: policy.model={self.model} has none; name a model of the hub"
-                    f"{' or a folder' if setting == 'quantization' else ''} in policy.model, or leave it out"
+                    f"policy.{setting}={shown(value)}: policy.model={self.model} has none; name a model "
+                    "of the hub in policy.model, or leave it out"
                 )
         if self.quantization is not None and self.lora is None:
             raise ValueError(
