@@ -180,7 +180,7 @@ class Tags(Task):
             data=_NOTES.get(source["source"], f"Data: {code(Path(source['source']).name)}."),
             population="{name}, later weeks ({episodes:,} episodes of {users:,} users)",
             unit="users",
-            deployed=f"greedy, {_DEPLOYED[result['decoding']].format(slots=slots)}",
+            deployed=f"greedy, {_DEPLOYED[result.get('decoding', 'distinct')].format(slots=slots)}",
             subject="The deployed lists",
             remedy="greedy decoding shows only the likeliest tags",
             note="`quota` is own frequency with its last slots given to popular novel tags, as many as the "

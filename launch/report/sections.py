@@ -45,7 +45,7 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
             ],
         ),
         "",
-        *(f"No episode here says anything about {text(name)}.\n" for name in sampled["unobserved"]),
+        *(f"No episode here says anything about {text(name)}.\n" for name in sampled.get("unobserved", ())),
         f"### Deployed: {words.deployed}",
         "",
     ]
