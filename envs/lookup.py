@@ -53,11 +53,11 @@ class Lookup:
         return self._import_file(name) if name.endswith(".py") else self._import_module(name)
 
     def offered(self) -> list[importlib.metadata.EntryPoint]:
-        """What installed packages offer, in a fixed order."""
+        """Entry points that installed packages offer, in a fixed order."""
         return sorted(importlib.metadata.entry_points(group=self.group), key=where)
 
     def offer(self, name: str) -> Any | None:
-        """What a package offers under a name; None where none does."""
+        """Object that a package offers under a name; None where none does."""
         offered = [entry for entry in self.offered() if entry.name == name]
         if len(offered) > 1:
             raise self.error(

@@ -104,7 +104,7 @@ class TradeOff:
 
 @dataclass(frozen=True)
 class Words:
-    """What a report says of a task. Texts are Markdown.
+    """Words of a report on a task, as Markdown.
 
     Attributes:
         data: A sentence about the data.
@@ -252,7 +252,7 @@ class Task(ABC):
         raise TaskError(f"{type(self).__name__} has no demonstrations; set warm_start.steps=0")
 
     def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What demonstrations depend on, as JSON: a warm start goes on only from a checkpoint of the same."""
+        """Basis of the demonstrations as JSON: a warm start goes on only from a checkpoint of the same."""
         told = 0
         for row in rows:
             told = zlib.crc32(json.dumps(dict(row), default=repr, sort_keys=True).encode(), told)
@@ -302,7 +302,7 @@ class Task(ABC):
         return {}
 
     def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
-        """What an evaluation keeps of the task, as JSON; :meth:`words` reads it."""
+        """Facts of the task that an evaluation keeps, as JSON; :meth:`words` reads them."""
         return {}
 
     def save(self, folder: Path) -> None:  # noqa: B027  (few tasks have anything to write)
@@ -339,7 +339,7 @@ class Task(ABC):
     def words(
         cls, settings: Mapping[str, Any], source: Mapping[str, Any], result: Mapping[str, Any]
     ) -> Words:
-        """What a report says of the task.
+        """Words of a report on the task.
 
         Args:
             settings: The section ``task`` of the run's configuration; ``source``: its section ``data``.

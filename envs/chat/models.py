@@ -31,7 +31,7 @@ class ChatModel(Protocol):
     """A language model that is asked in words."""
 
     def chat(self, conversations: Sequence[Conversation]) -> list[str]:
-        """What the model says to each conversation, several at once.
+        """Answer of the model to each conversation, several at once.
 
         Raises:
             ChatError: an answer is missing, empty, or did not come to its own end.
@@ -39,7 +39,7 @@ class ChatModel(Protocol):
         ...
 
     async def ask(self, conversation: Conversation) -> str:
-        """What the model says to one conversation, for code that awaits many.
+        """Answer of the model to one conversation, for code that awaits many.
 
         Raises:
             ChatError: as ``chat``.

@@ -44,7 +44,7 @@ def fingerprint(path: Path) -> str:
     """Content hash of the file.
 
     Raises:
-        DataError: it is no file of a known kind, or cannot be opened.
+        DataError: the path is no file of a known kind, or cannot be opened.
     """
     digest = hashlib.sha256()
     try:

@@ -127,7 +127,7 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     columns: LogColumns = LogColumns()
     """Column names of a log."""
     bad_rows: Literal["error", "drop"] = "error"
-    """What to do with unreadable rows of a log."""
+    """Treatment of unreadable rows of a log."""
     max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
     """Largest number of users of a log; their names are held in memory."""
     max_tags: Annotated[int, Between(2, MANY)] = 200_000

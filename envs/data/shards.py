@@ -52,7 +52,7 @@ class Run(Interface):
 
 @dataclass(frozen=True)
 class Range:
-    """Some users, and where their tables are.
+    """Some users, and the place of their tables.
 
     Attributes:
         folder: Folder of the whole task.
@@ -286,12 +286,12 @@ def write(
 
 
 def in_order(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
-    """One range after the other; within one, Polars uses all cores."""
+    """Results of one range after the other; within one, Polars uses all cores."""
     return [function(part) for part in ranges]
 
 
 def on_ray(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
-    """Ranges side by side on a Ray cluster, or on this machine's cores if none runs.
+    """Results of ranges side by side on a Ray cluster, or on this machine's cores if none runs.
 
     The task's folder must be one that all its machines see.
 

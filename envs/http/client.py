@@ -63,7 +63,7 @@ class Reply:
         """The body as JSON in the strict sense: finite numbers, no name twice in an object.
 
         Raises:
-            ValueError: it is something else, or nested too deeply.
+            ValueError: the body is something else, or nested too deeply.
         """
         try:
             return json.loads(

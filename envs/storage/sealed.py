@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 
 
 def read(folder: Path, *, earlier: Collection[str] = ()) -> dict[str, Any]:
-    """What the manifest of a folder says: the facts, and ``files``.
+    """Content of a folder's manifest: the facts, and ``files``.
 
     Args:
         earlier: Facts of a manifest that may lack its own checksum, as earlier versions wrote it.

@@ -47,7 +47,7 @@ def tag_messages(
 
 
 def request(slots: int, wording: PromptConfig = SHOP) -> str:
-    """What is asked, the same for every user; after the data, so that nothing in them has the last word."""
+    """Request, the same for every user; it follows the data, so that nothing in them has the last word."""
     return wording.request.format(count=slots, goods=wording.goods, person=wording.person)
 
 

@@ -18,7 +18,7 @@ class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     request: Annotated[str, Text(10_000)] = (
         "Name {count} kinds of {goods} this {person} buys in the coming weeks, one a line, none twice."
     )
-    """What is asked, behind the data; ``{count}``, ``{goods}`` and ``{person}`` are filled in."""
+    """Request that follows the data; ``{count}``, ``{goods}`` and ``{person}`` are filled in."""
     goods: Annotated[str, Text(200)] = "goods"
     """Noun for what the tags are kinds of."""
     person: Annotated[str, Text(200)] = "shopper"

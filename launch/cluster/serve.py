@@ -76,7 +76,7 @@ def running(
         log: File of its output; stderr by default.
 
     Raises:
-        RolloutError: it ended, or was not ready in time.
+        RolloutError: the server ended, or was not ready in time.
     """
     command, environment = server_command(
         config, folder, dtype, longest, "127.0.0.1", port, exposed=False, run=run

@@ -34,7 +34,7 @@ SLOW = 1.0  # seconds for 1,000 samples, worth a warning above
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Outcome of one examination."""
 
     what: str
     verdict: Verdict

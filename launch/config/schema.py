@@ -58,7 +58,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     judge: ChatConfig | None = None
     """A language model that rewards may ask: the resource ``judge``."""
     optimizer: OptimizerConfig
-    """What is maximised and what is held at a target."""
+    """Objective and constraints: what is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
     """Constrained GRPO."""
     rollout: RolloutConfig = RolloutConfig()

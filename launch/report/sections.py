@@ -198,7 +198,7 @@ def _time(log: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the last step says about constraints that look infeasible."""
+    """Explanations of the last step for constraints that look infeasible."""
     last = log[-1] if log else {}
     found = [
         reason

@@ -210,7 +210,7 @@ def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
     """Check that the tables are those that the run began with, and write which, and the settings.
 
     Raises:
-        ConfigError: they changed, though their settings did not.
+        ConfigError: the tables changed, though their settings did not.
     """
     about = folder.saved() or _about()
     known, now = about.get("data"), setup.task.fingerprint

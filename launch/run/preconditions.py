@@ -113,7 +113,7 @@ def check_lengths(
         answer_tokens: Default of ``train.max_answer_tokens``.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the prompt does not fit.
     """
     longest = longest_prompt([row["prompt"] for row in rows], tokenizer)
     try:

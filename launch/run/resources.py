@@ -23,7 +23,7 @@ def encoder(config: RunConfig, task: Task) -> npt.NDArray[np.float32]:
     """Unit-norm sentence embedding of each option of the task, ``[options, d]``.
 
     Raises:
-        ConfigError: its answers are free text.
+        ConfigError: answers to the task are free text.
     """
     if not isinstance(task.form, Lines):
         raise ConfigError(

@@ -56,7 +56,7 @@ class Entries(list):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the rewards of one call to the engine share."""
+    """Data that the rewards of one call to the engine share."""
 
     n: int
     group_size: int
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a function's parameters are filled from."""
+    """Names that a function's parameters are filled from."""
 
     columns: tuple[str, ...]
     derived: tuple[str, ...]

@@ -48,7 +48,7 @@ class WorkerDiedError(Exception):
 
 
 class RemoteError(Exception):
-    """What a function raised in a worker, where the exception itself cannot travel."""
+    """Stands for what a function raised in a worker, where the exception itself cannot travel."""
 
 
 class Caller(Protocol):
@@ -64,7 +64,7 @@ class Caller(Protocol):
         """Returns what the function returned, or raises what it raised.
 
         Raises:
-            OutOfTimeError: it took longer than ``timeout`` seconds.
+            OutOfTimeError: the call took longer than ``timeout`` seconds.
             WorkerDiedError: its process ended.
         """
 

@@ -219,7 +219,7 @@ class RewardEngine:
         """Show the stateful rewards a training batch, once, after it was scored.
 
         Args:
-            prompts: prompts of this rank; the others are its own too.
+            prompts: prompts of this rank; completions and columns likewise.
             gather: brings the lists of all ranks together, in the order of the ranks.
         """
         updates = [one.call.update for one in self._scored if one.call.update is not None]

@@ -108,7 +108,7 @@ class IdfDiversity:
         """Go on with the memory of a checkpoint.
 
         Raises:
-            ValueError: it is of another size.
+            ValueError: the memory is of another size.
         """
         if state["memory"] != self.memory:
             raise ValueError(
@@ -296,7 +296,7 @@ def _sought(setting: str, phrases: tuple[str, ...] | str) -> Phrases:
     """Finder of phrases that a gate relies on.
 
     Raises:
-        ValueError: they are no list, or one of them could never be found.
+        ValueError: the phrases are no list, or one of them could never be found.
     """
     if isinstance(phrases, str) or not phrases:
         raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")
