@@ -24,7 +24,7 @@ from ..envs.settings import LARGEST, SMALLEST_UNIT
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
 
-# Rewards that judge the first tags of an answer too.
+# ``per`` of rewards that judge the first tags of an answer too.
 PER_TAG = ("tag", "tag_mean")
 Per = Literal["sample", "group", "tag", "tag_mean"]
 Direction = Literal["higher", "lower"]
@@ -52,7 +52,7 @@ class Reward:
             get the credit for what it adds; a judgement of the whole list is ``sample``. ``tag_mean``: like
             ``tag``, for a mean over the list: its first p tags count for p / ``slots`` of it.
         unit: Size of one step of this reward, to weigh it against others; None leaves it to the optimiser.
-        direction: Better direction. A reward that is better lower can be held down, not maximised or held up.
+        direction: Whether higher or lower is better. ``lower`` can be held down, not maximised or held up.
         needs: Columns and resources that a function reads through ``**kwargs``, besides named parameters.
 
     Raises:

@@ -63,7 +63,7 @@ def reward(
         per: ``"group"`` if it compares the completions of one prompt, ``"tag"`` if the first tags of an
             answer have a score of their own.
         unit: size of one step of it; None leaves that to the optimiser.
-        direction: better direction; ``"lower"`` can be held down, but not maximised.
+        direction: whether higher or lower is better; ``"lower"`` can be held down, but not maximised.
         needs: columns and resources that the function reads through ``**kwargs``.
 
     Raises:

@@ -207,7 +207,7 @@ def _prepared(
 
 
 def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
-    """Check that the tables are those that the run began with, and write which, and the settings.
+    """Check that the tables are those that the run began with; note them and the settings in its folder.
 
     Raises:
         ConfigError: the tables changed, though their settings did not.

@@ -22,7 +22,7 @@ from ..config.schema import ConfigError, RunConfig
 
 
 def check_machine(config: RunConfig) -> None:
-    """Check that this machine, its packages and its processes' shares can do what the settings ask for.
+    """Check that machine, packages and the way that processes share the work allow what the settings ask for.
 
     Raises:
         ConfigError, PolicyError: they cannot.
