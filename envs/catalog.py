@@ -1,7 +1,7 @@
 """The tag vocabulary: names, aliases, equivalent tags, and the parser that turns an answer into tag ids.
 
-An answer is read one tag a line. Numbering, bullets, quotes, letter case and known aliases are tolerated;
-any other string is counted as invalid and never guessed.
+An answer is read one tag a line. Numbering, bullets, quotes, letter case and known aliases are tolerated; any
+other string is counted as invalid and never guessed.
 
 Names come from a source that nobody has read: :func:`display` says how one may stand in a prompt. Catalogues
 are built from such names, and a policy that repeats what it was shown names the tag.
@@ -66,8 +66,8 @@ class Catalog:
     Args:
         tags: Display names; the position is the tag id. Unique after :func:`normalise`.
         aliases: Other spelling -> display name. An alias never overrides a display name.
-        equivalents: Groups of display names that mean the same shelf (``cheese`` and ``cheeses``).
-            They stay separate tags; metrics may count a hit on either in an extra column.
+        equivalents: Groups of display names that mean the same shelf (``cheese`` and ``cheeses``). They
+            stay separate tags; metrics may count a hit on either in an extra column.
 
     Raises:
         ValueError: two tags share a name, or an alias or equivalent names an unknown tag.

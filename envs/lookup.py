@@ -18,7 +18,7 @@ from typing import Any
 from .settings import nearest
 
 MOST_NAMES = 40
-"""Names of a module that an error lists."""
+"""Largest number of a module's names that an error lists."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Lookup:
         module = self.module(module_name)
         if not hasattr(module, attribute):
             found = {name for name, value in vars(module).items() if callable(value)}
-            found.update(getattr(module, "__all__", ()))  # not there yet, of a module that is lazy
+            found.update(getattr(module, "__all__", ()))  # a lazy module's are not there yet
             names = {name for name in found if not name.startswith("_")}
             raise self.error(f"{module_name} has no {attribute!r}{nearest(attribute, names, MOST_NAMES)}")
         return getattr(module, attribute)
@@ -53,11 +53,11 @@ class Lookup:
         return self._import_file(name) if name.endswith(".py") else self._import_module(name)
 
     def offered(self) -> list[importlib.metadata.EntryPoint]:
-        """What installed packages offer, in a fixed order."""
+        """Entry points that installed packages offer, in a fixed order."""
         return sorted(importlib.metadata.entry_points(group=self.group), key=where)
 
     def offer(self, name: str) -> Any | None:
-        """What a package offers under a name; None where none does."""
+        """Object that a package offers under a name; None where none does."""
         offered = [entry for entry in self.offered() if entry.name == name]
         if len(offered) > 1:
             raise self.error(
@@ -78,8 +78,7 @@ class Lookup:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            # Only when the named module is absent; an import that fails inside it is the user's own
-            # traceback.
+            # Only when the named module is absent; an import that fails inside it keeps its own traceback.
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
             raise self.error(
@@ -91,8 +90,7 @@ class Lookup:
         path = _file(name)
         if not path.is_file():
             raise self.error(f"no {self.kind} file {path} (given as {name!r}, read from folder {Path.cwd()})")
-        # One module a file, so that two objects of one file share its state; in sys.modules, so that they
-        # pickle.
+        # One module a file: two objects of one file share its state. In sys.modules, so that they pickle.
         module_name = f"recrl_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if module_name not in sys.modules:
             module_spec = importlib.util.spec_from_file_location(module_name, path)
@@ -114,13 +112,13 @@ class Lookup:
 
 
 def where(entry: importlib.metadata.EntryPoint) -> str:
-    """Where an entry point comes from."""
+    """Origin of an entry point, for errors."""
     package = f" of {entry.dist.name} {entry.dist.version}" if entry.dist is not None else ""
     return f"{entry.value}{package}"
 
 
 def anchored(use: str) -> str:
-    """The same object, whatever the working folder: a file is named by its whole path."""
+    """Name of the same object in any working folder: a file stands with its whole path."""
     module, _, attribute = use.rpartition(":")
     return f"{_file(module)}:{attribute}" if module.endswith(".py") else use
 

@@ -29,14 +29,14 @@ from pydantic_core import CoreSchema, core_schema
 MANY = 10_000_000
 # Seconds: eleven days.
 PATIENCE = 1_000_000.0
-# What rewards are divided by: a smaller unit, and a narrower range, would be lost in them.
+# Smallest divisor of a reward: a smaller unit, and a narrower range, would be lost in it.
 SMALLEST_UNIT = 1e-30
-# Of scores, which are kept as float32.
+# Largest score, since scores are kept as float32.
 LARGEST = 1e38
 # Room above a seed for those that the stages and the processes of a run derive from it.
 LARGEST_SEED = 2**32 - 2**16
 
-# Of a path, on the file systems that we know.
+# Longest part and whole of a path, on the file systems that we know.
 _LONGEST_PART, _LONGEST_PATH = 255, 4000
 
 
@@ -136,7 +136,7 @@ ONE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value
 
 
 def check_plain(value: Any) -> None:
-    """Nothing but what JSON can say.
+    """Refuse what JSON cannot say.
 
     Raises:
         ValueError: a number that is not finite, a key that is no text, or another kind of object.
@@ -162,7 +162,7 @@ def _check_printable(text: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in an error: on one line, not longer than a person reads, and without a password."""
+    """A value as errors show it: on one line, not longer than a person reads, and without a password."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of thousands of digits
@@ -173,11 +173,11 @@ def shown(value: Any) -> str:
 
 
 def nearest(name: str, known: Collection[str], most: int | None = None, cutoff: float = 0.6) -> str:
-    """How an error goes on behind an unknown name: the nearest one, and those that there are.
+    """End of an error about an unknown name: the nearest one, and those that there are.
 
     Args:
-        most: Number of names to list at most.
-        cutoff: Similarity, of 1, that the nearest one needs.
+        most: Largest number of names to list.
+        cutoff: Similarity, from 0 to 1, that the nearest one needs.
     """
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]!r}?" if close else ";"

@@ -14,7 +14,7 @@ class Estimate:
 
     Attributes:
         mean: Mean over defined episodes.
-        low, high: Percentile bootstrap over users, 2.5 % and 97.5 %.
+        low, high: Bounds of the percentile bootstrap over users, 2.5 % and 97.5 %.
         episodes: Number of episodes in the mean.
         dropped: Number of episodes where the metric is undefined.
     """

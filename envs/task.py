@@ -48,7 +48,7 @@ AWKWARD = (
     "word " * 2000,
     '{"tags": ["milk"]}',
 )
-"""What answers also look like, early in training; every reward has to bear them."""
+"""Odd answers, as they occur early in training; every reward has to bear them."""
 
 
 class TaskError(ValueError):
@@ -88,7 +88,7 @@ class TradeOff:
     """Two metrics of deployed answers that a report plots against each other.
 
     Attributes:
-        x: Name of the one metric; ``y`` of the other.
+        x: Name of the one metric; ``y``: name of the other.
         label: What ``x`` is, for its axis.
         title: Title of the plot; ``caption``: its alternative text.
         floor: Bound on ``x``; 0 for none.
@@ -104,7 +104,7 @@ class TradeOff:
 
 @dataclass(frozen=True)
 class Words:
-    """What a report says of a task. Texts are Markdown.
+    """Words of a report on a task, as Markdown.
 
     Attributes:
         data: A sentence about the data.
@@ -115,8 +115,8 @@ class Words:
         note: What the reference of the comparison is.
         hidden: Metrics that the table of deployed answers leaves out.
         headline: Metric by which deployed answers are ranked; empty for the run's objective.
-        spread: Figures of all answers together that it shows.
-        trade_off: What is plotted.
+        spread: Figures of all answers together that the table shows.
+        trade_off: Metrics that are plotted; None for no plot.
         examples: What the examples show.
     """
 
@@ -135,16 +135,16 @@ class Words:
 
 
 class TaskSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """What the policy is asked for."""
+    """Task of the policy."""
 
     use: Annotated[str, Plain(4000)] = "tags"
     """``tags``, ``prompts``, a name that a package offers, ``file.py:Class`` or ``package.module:Class``."""
     max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
-    """At most so many training episodes, spread evenly over all of them; their prompts are held in memory."""
+    """Largest number of training episodes, spread evenly over all; their prompts are held in memory."""
 
 
 class UnreadSettings(TaskSettings, extra="allow", frozen=True):
-    """The section of a task whose class is not imported: of a command that asks nothing of it."""
+    """The section of a task whose class is not imported, since the command asks nothing of it."""
 
 
 class Task(ABC):
@@ -157,7 +157,7 @@ class Task(ABC):
         headline: Metric by which deployed answers are ranked; None takes the run's objective.
         reference: Baseline that deployed answers are compared with; None takes the warm start.
         summary: Further metrics that a short table shows.
-        populations: What rows of unseen users are called together, and what all rows are.
+        populations: Name of the rows of unseen users together, and name of all rows.
         resources: What rewards may name besides columns; a run adds those that it makes.
         data: Purchases and events behind the task; None for a task that reads its own files.
     """
@@ -191,8 +191,8 @@ class Task(ABC):
         """Rows of a split, ready to be asked.
 
         Args:
-            limit: Number of rows at most, spread evenly over all.
-            unseen: Only those of users that the policy never trains on.
+            limit: Largest number of rows, spread evenly over all.
+            unseen: Only rows of users that the policy never trains on.
         """
         rows = self._rows(split)
         if unseen:
@@ -204,7 +204,7 @@ class Task(ABC):
         return sum(row["unseen"] or not unseen for row in self._rows(split))
 
     def counts(self) -> Mapping[str, int]:
-        """What was read, dropped and split."""
+        """Counts of what was read, dropped and split."""
         return {f"{split} rows": self.count(split) for split in ("train", "test")}
 
     def values(self, name: str) -> Sequence[Any]:
@@ -252,14 +252,14 @@ class Task(ABC):
         raise TaskError(f"{type(self).__name__} has no demonstrations; set warm_start.steps=0")
 
     def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """What demonstrations depend on, as JSON: a warm start goes on only from a checkpoint of the same."""
+        """Basis of the demonstrations as JSON: a warm start goes on only from a checkpoint of the same."""
         told = 0
         for row in rows:
             told = zlib.crc32(json.dumps(dict(row), default=repr, sort_keys=True).encode(), told)
         return {"task": type(self).__name__, "episodes": [len(rows), told]}
 
     def size(self, row: Row) -> int:
-        """About how long a prompt is; a warm start batches similar ones."""
+        """Approximate length of a prompt; a warm start batches similar ones."""
         return sum(len(message["content"]) for message in row["prompt"])
 
     def drafts(self, rows: Sequence[Row], copies: int, seed: int) -> list[str]:
@@ -280,7 +280,7 @@ class Task(ABC):
     # How answers are judged.
 
     def baselines(self, floors: Mapping[str, float]) -> Mapping[str, Answerer]:
-        """Who else answers, by name.
+        """Other answerers, by name.
 
         Args:
             floors: Reward -> bound that the run holds its mean above.
@@ -302,7 +302,7 @@ class Task(ABC):
         return {}
 
     def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
-        """What an evaluation keeps of the task, as JSON; :meth:`words` reads it."""
+        """Facts of the task that an evaluation keeps, as JSON; :meth:`words` reads them."""
         return {}
 
     def save(self, folder: Path) -> None:  # noqa: B027  (few tasks have anything to write)
@@ -310,7 +310,7 @@ class Task(ABC):
         default nothing."""
 
     def target(self, row: Row) -> str:
-        """What the row's outcome was, in words; empty where the data do not say."""
+        """Outcome of the row, in words; empty where the data do not say."""
         return ""
 
     def example(self, row: Row, deployed: Mapping[str, str], sampled: Mapping[str, str]) -> dict[str, Any]:
@@ -339,7 +339,7 @@ class Task(ABC):
     def words(
         cls, settings: Mapping[str, Any], source: Mapping[str, Any], result: Mapping[str, Any]
     ) -> Words:
-        """What a report says of the task.
+        """Words of a report on the task.
 
         Args:
             settings: The section ``task`` of the run's configuration; ``source``: its section ``data``.
@@ -351,7 +351,7 @@ class Task(ABC):
 TASKS = Lookup("task", "Class", "recrl.tasks", TaskError)
 
 SHIPPED = {"tags": "recrl.envs.tags.task:Tags", "prompts": "recrl.envs.prompts.task:Prompts"}
-"""Tasks that come along: name -> where they are."""
+"""Shipped tasks: name -> where they are."""
 
 _SETTINGS = {
     "tags": "recrl.envs.tags.settings:TagsConfig",
@@ -383,12 +383,12 @@ def settings_class(use: str, *, imported: bool = True) -> type[TaskSettings]:
     """The settings of a task.
 
     Args:
-        imported: Import a task that does not come along; False takes its settings as they are.
+        imported: Import a task that is not shipped; False takes its settings as they are.
 
     Raises:
         TaskError: as for :func:`find`.
     """
-    if use in SHIPPED:  # without what reads the data
+    if use in SHIPPED:  # without importing what reads data
         found: type[TaskSettings] = TASKS.named(_SETTINGS[use])
         return found
     return find(use).Settings if imported else UnreadSettings
@@ -398,7 +398,7 @@ def make(settings: TaskSettings, source: "DataConfig") -> Task:
     """The task of a run, its data prepared.
 
     Raises:
-        TaskError: it cannot be had with these settings or data.
+        TaskError: the task cannot be had with these settings or data.
     """
     kind = find(settings.use)
     if isinstance(settings, UnreadSettings):

@@ -10,7 +10,7 @@ _BREAKS = ("Cc", "Zl", "Zp")
 _BLANKS = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-# What is read as an angle bracket or a colon.
+# Characters that are read as an angle bracket or a colon.
 _ANGLES = ((" ", re.compile("<(?!=)|[＜﹤]")), (">", re.compile("[＞﹥]")))
 _NO_SEPARATOR = re.compile(r"(?<! )>|>(?! )")
 _COLONS = ":：﹕︓"

@@ -32,7 +32,7 @@ def child(
 
     Args:
         grace: Seconds between SIGTERM and SIGKILL.
-        options: Of ``subprocess.Popen``.
+        options: Options of ``subprocess.Popen``.
     """
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, preexec_fn=_end_with_parent(), **options
@@ -44,14 +44,14 @@ def child(
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """Linux sends a signal when the parent dies; elsewhere the child lives on."""
+    """Function by which Linux ends a child with its parent; elsewhere None: the child lives on."""
     if not sys.platform.startswith("linux"):
         return None
     libc, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
 
     def ask() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before
+        if os.getppid() != parent:  # the parent died before
             os._exit(1)
 
     return ask
@@ -88,8 +88,8 @@ def _members(group: int) -> list[int]:
 
 @contextmanager
 def shared_memory_swept() -> Iterator[None]:
-    """Take away, at the end, segments of shared memory that processes made meanwhile and left when they were
-    killed: of this user, and mapped by nobody any more."""
+    """Take away, at the end, shared memory that processes of this user made meanwhile and left when they were
+    killed, and that nobody maps any more."""
     before = _segments()
     try:
         yield
@@ -104,7 +104,7 @@ def shared_memory_swept() -> Iterator[None]:
 
 
 def _segments() -> set[Path]:
-    """Segments that Python's multiprocessing made, of this user."""
+    """Segments of this user that Python's multiprocessing made."""
     found = set()
     for path in Path("/dev/shm").glob("psm_*"):
         with suppress(OSError):

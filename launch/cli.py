@@ -29,7 +29,7 @@ _PATIENCE = 300.0
 
 
 def _pipeline() -> Any:
-    """What trains and evaluates; imported once a configuration can be used, since that takes seconds."""
+    """Module that trains and evaluates; imported once a configuration can be used, as that takes seconds."""
     from ..rl.trainer.without_vllm import import_trl
 
     import_trl()

@@ -1,4 +1,4 @@
-"""What a user can mend, in one line: which errors that are, and whose code is to blame.
+"""Faults that a user can mend, in one line: which errors they are, and whose code is to blame.
 
 ``MENDABLE``    errors whose message tells the user what to do
 ``disk_fault``  a disk that is full, read-only or closed to this user, behind any error of any library
@@ -28,7 +28,7 @@ MENDABLE = (MendableError, ModuleNotFoundError)
 
 _ELSEWHERE = "choose another output=... or data.cache=..."
 _ROOM, _LEAVE = f"make room, or {_ELSEWHERE}", f"give this user leave to write there, or {_ELSEWHERE}"
-# What the user, and not this program, can do something about: what it is, and the fix.
+# Faults that the user, and not this program, can do something about: what each is, and the fix.
 _OF_THE_DISK = {
     errno.EACCES: ("permission denied", _LEAVE),
     errno.EDQUOT: ("the quota is used up", _ROOM),
@@ -54,7 +54,7 @@ _WORDS = {
 
 
 def cause(error: Exception) -> BaseException | None:
-    """What a reward of the user raised, behind the errors that report it."""
+    """Error that a reward of the user raised, behind the errors that report it."""
     from ..rewards import RewardError, RewardSpecError
     from .config.schema import ConfigError
 
@@ -67,7 +67,7 @@ def cause(error: Exception) -> BaseException | None:
 
 
 def disk_fault(error: BaseException) -> str | None:
-    """What is wrong with the disk, if that is what an error comes from; on one line, with what to do."""
+    """Fault of the disk that an error comes from, on one line, with what to do; None if it is another."""
     for one in _chain(error):
         if "no usable temporary directory" in str(one).lower():
             return f"{' '.join(str(one).split())}; make room there, or name another folder by TMPDIR"
@@ -108,8 +108,7 @@ def _explained(number: int, path: object, error: BaseException) -> str:
 
 
 def blamed(error: BaseException) -> str:
-    """A traceback that begins in the code of the user, not in ours which called it; empty if it never gets
-    there."""
+    """Traceback from the user's code on, without ours that called it; empty if it never gets there."""
     trace = error.__traceback__
     while trace is not None and not _of_the_user(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next

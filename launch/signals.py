@@ -1,14 +1,11 @@
-"""Processes that a command starts and ends, and the signals that ask it to stop.
+"""Signals that ask a command to stop, and the exit codes that say so.
 
 ``Interruption``         raised where a signal finds a run
 ``Stop``                 Ctrl-C and SIGTERM during a run: at once, or where the run next looks
 ``stopping``             what happens on Ctrl-C and SIGTERM while something lasts
-``child``                a process that leads a group and ends with this one
-``end``                  stop a process and all that it started
-``shared_memory_swept``  takes away what it left when it was killed
 ``say_code``             leaves the exit code for the launcher
 
-What was stopped says so by its exit code: ``INTERRUPTED`` by Ctrl-C, as a shell reports it; ``PREEMPTED`` by
+A stopped process says so by its exit code: ``INTERRUPTED`` by Ctrl-C, as a shell reports it; ``PREEMPTED`` by
 SIGTERM, with everything left that going on needs (``EX_TEMPFAIL`` of sysexits.h).
 """
 
@@ -82,7 +79,7 @@ class Stop:
             raise self.interruption(f"stopped {where}")
 
     def interruption(self, what: str) -> Interruption:
-        """What to raise."""
+        """Exception to raise."""
         number = self.received or signal.SIGTERM
         return Interruption(f"{number.name}: {what}{self.hint and '; '}{self.hint}", number)
 
@@ -101,7 +98,7 @@ def stopping(handler: Callable[[int, FrameType | None], None], *, last: bool = F
     """Ctrl-C and SIGTERM go to ``handler``; afterwards to whom they went before.
 
     Args:
-        last: The process ends behind this, its exit code decided: SIGTERM can no longer replace it.
+        last: Whether the process ends behind this, its exit code decided: SIGTERM cannot replace it.
     """
     previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What needs numerical packages, imported when it is first asked for."""
+    """Objects that need numerical packages, imported when they are first asked for."""
     if name == "RewardEngine":
         from .scoring.engine import RewardEngine
 

@@ -5,7 +5,7 @@
 ``RewardSpecError``  a reward is declared or configured wrongly: raised before training starts
 ``RewardError``      a reward misbehaved while it scored a batch
 
-Its config entry is ``spec.py``, looking it up ``registry.py``, calling it ``engine.py``.
+Its config entry is in ``spec.py``, its lookup in ``registry.py``, its calls in ``scoring/engine.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..envs.settings import LARGEST, SMALLEST_UNIT
 RewardFunction = Callable[..., Any]
 Completion = str | Sequence[Mapping[str, Any]]  # plain text, or TRL's conversational list of messages
 
-# Judged on the first tags of an answer too.
+# ``per`` of rewards that judge the first tags of an answer too.
 PER_TAG = ("tag", "tag_mean")
 Per = Literal["sample", "group", "tag", "tag_mean"]
 Direction = Literal["higher", "lower"]
@@ -46,18 +46,14 @@ class Reward:
         function: TRL's signature, ``(prompts, completions, **columns) -> list[float | None]``, sync or async:
             a function, an object with ``__call__``, or a class of which each engine makes its own instance.
         range: Lowest and highest value that the function may return; a value outside is an error.
-        name: Rewards and constraints refer to it by this name, never by position; by default that of the
-            function.
+        name: Name by which rewards and constraints refer to it, never by position; by default the function's.
         per: ``group``: called once per group of completions of one prompt, and so may compare them. ``tag``:
             reads ``answers``, and the first tags of an answer have a score of their own, so that a tag can
             get the credit for what it adds; a judgement of the whole list is ``sample``. ``tag_mean``: like
             ``tag``, for a mean over the list: its first p tags count for p / ``slots`` of it.
-        unit: What counts as one step of this reward, to weigh it against others; None leaves it to the
-            optimiser.
-        direction: Which is better. One that is better lower can be held down, but neither maximised nor held
-            up.
-        needs: Columns and resources that a function reads through ``**kwargs``; named parameters need no
-            mention.
+        unit: Size of one step of this reward, to weigh it against others; None leaves it to the optimiser.
+        direction: Whether higher or lower is better. ``lower`` can be held down, not maximised or held up.
+        needs: Columns and resources that a function reads through ``**kwargs``, besides named parameters.
 
     Raises:
         RewardSpecError: the name, range, unit or ``per`` cannot be used.

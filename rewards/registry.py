@@ -1,4 +1,4 @@
-"""From a name in a config to a reward.
+"""Lookup of rewards: a name in a config -> a reward.
 
 ``reward``      the decorator: declares a function's range and registers it under a name
 ``resolve``     a registered name, entry point, ``package.module:function`` or ``file.py:function`` -> Reward
@@ -58,12 +58,12 @@ def reward(
     The function itself is returned unchanged: TRL or a test may call it directly.
 
     Args:
-        name: how configs and constraints refer to it.
+        name: name by which configs and constraints refer to it.
         range: (low, high) of its values; a value outside is an error, not clipped.
         per: ``"group"`` if it compares the completions of one prompt, ``"tag"`` if the first tags of an
             answer have a score of their own.
-        unit: what counts as one step of it; None leaves that to the optimiser.
-        direction: which is better; ``"lower"`` can be held down, but not maximised.
+        unit: size of one step of it; None leaves that to the optimiser.
+        direction: whether higher or lower is better; ``"lower"`` can be held down, but not maximised.
         needs: columns and resources that the function reads through ``**kwargs``.
 
     Raises:
@@ -270,7 +270,7 @@ def _nobody_calls(**_: Any) -> None:
 
 
 def _made(entry: RewardSpec, factory: Any) -> Any:
-    """What a factory makes of the entry's params."""
+    """Reward function that a factory makes of the entry's params."""
     try:
         return factory(**entry.params)
     except Exception as error:

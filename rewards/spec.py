@@ -33,23 +33,23 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """Registered name, entry point, ``package.module:function`` or ``path/to/file.py:function``; with ``()``
     behind it the function is called with ``params`` first, and what it returns is the reward."""
     sum: dict[_Name, _Weight] | None = None
-    """Instead of ``use``: other rewards of the list and their weights; missing where one of them is. A
+    """Other rewards of the list and their weights, instead of ``use``; missing where one of them is. A
     positive weight on one that is better low needs a ``direction``."""
     range: tuple[_Score, _Score] | None = None
-    """(low, high). Needed for a function without ``@reward``; otherwise replaces what it declares."""
+    """Range (low, high): needed for a function without ``@reward``, else in place of what it declares."""
     unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
-    """Replaces the declared unit."""
+    """Unit in place of the declared one."""
     per: Per | None = None
-    """Replaces the declared ``per``."""
+    """``per`` in place of the declared one."""
     direction: Direction | None = None
-    """Replaces the declared direction."""
+    """Direction in place of the declared one."""
     weight: _Weight = 0.0
     """Weight in a weighted sum. 0: the reward is a metric (or a constraint), not part of the sum."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments for the function (or for its class); they go before columns and resources."""
 
     batch_size: Annotated[int, Between(1, 1_000_000)] | None = None
-    """At most so many samples a call (whole groups for ``per: group``); by default all that are there."""
+    """Largest number of samples a call (whole groups for ``per: group``); by default all that are there."""
     concurrency: Annotated[int, Between(1, 1000)] | None = None
     """Calls in flight at once: by default 16 of an async function, 1 of a plain one. More than 1 of a plain
     one run in threads at the same time, each with an equal part of the samples."""
@@ -60,11 +60,11 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     retries: Annotated[int, Between(0, 1000)] = 0
     """Further attempts of a call that raised, ran out of time or returned no scores."""
     cache: StrictBool = False
-    """Score the same input once; for a function of nothing but its input."""
+    """Whether the same input is scored once; for a function of nothing but its input."""
     on_error: Literal["raise", "missing"] = "raise"
     """``raise`` ends the run; ``missing``: a sample that could not be scored has no value, and is counted."""
     max_missing: Annotated[float, Between(0, 1)] = 0.1
-    """With ``on_error: missing``: the run ends when more than this share of 1,000 samples failed."""
+    """Share of 1,000 samples that may fail with ``on_error: missing``; above it the run ends."""
 
     @field_validator("range")
     @classmethod

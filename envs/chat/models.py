@@ -20,7 +20,7 @@ Conversation = str | Sequence[Mapping[str, Any]]
 
 EXCERPT = 200  # characters of an answer shown in an error
 WHOLE = "stop"
-"""How a whole answer ended; one that a filter, a limit or a fault ended is none."""
+"""Reason for which a whole answer ends; a filter, a limit or a fault leaves another."""
 
 
 class ChatError(RuntimeError):
@@ -31,7 +31,7 @@ class ChatModel(Protocol):
     """A language model that is asked in words."""
 
     def chat(self, conversations: Sequence[Conversation]) -> list[str]:
-        """What the model says to each of them, several at once.
+        """Answer of the model to each conversation, several at once.
 
         Raises:
             ChatError: an answer is missing, empty, or did not come to its own end.
@@ -39,7 +39,7 @@ class ChatModel(Protocol):
         ...
 
     async def ask(self, conversation: Conversation) -> str:
-        """What it says to one, for code that awaits many.
+        """Answer of the model to one conversation, for code that awaits many.
 
         Raises:
             ChatError: as ``chat``.
@@ -125,7 +125,7 @@ class Endpoint:
 
 
 def _is_text(text: str) -> bool:
-    """Half of a surrogate pair can be written in JSON, and in no file."""
+    """Whether a file can hold a text: JSON may bring half of a surrogate pair, which no file takes."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -138,6 +138,6 @@ def quoted(text: str, name: str) -> str:
     another, and holds no control token of a chat template that is written with ``<``.
 
     Args:
-        name: What it is, in one word: ``answer``, ``history``.
+        name: What the text is, in one word: ``answer``, ``history``.
     """
     return f"<{name}>\n{text.replace('<', '&lt;')}\n</{name}>"

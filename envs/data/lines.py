@@ -34,7 +34,7 @@ class LineError(ValueError):
 
 
 def columns(path: Path) -> list[str]:
-    """Names in the first lines.
+    """Names of the columns, from the first lines.
 
     Raises:
         LineError: no line, no object among the first ones, or one that names a column twice.

@@ -44,7 +44,7 @@ def fingerprint(path: Path) -> str:
     """Content hash of the file.
 
     Raises:
-        DataError: it is no file of a known kind, or cannot be opened.
+        DataError: the path is no file of a known kind, or cannot be opened.
     """
     digest = hashlib.sha256()
     try:
@@ -71,7 +71,7 @@ def load(
         columns: Names of the columns.
         bad_rows: What to do with a row whose user, time or tag is missing or unreadable: stop at the first
             one and name it, or drop and count all of them.
-        max_users, max_tags: Different ones that are accepted; they are held in memory.
+        max_users, max_tags: Largest numbers of different users and tags; they are held in memory.
 
     Raises:
         DataError: no such file, an unknown suffix, a missing column, a bad row, no usable row, or too many
@@ -114,7 +114,7 @@ class _Log:
         texts = {role: _text(pl.col(name), schema[name]) for role, name in wanted.items() if role != "time"}
         when = _as_datetime(pl.col(wanted["time"]), schema[wanted["time"]], path, wanted["time"])
         raw = {f"raw {role}": pl.col(name) for role, name in wanted.items()}
-        if schema[wanted["time"]].is_temporal():  # of a bad row, and perhaps too far out to be shown
+        if schema[wanted["time"]].is_temporal():  # a bad row's time may be too far out to show
             seen = pl.when(raw["raw time"].is_not_null())
             raw["raw time"] = seen.then(pl.lit(f"a year outside of {_FIRST.year} to {_END.year - 1}"))
         self._rows = lazy.select(**texts, time=when, fault=faults.cast(pl.String), **raw).with_row_index(
@@ -180,7 +180,7 @@ class _Log:
         )
 
     def _check_distinct(self, good: pl.LazyFrame, role: str, about: int, limit: int) -> None:
-        """Args: ``about``, an estimate that may be off by a quarter: without a table of all of them."""
+        """Refuse more than ``limit`` values; ``about``, estimated without a table, is up to a quarter off."""
         if about <= limit // 2:
             return
         number = about
@@ -298,7 +298,7 @@ def _as_datetime(column: pl.Expr, dtype: pl.DataType, path: Path, name: str) -> 
             f"{path}: column {name!r} (data.columns.time) is {dtype}; "
             "it must be a datetime, a date or ISO 8601 text"
         )
-    # As numbers: Polars ends the process at a time that its calendar does not reach.
+    # Compared as numbers: Polars ends the process at a time that its calendar does not reach.
     per_second = {"ms": 10**3, "us": 10**6, "ns": 10**9}
     epoch = dt.datetime(1970, 1, 1)
     seconds = [int((bound - epoch).total_seconds()) for bound in (_FIRST, _END)]

@@ -16,7 +16,7 @@ POPULARITY_WEEKS = 8
 
 @dataclass(frozen=True)
 class Panel:
-    """Who bought which tag in which week; one entry per (user, week, tag).
+    """Purchases of tags by users and weeks; one entry per (user, week, tag).
 
     Attributes:
         users: User ids; the position is the user index.

@@ -47,9 +47,9 @@ class Data:
     Attributes:
         catalog: The tags.
         panel: Weekly purchases in tag ids.
-        protocol: With all origins filled in.
+        protocol: Protocol with all origins filled in.
         table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
-        report: What was read and dropped, as counts.
+        report: Counts of what was read and dropped.
         fingerprint: Content hash of source, protocol and format.
     """
 
@@ -86,12 +86,11 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
     """The task of a data source, from the cache when source, protocol and format are unchanged.
 
     Args:
-        engine: What builds the tables otherwise; they are the same.
+        engine: Engine that builds the tables otherwise; each builds the same ones.
         wholly: Read every byte of cached tables to find damage, however large they are.
 
     Raises:
-        DataError: the source or the cache cannot be used; the message names the column, the row or the
-            setting.
+        DataError: the source or the cache cannot be used; the message names column, row or setting.
     """
     is_panel = config.source == "completejourney"
     identity = {
@@ -124,7 +123,7 @@ def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Eng
     """Build tables that are not there, or not whole. Nobody else builds them now."""
     if os.path.lexists(folder):
         logger.warning("%s is built again: %s", folder, why)
-    for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # of builders that were killed
+    for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # left by killed builders
         shutil.rmtree(left, ignore_errors=True)
     if config.source == "completejourney":
         events = completejourney.load(config.track)
@@ -151,8 +150,8 @@ def build(
     """Write the tables of an event table's task, see :mod:`recrl.envs.data.shards`.
 
     Args:
-        folder: Is replaced.
-        size: Purchases in memory at once, about.
+        folder: Folder of the tables; replaced.
+        size: Approximate number of purchases in memory at once.
 
     Raises:
         DataError: the data do not fit the protocol.
@@ -193,8 +192,7 @@ def fault(folder: Path, read: int | None = None) -> str | None:
     """Why the tables in a folder cannot be used; None if they can.
 
     Args:
-        read: Bytes to read at most, the smallest files first; of the others, names and sizes are looked at.
-            None: all.
+        read: Bytes to read at most, the smallest files first; of others, only names and sizes. None: all.
     """
     found = sealed.fault(folder, deep=read is None)
     if found is None and read is not None:
@@ -213,7 +211,7 @@ def _held(folder: Path, how: int) -> Iterator[None]:
     """Hold the lock of a task's tables, where its file system has locks; the file stays."""
     path = folder.with_name(f"{folder.name}.lock")
     descriptor = None
-    # Without: a cache that may only be read needs none, and one that may not be written says so itself.
+    # Or no lock: a cache that may only be read needs none, and one that may not be written says so itself.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -2,7 +2,7 @@
 
 ``DataConfig``  a source, how it is read, and where its tables are kept
 ``LogColumns``  names of the columns of a log
-``Protocol``    which weeks and users an episode may use
+``Protocol``    weeks and users that an episode may use
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import BaseModel, model_validator
 from ..faults import MendableError
 from ..settings import MANY, Between, Each, Place, Text
 
-# Of weeks: two hundred years.
+# Latest week: two hundred years.
 _LATEST = 10_000
 _Column = Annotated[str, Text()]
 _Weeks = Annotated[int, Between(1, 1000)]
@@ -31,13 +31,13 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Names of the columns in the file."""
 
     user: _Column = "user"
-    """Who: string or integer."""
+    """Column of the user: string or integer."""
     time: _Column = "time"
-    """When: datetime, date or ISO 8601 string."""
+    """Column of the time: datetime, date or ISO 8601 string."""
     tag: _Column = "tag"
-    """What: category, genre or tag of the item."""
+    """Column of the item's category, genre or tag."""
     profile: _Column | None = None
-    """One line about the user; none by default."""
+    """Column of one line about the user; none by default."""
 
     @model_validator(mode="after")
     def _apart(self) -> "LogColumns":
@@ -50,7 +50,7 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
 
 
 class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Which weeks and users an episode may use."""
+    """Weeks and users that an episode may use."""
 
     window: _Weeks = 4
     """Length of the target window in weeks."""
@@ -59,10 +59,9 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     min_active_weeks: _Weeks = 4
     """A user needs this many weeks with a purchase before the origin."""
     active_within: _Weeks = 8
-    """... and one of them within this many weeks before the origin."""
+    """A user needs a purchase within this many weeks before the origin."""
     cold_weeks: _Weeks = 10
-    """A user with fewer active weeks than this before the origin is in the segment ``cold``, others
-    ``warm``."""
+    """A user with fewer active weeks than this before the origin is in segment ``cold``, else in ``warm``."""
     min_tag_users: Annotated[int, Between(1, MANY)] = 20
     """A tag enters the vocabulary when this many training users bought it before ``statistics_end``."""
     unseen_share: Annotated[float, Between(0.001, 0.999)] = 0.2
@@ -70,9 +69,9 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     train_origins: _Origins = ()
     """Origin weeks of training episodes; empty = 31 to 19 weeks before the last week."""
     validation_origins: _Origins = ()
-    """Empty = 15 weeks before the last week."""
+    """Origin weeks of validation episodes; empty = 15 weeks before the last week."""
     test_origins: _Origins = ()
-    """Empty = 11, 7 and 3 weeks before the last week."""
+    """Origin weeks of test episodes; empty = 11, 7 and 3 weeks before the last week."""
     statistics_end: Annotated[int, Between(0, _LATEST)] | None = None
     """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
 
@@ -80,8 +79,7 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
         """The same protocol with every origin filled in for data that covers these weeks.
 
         Raises:
-            DataError: the data are too short for the splits, or a training target reaches past
-                ``statistics_end``.
+            DataError: the data are too short for the splits, or a training target passes ``statistics_end``.
         """
         earliest = first_week + self.min_active_weeks
         train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
@@ -120,7 +118,7 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
 
 
 class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Where the episodes come from."""
+    """Source of the episodes."""
 
     source: Annotated[str, Text(4000)] = "completejourney"
     """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
@@ -129,14 +127,14 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     columns: LogColumns = LogColumns()
     """Column names of a log."""
     bad_rows: Literal["error", "drop"] = "error"
-    """What to do with unreadable rows of a log."""
+    """Treatment of unreadable rows of a log."""
     max_users: Annotated[int, Between(2, 2_000_000_000)] = 20_000_000
-    """Most users of a log; their names are held in memory."""
+    """Largest number of users of a log; their names are held in memory."""
     max_tags: Annotated[int, Between(2, MANY)] = 200_000
-    """Most different tags of a log, the rare ones included: more are a mistake, such as an id of each row."""
+    """Largest number of different tags of a log, rare ones included; more are a mistake, such as row ids."""
     protocol: Protocol = Protocol()
     """Origins, windows, eligibility and splits."""
     at_once: Annotated[int, Between(1000, 10**12)] = 2_000_000
-    """Purchases that are in memory at once, about, while the tables are built; users are taken in ranges."""
+    """Approximate number of purchases in memory while the tables are built; users are taken in ranges."""
     cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""

@@ -4,9 +4,9 @@ Memory grows with the number of users and with the purchases of one range, not w
 size can be read.
 
 ``scatter``  the purchases of each range into a folder of its own, one stream over the source
-``count``    of a range: buyers of each tag, in all and before each origin
-``settle``   of all ranges: which tags there are, and how popular they were
-``write``    of a range: its purchases and episodes, as Arrow files
+``count``    buyers of each tag in a range, in all and before each origin
+``settle``   tags of all ranges, and how popular they were
+``write``    purchases and episodes of a range, as Arrow files
 
 ``count`` and ``write`` know one range each, so any engine may run them in any order: ``in_order`` here,
 ``on_ray`` on the machines of a Ray cluster. The files are the same.
@@ -36,7 +36,7 @@ from .settings import DataError, Protocol
 
 Engine = Literal["polars", "ray"]
 
-# Purchases of a range, about. A range takes some 100 bytes for each while it is worked on.
+# Approximate number of purchases of a range; each takes some 100 bytes while the range is worked on.
 RANGE = 2_000_000
 
 _SCATTERED, _MERGED = "scattered", "merged"
@@ -52,11 +52,11 @@ class Run(Interface):
 
 @dataclass(frozen=True)
 class Range:
-    """Some users, and where their tables are.
+    """Some users, and the place of their tables.
 
     Attributes:
-        folder: Of the whole task.
-        number: Of the range, from 0.
+        folder: Folder of the whole task.
+        number: Number of the range, from 0.
         first, end: Indices of its users, half open.
     """
 
@@ -71,7 +71,7 @@ class Range:
         return mapped(self.folder / "users.arrow").slice(self.first, self.end - self.first)
 
     def path(self, table: str) -> Path:
-        """Of one of the tables: the ranges' names sort like their users."""
+        """File of one of the tables; the files of all ranges sort like their users."""
         folder = self.folder / table
         folder.mkdir(exist_ok=True)
         return folder / f"{self.number:05d}.arrow"
@@ -79,12 +79,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a range.
+    """Counts of a range.
 
     Attributes:
-        purchases: Distinct (user, week, tag).
+        purchases: Number of distinct (user, week, tag).
         buyers: ``[tags]``: training users who bought each tag before ``statistics_end``.
-        recent: ``[origins, tags]``: training users who bought it in the weeks before each origin.
+        recent: ``[origins, tags]``: training users who bought each tag in the weeks before each origin.
     """
 
     purchases: int
@@ -98,10 +98,10 @@ def build(
     """Write ``users.arrow``, ``purchases/*.arrow`` and ``episodes/*.arrow``.
 
     Args:
-        protocol: Resolved.
-        folder: Is there, and empty.
-        size: Purchases of a range, about.
-        run: By default :func:`in_order`.
+        protocol: Resolved protocol.
+        folder: Existing, empty folder.
+        size: Approximate number of purchases of a range.
+        run: Function that handles the ranges; :func:`in_order` by default.
 
     Returns:
         The tags, and counts for the task's report.
@@ -147,7 +147,7 @@ class Vocabulary:
     """All tags of a source, the rare ones included.
 
     Attributes:
-        names: As they may stand in a prompt, in alphabetical order.
+        names: Names as they may stand in a prompt, in alphabetical order.
         places: ``tag`` (as the source spells it), ``place`` (in ``names``).
         merged: Number of names that the source spells in more than one way.
     """
@@ -216,7 +216,7 @@ def count(part: Range, *, protocol: Protocol, tags: int) -> Counts:
     """Merge what was bought twice in a week, and count buyers.
 
     Args:
-        tags: Number of them, the rare ones included.
+        tags: Number of tags, the rare ones included.
     """
     found = (
         pl.scan_parquet(part.folder / _SCATTERED / f"range={part.number}" / "*.parquet")
@@ -242,7 +242,7 @@ def settle(
     """Vocabulary and popularity, from all ranges.
 
     Returns:
-        Places of the tags in the vocabulary, in alphabetical order, and ``[origins, tags]``.
+        Places of the tags in the vocabulary, in alphabetical order, and popularity ``[origins, tags]``.
 
     Raises:
         DataError: less than two tags were bought by enough training users.
@@ -278,7 +278,7 @@ def write(
     of_origins = dict(zip(_origins(protocol), popularity, strict=True))
     users = part.users.select("user", "unseen", "profile")
     table = episodes.build(triples, users, of_origins, protocol, week_zero)
-    # Texts laid out one behind the other, in a way that does not depend on how threads met.
+    # Texts are laid out one behind the other, in a way that does not depend on how threads met.
     table.write_ipc(part.path("episodes"), compat_level=pl.CompatLevel.oldest())
     found = {split: int((table["split"] == split).sum()) for split in SPLITS}
     found["unseen"] = table.filter((pl.col("split") == "test") & pl.col("unseen")).height
@@ -286,12 +286,12 @@ def write(
 
 
 def in_order(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
-    """One range after the other; within one, Polars uses all cores."""
+    """Results of one range after the other; within one, Polars uses all cores."""
     return [function(part) for part in ranges]
 
 
 def on_ray(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
-    """Ranges side by side on a Ray cluster, or on this machine's cores if none runs.
+    """Results of ranges side by side on a Ray cluster, or on this machine's cores if none runs.
 
     The task's folder must be one that all its machines see.
 

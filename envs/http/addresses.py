@@ -11,10 +11,10 @@ def check_url(url: str, name: str = "url") -> str:
     """An address of HTTP without a user or password, as it was given.
 
     Args:
-        name: Setting that it comes from, for the error.
+        name: Setting that the address comes from, for the error.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is no such address.
     """
     if has_login(url):
         raise ValueError(

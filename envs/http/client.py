@@ -26,7 +26,7 @@ from .addresses import check_url, is_loopback
 from .connections import session, until
 
 LIMIT = 8 * 2**20
-"""Bytes of an answer, after decompression, that are read at most."""
+"""Largest number of bytes of an answer, after decompression, that are read."""
 
 _BLOCK = 2**16
 _FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError, zlib.error)
@@ -38,12 +38,12 @@ class NoReplyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer.
+    """Answer of a server.
 
     Attributes:
-        status: Of HTTP.
-        reason: In words.
-        body: Whole, and decompressed.
+        status: HTTP status code.
+        reason: Status in words.
+        body: Whole content, decompressed.
     """
 
     status: int
@@ -56,14 +56,14 @@ class Reply:
         return 200 <= self.status < 300
 
     def beginning(self, characters: int) -> str:
-        """What an error may show of it."""
+        """Beginning of the body, as an error may show it."""
         return self.body[: 4 * characters].decode(errors="replace")[:characters]
 
     def json(self) -> Any:
         """The body as JSON in the strict sense: finite numbers, no name twice in an object.
 
         Raises:
-            ValueError: it is something else, or nested too deeply.
+            ValueError: the body is something else, or nested too deeply.
         """
         try:
             return json.loads(
@@ -81,13 +81,12 @@ class Client:
 
     Args:
         url: ``http://`` or ``https://``.
-        headers: further request headers. For a secret use ``token_env``: a configuration is saved with its
-            run.
+        headers: further request headers. For a secret use ``token_env``: a run saves its configuration.
         token_env: environment variable that holds a bearer token.
         token: the bearer token itself.
-        timeout: seconds to connect in, and that the server may be silent for.
+        timeout: longest time to connect, and longest silence of the server, in seconds.
         deadline: seconds until an answer must be whole.
-        connections: kept open for the next request.
+        connections: number of connections kept open for the next request.
 
     Raises:
         ValueError: the url is not one of HTTP, a time is not positive, or the variable is not set.
@@ -141,7 +140,7 @@ class Client:
 
         Args:
             path: Behind the client's url.
-            limit: Bytes of the answer.
+            limit: Largest number of bytes of the answer.
 
         Raises:
             NoReplyError: there is none.
@@ -182,7 +181,7 @@ class Client:
 
 
 def _body(found: requests.Response, limit: int) -> bytes:
-    """All of an answer, decompressed; never much more than the limit is in memory."""
+    """Whole content of an answer, decompressed; never much more than the limit is in memory."""
     encoding = found.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
         raise NoReplyError(f"the answer is encoded as {encoding[:40]!r}, which was not asked for")

@@ -20,15 +20,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 until: ContextVar[float] = ContextVar("until", default=math.inf)
-"""When the answer that this thread reads must be whole, of the monotonic clock."""
+"""Time, of the monotonic clock, at which the answer that this thread reads must be whole."""
 
 
 def session(connections: int, proxies: Mapping[str, str]) -> requests.Session:
     """A session without ``.netrc``, whose passwords would go in the place of a key, and without cookies.
 
     Args:
-        connections: Kept open.
-        proxies: By scheme; none of the environment is used besides.
+        connections: Number of connections kept open.
+        proxies: Proxies by scheme; none of the environment is used besides.
     """
     found = requests.Session()
     found.trust_env = False
@@ -66,7 +66,7 @@ class _Reader(io.RawIOBase):
 
 
 class _Connection:
-    """As much of a connection as an answer needs."""
+    """Part of a connection that an answer needs."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

@@ -2,8 +2,7 @@
 
     python -m recrl.envs.prompts.arithmetic sums.jsonl
 
-Each row has ``prompt``, ``answer`` (the number asked for) and ``references``: a short right answer and a long
-one.
+Each row has ``prompt``, ``answer`` (the right number) and ``references``: a short and a long right answer.
 """
 
 import json
@@ -22,7 +21,7 @@ STORIES = (
 
 
 def rows(seed: int = 0, count: int = 3000) -> Iterator[dict[str, object]]:
-    """Sums of two digits below ten, each row in other words; the same for the same seed."""
+    """Sums of two numbers below ten, each row in other words; the same for the same seed."""
     draw = random.Random(seed)
     for _ in range(count):
         a, b = draw.randrange(10), draw.randrange(10)

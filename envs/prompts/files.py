@@ -20,10 +20,10 @@ def read(setting: str, path: Path) -> list[dict[str, Any]]:
     """All rows of a file, or of a folder that ``Dataset.save_to_disk`` wrote.
 
     Args:
-        setting: Where the path stands in the configuration, for errors.
+        setting: Setting that holds the path, for errors.
 
     Raises:
-        TaskError: it is not there, of an unknown kind, or cannot be read.
+        TaskError: the path does not exist, is of an unknown kind, or cannot be read.
     """
     if not path.exists():
         raise TaskError(f"{setting}={path}: no such file or folder (from {Path.cwd()})")

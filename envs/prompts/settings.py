@@ -17,7 +17,7 @@ class PromptsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
     """File with a row a prompt: ``.jsonl``, ``.parquet`` or ``.csv``; or a folder that ``save_to_disk`` of
     Hugging Face's datasets wrote."""
     test_path: Annotated[Path, Place()] | None = None
-    """Rows to evaluate on; by default a share of ``path``."""
+    """File with the rows to evaluate on; by default a share of ``path``."""
     split: Annotated[str, Plain(200)] | None = None
     """Column of ``path`` that says ``train`` or ``test``; other rows are left out."""
     test_share: Annotated[float, Between(0, 1)] = 0.1

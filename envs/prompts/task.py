@@ -70,7 +70,7 @@ class Prompts(Task):
         return Words(data=f"Data: {code(Path(settings['path']).name)}.")
 
     def _readable(self, rows: Sequence[Mapping[str, Any]], path: Path) -> tuple[str, ...]:
-        """Columns of the rows besides the prompt; those that the settings name are there."""
+        """Columns of the rows besides the prompt; all that the settings name must be there."""
         given = self.settings
         if not rows:
             raise TaskError(f"task.path={path} holds no row")
@@ -162,5 +162,5 @@ def _is_message(message: Any) -> bool:
 
 
 def _position(text: str) -> float:
-    """Where a text stands between 0 and 1: the same text always on the same side of a share."""
+    """Place of a text between 0 and 1: the same text is always on the same side of a share."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

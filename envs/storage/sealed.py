@@ -61,9 +61,9 @@ def publish(written: Path, target: Path, facts: Mapping[str, Any], sealed: Finge
     """Give a folder that was written aside its manifest and its name.
 
     Args:
-        written: On the file system of ``target``, which it replaces.
-        facts: What else the manifest says, as JSON.
-        sealed: The files of the folder.
+        written: Folder on the file system of ``target``, which it replaces.
+        facts: Further content of the manifest, as JSON.
+        sealed: Fingerprints of the folder's files.
     """
     content = {**facts, "files": sealed}
     with (written / MANIFEST).open("w") as stream:
@@ -76,7 +76,7 @@ def publish(written: Path, target: Path, facts: Mapping[str, Any], sealed: Finge
 
 
 def replace(written: Path, target: Path) -> None:
-    """Give a folder the name of whatever is there so far, a file or a torn link included."""
+    """Rename a folder to a name in place of whatever has it, a file or a torn link included."""
     remove(target)
     written.rename(target)
     _sync(target.parent)
@@ -98,13 +98,13 @@ def remove(path: Path) -> None:
 
 
 def read(folder: Path, *, earlier: Collection[str] = ()) -> dict[str, Any]:
-    """What the manifest of a folder says: the facts, and ``files``.
+    """Content of a folder's manifest: the facts, and ``files``.
 
     Args:
-        earlier: Facts of a manifest that may lack the checksum of its own, as earlier versions wrote it.
+        earlier: Facts of a manifest that may lack its own checksum, as earlier versions wrote it.
 
     Raises:
-        SealError: it has none, or one that was damaged.
+        SealError: the folder has no manifest, or a damaged one.
     """
     path = folder / MANIFEST
     try:
@@ -122,7 +122,7 @@ def read(folder: Path, *, earlier: Collection[str] = ()) -> dict[str, Any]:
         raise SealError(f"{path} is missing: its writing did not come to an end") from error
     except SealError:
         raise
-    except Exception as error:  # whatever JSON can be
+    except Exception as error:  # JSON may hold anything
         raise SealError(f"{path} cannot be read: {error}") from error
     for name in content["files"]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -180,7 +180,7 @@ def fingerprint(path: Path) -> tuple[int, int]:
 
 
 def checksum(content: Mapping[str, Any]) -> int:
-    """CRC-32 of what JSON says."""
+    """CRC-32 of content as JSON."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 

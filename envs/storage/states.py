@@ -24,7 +24,7 @@ KEPT = (
     "None, bool, int, float, str, bytes, list, tuple, set, frozenset, dict, Counter, OrderedDict, deque, "
     "numpy arrays and torch tensors"
 )
-"""What survives, for messages."""
+"""Types that survive, for messages."""
 
 # An object of JSON with one key that begins so stands for what JSON does not know.
 _MARK = "$"
@@ -62,7 +62,7 @@ def write(value: Any, stem: Path) -> None:
 
 
 def read(stem: Path) -> Any:
-    """What ``write`` wrote there.
+    """The value that ``write`` wrote there.
 
     Raises:
         StateError: the files are missing, or hold something else.
@@ -73,10 +73,10 @@ def read(stem: Path) -> Any:
         if beside.exists():
             from safetensors.torch import load_file
 
-            # Not the file itself, which may be gone while they are used.
+            # Copies: the file may be gone while they are used.
             tensors = {name: tensor.clone() for name, tensor in load_file(beside).items()}
         return _decode(json.loads(path.read_bytes()), tensors)
-    except Exception as error:  # whatever a file can hold that something else wrote
+    except Exception as error:  # something else may have written the file
         raise StateError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
@@ -98,11 +98,11 @@ def _text(value: Any, tensors: dict[str, Any]) -> str:
 
 
 def _encode(value: Any, where: str, depth: int, tensors: dict[str, Any]) -> Any:
-    """As JSON.
+    """A value as JSON.
 
     Args:
-        where: Of the value in the whole, in Python's words.
-        tensors: Filled with what stands beside the JSON.
+        where: Place of the value in the whole, in Python's words.
+        tensors: Tensors that stand beside the JSON; filled here.
     """
 
     def inner(part: Any, place: str) -> Any:
@@ -162,7 +162,7 @@ def _encode_tensor(value: Any, where: str, tensors: dict[str, Any]) -> Any:
 
 
 def _apart(tensors: dict[str, Any]) -> dict[str, Any]:
-    """Each on the CPU in memory of its own, as safetensors wants them."""
+    """Tensors on the CPU, each in memory of its own, as safetensors wants them."""
     found, seen = {}, set()
     for name, tensor in tensors.items():
         own = tensor.to("cpu").contiguous()

@@ -1,9 +1,8 @@
 """Baselines that stand beside every policy: random, popularity, own frequency, recency-weighted, EASE, quota.
 
 A baseline scores every tag for every episode from what was known at the origin; learned parts see training
-users and weeks before ``statistics_end`` only. ``quota`` is the best simple policy under a novelty floor:
-own frequency, with as many of its slots as the floor asks for given to the most popular tags not bought
-lately.
+users and weeks before ``statistics_end`` only. ``quota`` is the best simple policy under a novelty floor: own
+frequency, but the most popular tags not bought lately take as many of its slots as the floor asks for.
 """
 
 import math
@@ -86,7 +85,7 @@ def ease(data: Data, origin: int, users: IntArray) -> Scores:
 
 
 def random(data: Data, rows: Sequence[Row]) -> Scores:
-    """Uniform noise, the same for as many rows."""
+    """Uniform noise, the same for the same number of rows."""
     return np.random.default_rng(0).random((len(rows), len(data.catalog)), np.float32)
 
 

@@ -42,8 +42,8 @@ def per_episode(
     """Every metric of every episode.
 
     Args:
-        data: What the rows are from.
-        rows: The rows answered.
+        data: Data that the rows are from.
+        rows: Rows that were answered.
         slots: ``[episodes, K]`` answers.
         embeddings: ``[tags, d]`` unit vectors for the intra-list diversity; left out without them.
 

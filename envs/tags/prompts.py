@@ -33,7 +33,7 @@ def tag_messages(
     Args:
         episode: A row of :func:`recrl.envs.data.episodes.build`; ``target`` is not read.
         slots: Length of the list to ask for.
-        max_history: At most this many tags of the history, the most frequent ones.
+        max_history: Largest number of tags of the history to show, the most frequent ones.
         wording: Words of the messages.
 
     Returns:
@@ -47,7 +47,7 @@ def tag_messages(
 
 
 def request(slots: int, wording: PromptConfig = SHOP) -> str:
-    """What is asked, the same for every user; after the data, so that nothing in them has the last word."""
+    """Request, the same for every user; it follows the data, so that nothing in them has the last word."""
     return wording.request.format(count=slots, goods=wording.goods, person=wording.person)
 
 

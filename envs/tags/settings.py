@@ -10,7 +10,7 @@ from ..task import TaskSettings
 
 
 class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Words of the prompt. Those of films might be: person ``viewer``, goods ``films``, and a request to name
+    """Words of the prompt. For films they might be: person ``viewer``, goods ``films``, and a request to name
     what the person watches next."""
 
     system: Annotated[str, Text(10_000)] | None = "You tell a shop what its customers buy next."
@@ -18,11 +18,11 @@ class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     request: Annotated[str, Text(10_000)] = (
         "Name {count} kinds of {goods} this {person} buys in the coming weeks, one a line, none twice."
     )
-    """What is asked, behind the data; ``{count}``, ``{goods}`` and ``{person}`` are filled in."""
+    """Request that follows the data; ``{count}``, ``{goods}`` and ``{person}`` are filled in."""
     goods: Annotated[str, Text(200)] = "goods"
-    """Noun of what tags are kinds of."""
+    """Noun for what the tags are kinds of."""
     person: Annotated[str, Text(200)] = "shopper"
-    """Noun of a user."""
+    """Noun for a user."""
     holidays: bool = True
     """Whether the season and the holidays ahead stand in the prompt."""
 
@@ -51,6 +51,6 @@ class TagsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
     slots: Annotated[int, Between(1, 10_000)] = 10
     """Length of a list of tags."""
     max_history: Annotated[int, Between(0, MANY)] = 100
-    """At most this many tags of the history stand in the prompt."""
+    """Largest number of tags of the history that stand in the prompt."""
     prompt: PromptConfig = PromptConfig()
     """Words of the prompt."""

@@ -201,5 +201,5 @@ class Tags(Task):
 
 
 def _floor(floors: Mapping[str, float]) -> float:
-    """What the lists of ``quota`` have to meet."""
+    """Novelty floor that the lists of ``quota`` have to meet."""
     return floors.get("novelty", 0.0)

@@ -1,4 +1,4 @@
-"""What a demonstration of the tag task names."""
+"""Tags that a demonstration of the tag task names."""
 
 from collections.abc import Sequence
 

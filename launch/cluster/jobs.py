@@ -30,11 +30,11 @@ class Job:
 
     Attributes:
         source: Configuration as the machines find it: a file's path there, or a shipped one's name.
-        overrides: ``key=value``.
-        config: What they say together.
+        overrides: Overrides, ``key=value``.
+        config: Configuration that they make together.
         strategy: See :data:`recrl.launch.cluster.launcher.STRATEGIES`.
         nodes: Machines that train.
-        gpus: Of each machine.
+        gpus: GPUs of each machine.
         rollout_nodes: Further machines that only sample, on as many vLLM servers as their GPUs have room for.
         grace: Seconds that a step and its checkpoint take at most.
     """
@@ -69,7 +69,7 @@ def kubernetes(job: Job, image: str, claim: str) -> str:
     """The manifest of a JobSet.
 
     Args:
-        image: In which recrl is installed.
+        image: Container image in which recrl is installed.
         claim: Name of a volume claim that all pods write to; their working directory.
 
     Raises:
@@ -93,7 +93,7 @@ def kubernetes(job: Job, image: str, claim: str) -> str:
 
 
 def _shared(job: Job) -> dict[str, Any]:
-    """What both templates say."""
+    """Values of both templates."""
     check_shape(job.config, job.strategy, job.nodes, job.gpus)
     each, remote = job.config.rollout.tensor_parallel, job.config.rollout.engine == "vllm-server"
     if job.rollout_nodes < 0 or (job.rollout_nodes and not remote):
@@ -105,7 +105,7 @@ def _shared(job: Job) -> dict[str, Any]:
         raise ConfigError(
             f"--gpus {job.gpus} does not hold whole servers of rollout.tensor_parallel={each}; use a divisor"
         )
-    # As hosts and Kubernetes take names.
+    # A name as hosts and Kubernetes take it.
     name = re.sub(r"[^a-z0-9]+", "-", job.config.name.lower()).strip("-")[:40] or "recrl"
     return {
         "name": name,

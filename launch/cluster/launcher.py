@@ -40,14 +40,14 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where a run's processes are.
+    """Machines and processes of a run.
 
     Attributes:
         nodes: Machines that train.
-        processes: Of each; one for each of its GPUs.
-        rank: Which of them this is.
-        address: Of the first one; needed for several.
-        port: That it listens on.
+        processes: Processes of each machine; one for each of its GPUs.
+        rank: Number of this machine, from 0.
+        address: Address of the first machine; needed for several.
+        port: Port that the first machine listens on.
         interface: Network interface of this machine; by default the one that leads to ``address``.
     """
 
@@ -61,12 +61,12 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is started on this machine.
+    """Commands that are started on this machine.
 
     Attributes:
-        training: The command.
+        training: Command of the training.
         servers: Commands of rollout servers by their addresses; empty on every machine but the first.
-        environment: What both need besides what is set here.
+        environment: Variables that both need besides those that are set here.
         processes: Processes of the training on this machine.
     """
 
@@ -91,13 +91,13 @@ def plan(
     grace: int = 120,
     patience: float = 0.0,
 ) -> Plan:
-    """What to start here.
+    """Plan of what to start here.
 
     Args:
         config: The run, overrides included.
         strategy: One of :data:`STRATEGIES`, or an accelerate file.
-        cluster: Where its processes are.
-        arguments: Of ``recrl train``.
+        cluster: Machines and processes of the run.
+        arguments: Arguments of ``recrl train``.
         overrides: ``key=value`` among them, which a server needs as well.
         grace: Seconds that processes have, once asked to stop, for the step and its checkpoint.
         patience: Seconds until the first machine's name must be known here.
@@ -133,14 +133,14 @@ def plan(
 
 
 def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
-    """Start it and wait for the end of the training; returns its exit code.
+    """Start a plan and wait for the end of the training; return its exit code.
 
     Ctrl-C and SIGTERM are handed on, so that the training leaves a checkpoint; its exit code is then that of
     ``recrl train``, where accelerate would only say that it failed. Servers end with the training.
 
     Args:
         folder: The run folder.
-        fresh: The training replaces an earlier run.
+        fresh: Whether the training replaces an earlier run.
 
     Raises:
         ConfigError: the earlier run may not be replaced, or is in use.
@@ -181,8 +181,8 @@ def exit_code(code: int, said: Sequence[int], received: Sequence[int], processes
     """The exit code of a training: accelerate's own is 1 for whatever its processes ended with.
 
     Args:
-        code: The code of accelerate.
-        said: What its processes left; one that was killed, or torn by another, left nothing.
+        code: Code of accelerate.
+        said: Codes that its processes left; one that was killed, or torn by another, left nothing.
         received: Signals that were handed on.
         processes: Number of processes.
     """
@@ -197,7 +197,7 @@ def exit_code(code: int, said: Sequence[int], received: Sequence[int], processes
 
 
 def _set_aside(run: RunFolder) -> None:
-    """Now, or a server would take the earlier run's policy; the training gives it back if it cannot begin."""
+    """Set a run aside now, or a server would take its policy; a training that cannot begin gives it back."""
     with run.locked():
         run.refuse(None, True)
         run.set_aside()
@@ -207,7 +207,7 @@ def strategy_file(strategy: str) -> Path:
     """The accelerate file of a strategy.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file.
     """
     given = Path(strategy)
     if given.suffix in (".yaml", ".yml"):
@@ -225,8 +225,8 @@ def check_shape(config: RunConfig, strategy: str, nodes: int, processes: int) ->
     """The strategy's accelerate file, if a run can be spread so.
 
     Args:
-        nodes: Machines.
-        processes: Of each.
+        nodes: Number of machines.
+        processes: Number of processes of each.
 
     Raises:
         ConfigError: an unknown strategy, one that starts other processes than these, or answers that do not
@@ -260,7 +260,7 @@ def _kind(file: Path) -> str:
 
 
 def _check_machine(cluster: Cluster, strategy: str, file: Path) -> None:
-    """This machine can be one of the cluster's."""
+    """Check that this machine can be one of the cluster's."""
     if not 0 <= cluster.rank < cluster.nodes:
         raise ConfigError(
             f"--nodes {cluster.nodes} --node-rank {cluster.rank}: ranks go from 0 to the number of nodes "
@@ -293,7 +293,7 @@ def gpus() -> int:
 
 
 def interface_to(address: str, port: int, patience: float = 0.0) -> str:
-    """Name of the network interface that packets to ``address`` leave by; of this machine's own address, the
+    """Name of the network interface that packets to ``address`` leave by; for this machine's own address, the
     one that has it.
 
     Args:
@@ -308,7 +308,7 @@ def interface_to(address: str, port: int, patience: float = 0.0) -> str:
     try:
         family, _, _, _, target = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(target)  # of datagrams: nothing is sent
+            probe.connect(target)  # a datagram socket: nothing is sent
             mine = ipaddress.ip_address(probe.getsockname()[0])
     except OSError as error:
         raise ConfigError(

@@ -73,10 +73,10 @@ def running(
     Args:
         config, folder, dtype, longest, run: See :func:`recrl.rl.rollouts.make.server_command`.
         patience: Seconds until it must be ready.
-        log: Where its output goes; by default to stderr.
+        log: File of its output; stderr by default.
 
     Raises:
-        RolloutError: it ended, or was not ready in time.
+        RolloutError: the server ended, or was not ready in time.
     """
     command, environment = server_command(
         config, folder, dtype, longest, "127.0.0.1", port, exposed=False, run=run
@@ -115,7 +115,7 @@ def _longest(setup: Setup, warm: Path) -> int:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
-    """A server that ends with this process."""
+    """Exit code of a server that ends with this process."""
     with shared_memory_swept(), child(command, environment) as server:
 
         def stop(number: int, frame: FrameType | None) -> None:

@@ -72,7 +72,7 @@ def describe(config: Config, overrides: Overrides = None) -> None:
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Table:
-    """What was read, dropped and split."""
+    """Table of what was read, dropped and split."""
     table = Table("what", "count", title=title)
     for name, count in counts.items():
         table.add_row(name, f"{count:,}")

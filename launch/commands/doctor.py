@@ -45,7 +45,7 @@ _LONGEST = 64  # tokens
 
 
 def examine(console: Console, *, round_trips: bool = True) -> int:
-    """Print what was found; 1 if something that is installed does not work."""
+    """Print what works; return 1 if something that is installed does not."""
     console.print(_packages())
     if round_trips:
         table, failed = _engines(console)
@@ -118,7 +118,7 @@ def trial(name: Engine) -> str:
     """Try one engine, in this process.
 
     Raises:
-        RolloutError: it cannot be had, or does not hold the weights it was given.
+        RolloutError: the engine cannot be had, or does not hold the weights it was given.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "policy"
@@ -148,7 +148,7 @@ def trial(name: Engine) -> str:
 
 
 def _step(model: Any) -> None:
-    """One optimiser step, so that weights which are not handed over are found out."""
+    """Take one optimiser step, so that weights that are not handed over show."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     ids = torch.arange(32)[None]
     model(input_ids=ids, labels=ids).loss.backward()

@@ -27,19 +27,19 @@ Verdict = Literal["pass", "warn", "fail"]
 Scores = npt.NDArray[np.float32]  # [sample, reward]
 
 TIMES = 3  # calls that the speed is the median of
-DEAD = 0.5  # share of groups without a difference from which it is worth a warning
-NARROW = 0.05  # share of the declared range that scores use, below which it is
-SLOW = 1.0  # seconds for 1,000 samples, above which it is
+DEAD = 0.5  # share of groups without a difference, worth a warning from there on
+NARROW = 0.05  # share of the declared range that scores use, worth a warning below
+SLOW = 1.0  # seconds for 1,000 samples, worth a warning above
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Outcome of one examination."""
 
     what: str
     verdict: Verdict
     found: str
-    """In words, with the figures."""
+    """Result in words, with the figures."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Asked:
     """Answers to real episodes, whole groups in consecutive rows.
 
     Attributes:
-        prompts: ``[sample]``
-        completions: ``[sample]``
+        prompts: ``[sample]`` prompts.
+        completions: ``[sample]`` answers.
         columns: Dataset columns, ``completion_ids`` included.
-        group: Answers to a prompt.
-        origin: Where the answers come from, in words.
+        group: Number of answers to a prompt.
+        origin: Origin of the answers, in words.
     """
 
     prompts: list[Any]
@@ -70,11 +70,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome.
+    """Outcome of a check.
 
     Attributes:
-        reward: That was checked.
-        scores: ``[sample]`` of it, NaN = missing; None if it could not be scored.
+        reward: Reward that was checked.
+        scores: ``[sample]`` scores, NaN = missing; None if it could not be scored.
         correlations: Name of another reward -> correlation within groups.
     """
 
@@ -89,7 +89,7 @@ class Checked:
         return any(finding.verdict == "fail" for finding in self.findings)
 
     def save(self, folder: Path) -> None:
-        """``check.json``, and ``distribution.png`` where there are scores."""
+        """Write ``check.json``, and ``distribution.png`` where there are scores."""
         folder.mkdir(parents=True, exist_ok=True)
         summary = {
             "reward": self.reward.name,
@@ -129,9 +129,9 @@ def check(
     """Score real answers with one reward of a run, and look at it from all sides.
 
     Args:
-        setup: Of a configuration that holds the reward among others.
-        name: Of the reward.
-        on_stage: Called with what is looked at next.
+        setup: Setup of a configuration that holds the reward among others.
+        name: Name of the reward.
+        on_stage: Function that is called with what is looked at next.
     """
     specs = {spec.name: spec for spec in setup.config.rewards}
     resources, columns = setup.engine.resources, list(answers.columns)
@@ -220,7 +220,7 @@ def _missing(scores: Scores, engine: RewardEngine, spec: RewardSpec) -> Finding:
 
 
 def _ties(grouped: Scores) -> Finding:
-    """A group in which all score the same teaches nothing."""
+    """Finding on ties: a group in which all score the same teaches nothing."""
     scored = [group[np.isfinite(group)] for group in grouped if np.isfinite(group).any()]
     dead = np.mean([np.ptp(group) == 0 for group in scored] or [True])
     pairs = [a == b for group in scored for a, b in combinations(group, 2)]
@@ -231,7 +231,7 @@ def _ties(grouped: Scores) -> Finding:
 
 
 def _untouched(given: Asked, left: Asked) -> Finding:
-    """Other rewards and the trainer hold the same objects."""
+    """Finding on changed arguments: other rewards and the trainer hold the same objects."""
     changed = [name for name, values in given.columns.items() if not _equal(values, left.columns[name])]
     changed += [name for name in ("prompts", "completions") if getattr(given, name) != getattr(left, name)]
     if changed:
@@ -272,7 +272,7 @@ def _same(what: str, expected: Scores, found: Scores, how: str) -> Finding:
 
 
 def _batches(engine: Callable[[], RewardEngine], answers: Asked, scores: Scores) -> list[Finding]:
-    """Which others a batch holds must not matter: ranks and resumes cut batches differently."""
+    """Findings on other batches, whose scores must be the same: ranks and resumes cut them differently."""
     n, size = len(answers.completions), answers.group
     one = engine()
     by_group = np.concatenate([_scored(one, answers, range(i, i + size)) for i in range(0, n, size)])
@@ -297,7 +297,7 @@ def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
 
 
 def _correlations(setup: Setup, answers: Asked, name: str) -> dict[str, float]:
-    """Within groups, with each other reward of the configuration."""
+    """Correlation within groups with each other reward of the configuration."""
     specs, columns = setup.config.rewards, list(answers.columns)
     engine = RewardEngine(specs, resources=setup.engine.resources, columns=columns)
     everything = answers.rows(range(len(answers.completions)))

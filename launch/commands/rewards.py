@@ -29,7 +29,7 @@ def list_() -> None:
     for name, origin in known().items():
         try:
             found = resolve(name)
-        except RewardSpecError as error:  # of one package, which the others must not suffer from
+        except RewardSpecError as error:  # a package's fault, not the others'
             table.add_row(name, "", "", "", "", f"[red]cannot be used[/]: {escape(str(error))}")
             continue
         what = (inspect.getdoc(found.function) or "").partition("\n")[0].replace("``", "")
@@ -72,7 +72,7 @@ def show(
 
 
 def _reads(found: "Reward") -> list[str]:
-    """Columns and resources; not what ``params`` set."""
+    """Columns and resources that a reward reads; not what ``params`` set."""
     from ...rewards import parameters
 
     function = found.function
@@ -82,7 +82,7 @@ def _reads(found: "Reward") -> list[str]:
 
 
 def _params(function: Any) -> str:
-    """What ``params`` may set, with defaults."""
+    """Parameters that ``params`` may set, with defaults."""
     parameters = list(inspect.signature(function).parameters.values())
     if not isinstance(function, type):
         parameters = [p for p in parameters if p.default is not p.empty]

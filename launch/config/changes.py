@@ -28,7 +28,7 @@ def compare(saved: Path, config: RunConfig, checkpoint: str) -> list[str]:
     Args:
         saved: The ``config.yaml`` of that run.
         config: The settings now.
-        checkpoint: What is gone on from, for the error.
+        checkpoint: Checkpoint that the run goes on from, for the error.
 
     Returns:
         ``setting before -> now``.

@@ -3,7 +3,7 @@
 ``read``    text or bytes -> values
 ``write``   values -> text that ``read`` takes back
 
-What differs from YAML 1.1 as PyYAML reads it, which surprises people or harms: ``1e-4`` is a number, ``010``
+Differences from YAML 1.1 as PyYAML reads it, which surprises people or harms: ``1e-4`` is a number, ``010``
 is ten, ``1:30`` and ``2026-01-01`` are text; a key stands once in its section; tags (``!!python/object``) are
 refused, and so is what nests or repeats itself (through aliases) without measure.
 """
@@ -28,7 +28,7 @@ def read(text: str | bytes) -> Any:
     """The values that a text stands for; None for an empty one.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or one of what the module refuses.
+        yaml.YAMLError: the text is no YAML, or holds what the module refuses.
     """
     if len(text) > MOST_BYTES:
         raise yaml.YAMLError(f"more than {MOST_BYTES:,} bytes")
@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
             if node.tag == f"{_PREFIX}float":
                 return float(written.replace(".inf", "inf").replace(".nan", "nan"))
             return int(written, 16 if "x" in written else 10)
-        except ValueError:  # of more than 4,300 digits
+        except ValueError:  # more than 4,300 digits
             raise _fault(f"found a number of {len(written):,} digits", node) from None
 
 

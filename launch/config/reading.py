@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a :class:`RunConfig`, and back; errors say what and where."""
+"""A YAML file and overrides -> a :class:`RunConfig`, and back; errors say what and where."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ SHORTHANDS = {
     "rollout": "rollout.engine",
     "task": "task.use",
 }
-# Sections in sections of an override's key.
+# Levels of sections in an override's key.
 _DEEPEST = 20
 
 
@@ -60,8 +60,8 @@ def validate(tree: Mapping[str, Any], origin: str, *, resolve: bool = True) -> R
 
     Args:
         origin: What errors call the tree.
-        resolve: Find the rewards, which imports their modules, and build the problem; False for commands
-            that score nothing.
+        resolve: Find the rewards, which imports their modules, and build the problem; False for commands that
+            score nothing.
 
     Raises:
         ConfigError: the first fault, on one line.
@@ -107,7 +107,7 @@ def _task(section: Any, origin: str, *, imported: bool) -> TaskSettings:
 
 
 def _content(path: str) -> bytes:
-    """What a file holds, or one that ships with the package."""
+    """Content of a file, or of one that ships with the package."""
     shipped = Path(str(resources.files("recrl.configs")))
     try:
         given = Path(path)
@@ -130,7 +130,7 @@ def _content(path: str) -> bytes:
 
 
 def _refuse_logins(tree: Mapping[str, Any], origin: str) -> None:
-    """Settings are saved, shown in errors and sent to logs: none may be an address with a password."""
+    """Refuse an address with a password: settings are saved, shown in errors and sent to logs."""
     seen, left = set(), [("", tree)]
     while left:
         place, node = left.pop()
@@ -181,7 +181,7 @@ def _line(message: object) -> str:
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
-    """What and where, without the lines themselves: there may be a password in them."""
+    """A fault and its place, without the lines themselves: there may be a password in them."""
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or _line(error)
     return f"{_line(what)} in line {mark.line + 1}, column {mark.column + 1}" if mark else what

@@ -46,23 +46,23 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     seed: Annotated[int, Between(0, LARGEST_SEED)] = 0
     """Seed of everything random."""
     data: DataConfig = DataConfig()
-    """Where the episodes come from."""
+    """Source of the episodes."""
     task: SerializeAsAny[TaskSettings] = TagsConfig()
-    """What the policy is asked for."""
+    """Task of the policy."""
     policy: PolicyConfig = PolicyConfig()
-    """Which language model is trained."""
+    """Language model that is trained."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """Supervised training before reinforcement learning."""
     rewards: Annotated[tuple[RewardSpec, ...], Each(least=1)]
-    """What is measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
+    """Rewards that are measured: a name, or an entry, see :class:`recrl.rewards.RewardSpec`."""
     judge: ChatConfig | None = None
     """A language model that rewards may ask: the resource ``judge``."""
     optimizer: OptimizerConfig
-    """What is maximised and what is held at a target."""
+    """Objective and constraints: what is maximised and what is held at a target."""
     train: TrainConfig = TrainConfig()
     """Constrained GRPO."""
     rollout: RolloutConfig = RolloutConfig()
-    """Where answers are sampled during training: an engine's name, or a section."""
+    """Sampling of answers during training: an engine's name, or a section."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The tables at the end."""
 
@@ -104,7 +104,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
 
     @model_validator(mode="after")
     def _together(self) -> "RunConfig":
-        """What must hold of several settings, however many processes train."""
+        """Check what must hold of several settings, however many processes train."""
         train, warm = self.train, self.warm_start
         check_split(train.prompts_per_step, train.group_size, 1, train.micro_batches)
         self._check_policy()
@@ -125,7 +125,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         return self
 
     def _check_policy(self) -> None:
-        """What the policy rules out elsewhere."""
+        """Refuse what the policy rules out elsewhere."""
         policy, engine = self.policy, self.rollout.engine
         if self.train.prefix_sharing == "on" and policy.attention != "sdpa":
             raise ValueError(
@@ -146,15 +146,14 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
 
     @property
     def folder(self) -> Path:
-        """Where the run writes."""
+        """Folder that the run writes."""
         return self.output if self.output is not None else Path("runs") / self.name
 
     def problem(self) -> Problem:
         """The constrained problem over the run's rewards.
 
         Raises:
-            ConfigError: an unknown reward or rule, a bound that cannot be, or a rule that refuses the
-                problem.
+            ConfigError: an unknown reward or rule, an impossible bound, or a rule that refuses the problem.
         """
         try:
             found = resolve_all(self.rewards)

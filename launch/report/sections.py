@@ -98,7 +98,7 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
 
 
 def _reference(deployed: Mapping[str, Any]) -> str:
-    """What deployed answers were compared with."""
+    """Name of what deployed answers were compared with."""
     prefix = "difference to "
     return next(key.removeprefix(prefix) for key in deployed if key.startswith(prefix))
 
@@ -178,7 +178,7 @@ def _seconds(log: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def _time(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the seconds of a step went; nothing in a log without them."""
+    """Section on the seconds of a step; nothing for a log without them."""
     medians = {part: float(np.median(values)) for part, values in _seconds(log).items()}
     total = sum(medians.values())
     if not total:
@@ -198,7 +198,7 @@ def _time(log: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the last step says about constraints that look infeasible."""
+    """Explanations of the last step for constraints that look infeasible."""
     last = log[-1] if log else {}
     found = [
         reason

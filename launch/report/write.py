@@ -19,8 +19,7 @@ def write(folder: Path) -> Path:
     """Render the report of a finished run.
 
     Args:
-        folder: A run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json`` and
-            ``examples.json``.
+        folder: Run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json``, ``examples.json``.
 
     Returns:
         Path of ``report.md``.

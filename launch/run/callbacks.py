@@ -23,7 +23,7 @@ class StepLog:
     """JSON lines, one a step.
 
     Args:
-        path: The file. What it holds of later steps than the first one written is replaced.
+        path: Path of the file; its lines of steps from the first one written on are replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,8 +65,8 @@ class Recorder(TrainerCallback):
 
     Args:
         path: ``metrics.jsonl``; steps after the checkpoint that a run goes on from are written anew.
-        advance: Moves the display.
-        first: Steps of that checkpoint.
+        advance: Function that moves the display.
+        first: Number of steps of that checkpoint.
     """
 
     def __init__(self, trainer: ConstrainedGRPOTrainer, path: Path, advance: Any, first: int) -> None:

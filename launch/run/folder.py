@@ -1,8 +1,7 @@
 """The run folder: whose it is, who works in it, and what may be taken away.
 
 ``RunFolder`` locks it, opens it for a new or a resumed run, and keeps an earlier run until the new one has
-proven itself. A run folder carries a marker. Only what a run writes (``ENTRIES``) is ever moved or deleted in
-it.
+proven itself. A run folder carries a marker; only what a run writes (``ENTRIES``) is moved or deleted.
 """
 
 import errno
@@ -55,14 +54,14 @@ ENTRIES = frozenset(
         HEARTBEATS,
     }
 )
-"""What a run writes into its folder."""
+"""Names that a run writes into its folder."""
 
-# A run between its place and ``PREVIOUS``; found at a start, it goes back to its place.
+# A run between its place and ``PREVIOUS``; the next start puts it back in its place.
 _MOVING = ".previous.moving"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What a refused start, a waiting server or an unfinished replacement leaves: no run yet.
 _EMPTY = {MARKER, "config.yaml", LOCK, PREVIOUS, HEARTBEATS, access.KEY_FILE}
-# By these a folder of an earlier version, which had no marker, is known.
+# Names by which a folder of an earlier version, which had no marker, is known.
 _OF_A_RUN = {"warm", "metrics.jsonl", "checkpoints", "evaluation.json", "warm_start.jsonl"}
 
 
@@ -181,7 +180,7 @@ class RunFolder:
         shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
 
     def put_back(self) -> bool:
-        """Restore the run that was set aside; whether there was one."""
+        """Restore the run that was set aside; return whether there was one."""
         previous = self.path / PREVIOUS
         if not previous.is_dir():
             return False
@@ -191,7 +190,7 @@ class RunFolder:
         return True
 
     def saved(self) -> dict[str, Any]:
-        """What the marker says; empty without one, or where it was damaged."""
+        """Content of the marker; empty without one, or where it was damaged."""
         with suppress(OSError, ValueError):
             content = json.loads((self.path / MARKER).read_bytes())
             return content if isinstance(content, dict) else {}

@@ -38,7 +38,7 @@ class Heartbeats:
         rank: Number of this process.
         size: Number of processes.
         patience: Seconds that a process may give no sign.
-        on_silence: What to do when a process is silent, with the message; by default print it and end.
+        on_silence: Function of the message when a process is silent; by default print it and end.
     """
 
     def __init__(

@@ -43,14 +43,13 @@ from .stages import evaluate_run, optimise, reference_start, trainer_of, warmed
 def train(
     config: RunConfig, *, resume: str | None = None, fresh: bool = False, stop: Stop | None = None
 ) -> Path:
-    """Run everything.
+    """Run all stages.
 
     Args:
         config: The run.
         resume: ``auto`` goes on from the newest whole checkpoint of the run folder, and starts where there is
             none yet; else the folder of a checkpoint.
-        fresh: Replace an existing run; it is kept until the new one has its data, policy, rewards and
-            servers.
+        fresh: Replace an existing run, kept until the new one has its data, policy, rewards and servers.
         stop: The signals that the process listens to; by default none.
 
     Returns:
@@ -127,7 +126,7 @@ def evaluate_again(config: RunConfig, stop: Stop | None = None) -> None:
 def _open(
     folder: RunFolder, config: RunConfig, resume: str | None, fresh: bool, display: Display
 ) -> str | None:
-    """Make the run folder ready; where to go on. Nothing is written before all that can be refused is."""
+    """Make the run folder ready, after all refusals; return the checkpoint to go on from."""
     folder.refuse(resume, fresh)
     last = _checkpoint(folder.path, resume)
     if resume is not None:
@@ -145,12 +144,12 @@ def _open(
 
 
 def _about() -> dict[str, Any]:
-    """What the marker of a new run says."""
+    """Content of the marker of a new run."""
     return {"recrl": version("recrl"), "started": time.strftime("%F %T%z"), "data": None}
 
 
 def _checkpoint(folder: Path, resume: str | None) -> Path | None:
-    """Where to go on."""
+    """Checkpoint to go on from."""
     if resume is None:
         return None
     if resume == "auto":
@@ -208,10 +207,10 @@ def _prepared(
 
 
 def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
-    """The tables are those that the run began with; from now on the folder says which and with what settings.
+    """Check that the tables are those that the run began with; note them and the settings in its folder.
 
     Raises:
-        ConfigError: they changed, though their settings did not.
+        ConfigError: the tables changed, though their settings did not.
     """
     about = folder.saved() or _about()
     known, now = about.get("data"), setup.task.fingerprint
@@ -225,10 +224,10 @@ def _same_data(folder: RunFolder, config: RunConfig, setup: Setup) -> None:
 
 
 def _check_shared(folder: Path, state: PartialState) -> None:
-    """All processes see the same run folder.
+    """Check that all processes see the same run folder.
 
     Raises:
-        ConfigError: one of them does not.
+        ConfigError: a process does not.
     """
     word = broadcast_object_list([secrets.token_hex(8)])[0]
     mark = folder / f".seen-{word}"

@@ -22,7 +22,7 @@ from ..config.schema import ConfigError, RunConfig
 
 
 def check_machine(config: RunConfig) -> None:
-    """This machine, its packages and the way its processes share the work can do what the settings ask for.
+    """Check that machine, packages and the way that processes share the work allow what the settings ask for.
 
     Raises:
         ConfigError, PolicyError: they cannot.
@@ -47,7 +47,7 @@ def check_machine(config: RunConfig) -> None:
 
 
 def check_task(config: RunConfig, task: Task) -> None:
-    """Something can be taught and evaluated.
+    """Check that something can be taught and evaluated.
 
     Raises:
         ConfigError: a warm start without demonstrations, credit that the form of answers does not allow, or
@@ -74,10 +74,10 @@ def check_task(config: RunConfig, task: Task) -> None:
 
 
 def check_training(config: RunConfig, episodes: int, processes: int) -> None:
-    """A step can be made of what there is, by the processes that train.
+    """Check that the processes that train can make a step of what there is.
 
     Args:
-        episodes: Of the training.
+        episodes: Number of training episodes.
 
     Raises:
         ConfigError: too few prompts for a step, or answers that do not split.
@@ -106,14 +106,14 @@ def check_lengths(
     tokenizer: PreTrainedTokenizerBase,
     answer_tokens: int,
 ) -> None:
-    """The longest prompt fits the policy's window together with an answer.
+    """Check that the longest prompt fits the policy's window together with an answer.
 
     Args:
-        rows: Of the training.
+        rows: Training rows.
         answer_tokens: Default of ``train.max_answer_tokens``.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: the prompt does not fit.
     """
     longest = longest_prompt([row["prompt"] for row in rows], tokenizer)
     try:

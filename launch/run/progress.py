@@ -45,7 +45,7 @@ class Display:
         self.console = Console(quiet=not enabled, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         self.console.print(text, highlight=False)
 
     @contextmanager

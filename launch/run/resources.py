@@ -1,4 +1,4 @@
-"""What rewards may name as a parameter besides columns, made only for a run whose rewards do.
+"""Resources that rewards may name as a parameter, made only for a run whose rewards do.
 
 To add one: a function of the run's configuration and task, and its name in ``RESOURCES``.
 """
@@ -23,7 +23,7 @@ def encoder(config: RunConfig, task: Task) -> npt.NDArray[np.float32]:
     """Unit-norm sentence embedding of each option of the task, ``[options, d]``.
 
     Raises:
-        ConfigError: its answers are free text.
+        ConfigError: answers to the task are free text.
     """
     if not isinstance(task.form, Lines):
         raise ConfigError(
@@ -91,6 +91,6 @@ RESOURCES: dict[str, Callable[[RunConfig, Task], Any]] = {
 
 
 def made(config: RunConfig, task: Task) -> dict[str, Any]:
-    """Those that a run's rewards name."""
+    """Resources that a run's rewards name."""
     named = {name for reward in resolve_all(config.rewards) for name in parameters(reward)}
     return {name: make(config, task) for name, make in RESOURCES.items() if name in named}

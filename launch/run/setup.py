@@ -21,7 +21,7 @@ from .resources import made
 
 @dataclass(frozen=True)
 class Setup:
-    """What every stage of a run shares."""
+    """Objects that every stage of a run shares."""
 
     config: RunConfig
     folder: Path
@@ -31,7 +31,7 @@ class Setup:
 
     @cached_property
     def training_rows(self) -> list[dict[str, Any]]:
-        """Read by the warm start and by the trainer."""
+        """Rows that the warm start and the trainer read."""
         return self.task.rows("train", self.config.task.max_train_episodes)
 
     def answer_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:

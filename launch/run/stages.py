@@ -38,7 +38,7 @@ from .setup import Setup
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
-# Files of an evaluation under way.
+# Folder of the files of an evaluation under way.
 _ANSWERS = "answers"
 # Episodes that a report shows.
 _EXAMPLES = 10
@@ -246,8 +246,7 @@ def trainer_of(
 def reference_start(
     setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, state: PartialState
 ) -> torch.Tensor:
-    """Multipliers from samples of the warm start, zero where they are refused; the first process finds
-    them."""
+    """Multipliers that the first process finds from samples of the warm start; zero where refused."""
     config, problem = setup.config, setup.config.problem()
     settings = config.optimizer.reference
     found: list[list[float]] = [[0.0] * len(problem.constraints)]

@@ -1,4 +1,4 @@
-"""Where each parameter of a reward's function comes from.
+"""Sources of the parameters of a reward's function.
 
 ``bind``   finds a source for every parameter of a reward, or says what is missing
 ``Call``   a reward with its parameters bound: what to pass for some samples of a batch
@@ -34,9 +34,9 @@ DERIVED: dict[str, tuple[str, Callable[[Any, Sequence[str]], list]]] = {
     "answers": ("catalog", lambda catalog, texts: [catalog.parse(text) for text in texts]),
 }
 BATCH = ("prompts", "completions")
-# Of TRL: they change during training and cannot leave the process.
+# Resources of TRL: they change during training and cannot leave the process.
 LIVE = ("trainer_state", "log_extra", "log_metric")
-# What a function of one sample calls them.
+# Names of these in a function of one sample.
 ONE = {"prompt": "prompts", "completion": "completions"}
 STATE = "state"
 
@@ -56,7 +56,7 @@ class Entries(list):
 
 @dataclass(frozen=True)
 class Batch:
-    """What the rewards of one call to the engine share."""
+    """Data that the rewards of one call to the engine share."""
 
     n: int
     group_size: int
@@ -68,7 +68,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a function's parameters are filled from."""
+    """Names that a function's parameters are filled from."""
 
     columns: tuple[str, ...]
     derived: tuple[str, ...]
@@ -88,7 +88,7 @@ class Sources:
         return {name: resources[name] for name in (resources if self.everything else self.resources)}
 
     def portable(self, resources: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of them that do not change during a run, so that another process can have them."""
+        """The resources that do not change during a run, so that another process can have them."""
         return {name: value for name, value in self.shared(resources).items() if name not in LIVE}
 
 
@@ -99,17 +99,17 @@ class Call:
     reward: Reward
     spec: RewardSpec
     function: RewardFunction
-    """Takes lists, whatever the user's function takes."""
+    """Function that takes lists, whatever the user's function takes."""
     target: Any
     """The user's function or object."""
     sources: Sources
     named: tuple[str, ...]
-    """Its parameters that ``params`` do not set."""
+    """Parameters that ``params`` do not set."""
     by_row: bool
-    """It scores one sample a call."""
+    """Whether the user's function scores one sample a call."""
     params: Mapping[str, Any]
     update: tuple[Callable[..., None], Sources] | None
-    """What a stateful reward learns each training batch from."""
+    """Method by which a stateful reward learns each training batch, and its sources."""
 
     @property
     def is_async(self) -> bool:
@@ -121,13 +121,13 @@ class Call:
 
     @property
     def in_order(self) -> bool:
-        """Whether its calls have to follow one another in the order of the batch: each may remember, or say
-        something of, the samples of the last."""
+        """Whether calls must follow the order of the batch: each may remember, or say something of, the
+        samples of the last."""
         return (self.stateful and self.update is None) or "log_extra" in self.sources.resources
 
     @property
     def digest(self) -> str:
-        """Of the file that the function stands in; of nothing where there is none."""
+        """Hash of the file that the function stands in; of nothing where there is none."""
         function = self.reward.function
         found = function if inspect.isclass(function) or inspect.isroutine(function) else type(function)
         try:
@@ -173,7 +173,7 @@ def bind(
     """Find a source for each parameter of the reward's function.
 
     Args:
-        reward: What ``spec`` names.
+        reward: Reward that ``spec`` names.
         columns: Dataset columns of each batch.
         resources: Names of the engine's resources.
         derived: Names of its derived columns.
@@ -236,7 +236,7 @@ def bind(
 def _parameters(function: Any, reward: str) -> tuple[dict[str, inspect.Parameter], bool]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError as error:  # some that are written in C
+    except ValueError as error:  # some functions in C have none
         raise RewardSpecError(
             f"reward {reward!r}: {error}, so that nobody knows what it reads; wrap it in a Python function"
         ) from error
@@ -287,7 +287,7 @@ def _sources(
 def _one_by_one(
     function: RewardFunction, named: Mapping[str, inspect.Parameter], open_ended: bool
 ) -> RewardFunction:
-    """A function of one sample as one of lists."""
+    """A function of one sample, as a function of lists."""
 
     def rows(arguments: dict[str, Any]) -> list[dict[str, Any]]:
         columns = {name: values for name, values in arguments.items() if isinstance(values, Entries)}

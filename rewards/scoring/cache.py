@@ -11,7 +11,7 @@ from typing import Any
 
 from ..base import RewardError
 
-# About 20 MB.
+# Scores kept: about 20 MB.
 ENTRIES = 200_000
 
 
@@ -26,7 +26,7 @@ class ScoreCache:
         self._scores: OrderedDict[bytes, tuple[float, ...]] = OrderedDict()
 
     def key(self, entries: Mapping[str, Sequence[Any]]) -> bytes:
-        """Of what a call would read: entries of columns, one a sample.
+        """Key of what a call would read: entries of columns, one a sample.
 
         Raises:
             RewardError: a column holds something whose content cannot be told.

@@ -6,7 +6,7 @@ its time-out.
               thread is left behind and another takes its place
 ``Workers``   a plain function, in processes; one that hangs or dies is ended and replaced
 ``loop``      the event loop that all of this runs on, beside the caller's thread
-``result``    of what runs on it
+``result``    what something on the loop returns
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class WorkerDiedError(Exception):
 
 
 class RemoteError(Exception):
-    """What a function raised in a worker, where the exception itself cannot travel."""
+    """Stands for what a function raised in a worker, where the exception itself cannot travel."""
 
 
 class Caller(Protocol):
     """Makes calls of one function; a call may wait for its turn, which its time-out does not count.
 
     Attributes:
-        seconds: That calls took so far, turns not counted; those in flight at once add up.
+        seconds: Seconds that calls took so far, turns not counted; those in flight at once add up.
     """
 
     seconds: float
@@ -64,12 +64,12 @@ class Caller(Protocol):
         """Returns what the function returned, or raises what it raised.
 
         Raises:
-            OutOfTimeError: it took longer than ``timeout`` seconds.
+            OutOfTimeError: the call took longer than ``timeout`` seconds.
             WorkerDiedError: its process ended.
         """
 
     def close(self) -> None:
-        """End what runs."""
+        """End the calls that run."""
 
 
 class Awaited:
@@ -100,8 +100,7 @@ class Awaited:
 class Turns:
     """Threads, each of which makes one call at a time.
 
-    Several rewards may share them: functions that were written for one thread then never run beside each
-    other.
+    Several rewards may share them: functions written for one thread then never run beside each other.
     """
 
     def __init__(self, count: int) -> None:
@@ -146,9 +145,9 @@ class Workers:
     Args:
         spec: Config entry of the reward, from which each process finds the function.
         columns: Dataset columns of each batch.
-        names: Of the engine's resources, all of them, and of the derived columns that the reward reads.
+        names: Names of all the engine's resources, and of the derived columns that the reward reads.
         shared: Resources that the function reads, as they are when a process starts.
-        digest: Of the file that the function stands in; a process that finds another one refuses.
+        digest: Hash of the file that the function stands in; a process that finds another one refuses.
     """
 
     def __init__(
@@ -199,7 +198,7 @@ def _timed(caller: Caller) -> Iterator[None]:
 
 
 async def _within(timeout: float, future: asyncio.Future[Any]) -> Any:
-    """Not ``asyncio.wait_for``: a TimeoutError of the function itself is another thing."""
+    """Result in time. Not ``asyncio.wait_for``: a TimeoutError of the function itself is another thing."""
     try:
         done, _ = await asyncio.wait({future}, timeout=timeout)
     except asyncio.CancelledError:
@@ -208,13 +207,13 @@ async def _within(timeout: float, future: asyncio.Future[Any]) -> Any:
     if not done:
         future.cancel()
         raise OutOfTimeError(f"took longer than timeout={timeout:g} seconds")
-    if future.cancelled():  # not by us
+    if future.cancelled():  # by the function itself
         raise RuntimeError("it cancelled itself")
     return future.result()
 
 
 def _raisable(error: BaseException) -> Exception:
-    """As an exception that does not end the event loop (SystemExit) and that a future can hold."""
+    """The error, or one in its place that a future can hold and that does not end the loop (SystemExit)."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration | CancelledError):
         return error
     found = RuntimeError(f"{type(error).__name__}: {error}")

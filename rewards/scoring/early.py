@@ -17,9 +17,9 @@ class Early:
     """Groups of one batch, given to rewards as soon as they are there.
 
     Args:
-        rewards: Those that wait for something outside the caller's thread.
-        batch: Makes a part of the batch of prompts, completions, columns, group size, the derived columns
-            that are read, and the part's first row.
+        rewards: Rewards that wait for something outside the caller's thread.
+        batch: Function that makes a part of the batch from prompts, completions, columns, group size, derived
+            columns that are read, and the part's first row.
         group_size: Completions per prompt.
     """
 
@@ -35,10 +35,10 @@ class Early:
         completions: Sequence[Completion],
         columns: Mapping[str, Sequence[Any]],
     ) -> None:
-        """Whole groups.
+        """Give whole groups.
 
         Args:
-            first: Row of the batch that they begin with.
+            first: Row of the batch that the groups begin with.
 
         Raises:
             ValueError: the rows are not as announced.
@@ -60,7 +60,7 @@ class Early:
         return {one.call.reward.name: list(of) for one, of in zip(self._rewards, parts, strict=True)}
 
     def cancel(self) -> None:
-        """Nobody will ask."""
+        """Cancel all scores, which nobody will ask for."""
         for part in self._parts.values():
             for future in part:
                 future.cancel()

@@ -27,7 +27,7 @@ from .preconditions import check_call, unsaved
 from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
 
-# Of a value from each rank, all of them in the order of the ranks.
+# This rank's list -> the lists of all ranks, joined in the order of the ranks.
 GatherObject = Callable[[list[Any]], list[Any]]
 
 
@@ -108,7 +108,7 @@ class RewardEngine:
         return any(one.elsewhere for one in self._scored)
 
     def early(self, group_size: int) -> Early:
-        """For groups of a batch that are there before the others.
+        """Groups of a batch that can be scored before the others are there.
 
         Args:
             group_size: completions per prompt.
@@ -130,7 +130,7 @@ class RewardEngine:
             completions: N strings or conversational message lists.
             columns: dataset columns, N entries each.
             group_size: completions per prompt; must divide N.
-            early: of this batch.
+            early: groups of this batch that were given before.
 
         Returns:
             scores[sample, reward], float32 ``[N, K]`` in the order of ``names``; NaN = missing.
@@ -168,14 +168,13 @@ class RewardEngine:
         columns: Mapping[str, Sequence[Any]],
         lengths: int,
     ) -> np.ndarray:
-        """What the rewards of ``PER_TAG`` give to the first 0, 1, 2, ... tags of every answer.
+        """Scores of the first 0, 1, 2, ... tags of every answer by the rewards of ``PER_TAG``.
 
         Args:
             prompts: N prompts.
             completions: N completions.
             columns: dataset columns, N entries each.
-            lengths: P, how many lengths to score: 0 .. P - 1 tags, a length past the end being the whole
-                answer.
+            lengths: P, number of lengths to score: 0 .. P - 1 tags; past the end it is the whole answer.
 
         Returns:
             ``[N, P, K]`` float32; 0 for other rewards. A value that is missing is that of the beginning
@@ -220,7 +219,7 @@ class RewardEngine:
         """Show the stateful rewards a training batch, once, after it was scored.
 
         Args:
-            prompts: this rank's, and so the rest.
+            prompts: prompts of this rank; completions and columns likewise.
             gather: brings the lists of all ranks together, in the order of the ranks.
         """
         updates = [one.call.update for one in self._scored if one.call.update is not None]
@@ -239,7 +238,7 @@ class RewardEngine:
         return [one.call.reward.name for one in self._scored if one.call.stateful and one.call.update is None]
 
     def state_dict(self) -> dict[str, Any]:
-        """``rewards``: state of each stateful reward, by name; ``failures``: of those that may be missing.
+        """``rewards``: state of each stateful reward; ``failures``: those of rewards that may be missing.
 
         Raises:
             RewardError: a state holds what cannot be saved, see :mod:`recrl.envs.storage.states`.
@@ -363,7 +362,7 @@ def _filled(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
     Args:
         values: ``[rows]``; the beginnings of an answer follow one another, from no tag on. NaN = missing.
-        sizes: ``[rows]``, tags of each.
+        sizes: ``[rows]``, number of tags of each.
     """
     present = np.isfinite(values)
     if present.all():

@@ -12,13 +12,13 @@ from .binding import LIVE, ONE, Call
 
 
 def check_call(call: Call, resources: Collection[str]) -> None:
-    """Settings do not exclude one another, and a memory can be kept.
+    """Check that settings do not exclude one another, and that a memory can be kept.
 
     Args:
         resources: Names of the engine's resources.
 
     Raises:
-        RewardSpecError: names the reward, the setting and the fix.
+        RewardSpecError: one fails; the message names the reward, the setting and the fix.
     """
     reward, spec = call.reward, call.spec
     if not (call.named or call.sources.everything or reward.needs):
@@ -95,7 +95,7 @@ def unsaved(name: str, state: Any) -> str | None:
 
 
 def _check_memory(call: Call) -> None:
-    """One that remembers samples can be saved, and remembers the same ones whatever is set."""
+    """Check that a memory of samples can be saved, and holds the same ones whatever is set."""
     reward, spec, target = call.reward, call.spec, call.target
     if inspect.isroutine(target):
         return

@@ -49,7 +49,7 @@ class Scorer:
         return waits and not self.call.in_order
 
     async def score(self, batch: Batch) -> Scores:
-        """``[samples]``, NaN = missing; and why those have no value that could not be scored."""
+        """Scores ``[samples]``, NaN = missing; and why some samples could not be scored."""
         if self.cache is None:
             return await self._fresh(batch, range(batch.n))
         return await self._cached(self.cache, batch)
@@ -152,7 +152,7 @@ class Scorer:
         """Keep the rate of failures among answers.
 
         Raises:
-            RewardError: it is too high.
+            RewardError: the rate is too high.
         """
         self.failed += len(faults)
         self.failures.append((samples, len(faults)))
@@ -181,7 +181,7 @@ class Scorer:
 
 
 def derived(rewards: Sequence[Scorer]) -> set[str]:
-    """Derived columns that they read."""
+    """Derived columns that some rewards read."""
     return {name for one in rewards for name in one.call.sources.derived}
 
 

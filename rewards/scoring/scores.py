@@ -1,7 +1,7 @@
-"""Is what a reward function returned a score for each sample?
+"""Check that a reward function returned a score for each sample.
 
 ``Scored``          values, and what is wrong with those that are none
-``checked_scores``  of the value that a function returned
+``checked_scores``  scores out of the value that a function returned
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..base import Reward, RewardError
 
-# Of the range's larger end: rounding of a float32 sum, not a licence to leave it.
+# Share of the range's larger end: rounding of a float32 sum, not a licence to leave it.
 RANGE_TOLERANCE = 1e-6
 
 
@@ -34,10 +34,10 @@ def checked_scores(reward: Reward, returned: Any, samples: int, where: str) -> S
     """Check what a reward function returned for some samples.
 
     Args:
-        reward: Whose function it is; gives the name and the declared range.
+        reward: Reward of the function; gives the name and the declared range.
         returned: Its return value: a list, array or tensor of numbers; None = missing.
-        samples: How many samples the function was given.
-        where: Which samples, in words.
+        samples: Number of samples that the function was given.
+        where: Samples in words, for messages.
 
     Raises:
         RewardError: not one value a sample, so that no sample has a score.

@@ -52,7 +52,7 @@ def main(descriptor: int) -> None:
 
 
 def _read(pipe: Connection, messages: queue.SimpleQueue[bytes]) -> None:
-    """Beside the function, so that a call that hangs does not outlive the process that asked."""
+    """Read beside the function, so that a call that hangs does not outlive the process that asked."""
     while True:
         try:
             messages.put(pipe.recv_bytes())

@@ -108,7 +108,7 @@ class IdfDiversity:
         """Go on with the memory of a checkpoint.
 
         Raises:
-            ValueError: it is of another size.
+            ValueError: the memory is of another size.
         """
         if state["memory"] != self.memory:
             raise ValueError(
@@ -182,8 +182,8 @@ def claim_precision(
 
     A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
     household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
-    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts
-    once, however often it is stated. What is recommended (``item``) is no fact about the household.
+    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts once,
+    however often it is stated. What is recommended (``item``) is no fact about the household.
 
     Worst cases: one sure fact scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
     tag "cookies", and goods by other names state nothing, true or false; nor does a sentence without a
@@ -216,7 +216,7 @@ def claim_precision(
 
 @lru_cache(maxsize=8)
 def _mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
-    """What finds a catalogue's tags and aliases in a text, and the tag of each phrase."""
+    """Finder of a catalogue's tags and aliases in a text, and the tag of each phrase."""
     names = [*catalog.tags, *catalog.aliases]
     return Phrases(names), [catalog.id(name) for name in names]
 
@@ -237,7 +237,7 @@ class BannedWords:
     """1 if an explanation holds one of the words or phrases, else 0; for ``banned_words <= 0 (gate)``.
 
     Args:
-        words: matched as whole words, in any case and spelling of their characters.
+        words: words and phrases, matched as whole words in any case and spelling of their characters.
     """
 
     def __init__(self, words: Collection[str]) -> None:
@@ -293,10 +293,10 @@ class AttributeLeak:
 
 @lru_cache(maxsize=1024)
 def _sought(setting: str, phrases: tuple[str, ...] | str) -> Phrases:
-    """What finds phrases that a gate relies on.
+    """Finder of phrases that a gate relies on.
 
     Raises:
-        ValueError: they are no list, or one of them could never be found.
+        ValueError: the phrases are no list, or one of them could never be found.
     """
     if isinstance(phrases, str) or not phrases:
         raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")

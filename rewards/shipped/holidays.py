@@ -1,4 +1,4 @@
-"""Which tags fit the holidays ahead: what ``calendar_fit`` measures with."""
+"""Fit of tags to the holidays ahead: what ``calendar_fit`` measures with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
-_AHEAD, _NOTHING = "; ahead: ", "no holiday"  # as envs.calendar.describe writes them
+_AHEAD, _NOTHING = "; ahead: ", "no holiday"  # as envs.data.calendar.describe writes them
 
 
 class CalendarFit:
@@ -30,7 +30,7 @@ class CalendarFit:
         """Percentile rank of each tag, 0 the furthest from the holidays and 1 the nearest.
 
         Args:
-            line: of :func:`recrl.envs.data.calendar.describe`: ``October, autumn; ahead: Halloween``.
+            line: text of :func:`recrl.envs.data.calendar.describe`: ``October, autumn; ahead: Halloween``.
 
         Returns:
             ``[T]`` in 0..1, tags of equal similarity with equal ranks; None if no holiday is ahead.

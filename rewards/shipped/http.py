@@ -47,7 +47,7 @@ class HttpReward:
         columns: dataset columns to send; their entries must be JSON.
         headers: further request headers. For a secret use ``token_env``: a config is saved with its run.
         token_env: environment variable that holds a bearer token.
-        timeout: seconds to connect in, and that the server may be silent for.
+        timeout: longest time to connect, and longest silence of the server, in seconds.
         deadline: seconds until an answer must be whole.
 
     Raises:

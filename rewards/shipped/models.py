@@ -33,12 +33,12 @@ class RewardModel:
 
     Args:
         model: hub name, or folder of model and tokenizer.
-        label: which logit is the score: its index or its name; may be left out if there is one.
-        activation: of the logit. ``softmax`` is over all labels.
+        label: index or name of the logit that is the score; may be left out if there is one.
+        activation: function of the logit; ``softmax`` is over all labels.
         batch_size: texts in one forward pass; batches hold texts of about one length.
-        max_length: tokens; None for what the model was made for.
+        max_length: tokens of the longest text; None for what the model was made for.
         device: ``cpu``, ``cuda:1``, ...; None for the accelerator if there is one.
-        dtype: of the weights.
+        dtype: number type of the weights.
 
     Attributes:
         shortened: Samples so far whose prompt was cut.
@@ -197,7 +197,7 @@ def _label(model: str, config: Any, label: int | str | None) -> int:
 
 
 def _padding(model: str, tokenizer: Any, config: Any, batch_size: int) -> int:
-    """The id that the model takes for padding: where a text ends is found by it."""
+    """The id that the model takes for padding, by which it finds the end of a text."""
     if config.pad_token_id is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
         config.pad_token_id = tokenizer.pad_token_id
     if config.pad_token_id is None and batch_size > 1:

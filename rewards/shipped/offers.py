@@ -1,7 +1,6 @@
 """``offer_acceptance``: would the household take an offer of the tags that it is shown?
 
-``OfferRanker``       probability that an offer is redeemed, learned from coupons
-                      (:mod:`recrl.envs.data.coupons`)
+``OfferRanker``       probability that an offer is redeemed, learned from :mod:`recrl.envs.data.coupons`
 ``OfferRanks``        each tag's place in the catalogue for a household and a week
 ``offer_acceptance``  the reward
 """
@@ -34,7 +33,7 @@ class OfferRanker:
     Attributes:
         mean, scale: ``[features]`` of the pairs that it learned from.
         weights: ``[features]`` of standardised features.
-        intercept: Beside them.
+        intercept: Intercept beside the weights.
         slope, shift: Calibrated log-odds = slope * score + shift.
     """
 
@@ -104,7 +103,7 @@ class OfferRanker:
         return expit(self.slope * self.score(features) + self.shift)
 
     def state_dict(self) -> dict[str, Any]:
-        """As JSON holds it; ``OfferRanker(**state)`` is the same again."""
+        """Attributes as JSON holds them; ``OfferRanker(**state)`` is the same again."""
         return asdict(self)
 
 
@@ -112,7 +111,7 @@ class OfferRanks:
     """Places of a catalogue's tags by how probable it is that a household takes an offer of them.
 
     Args:
-        ranker: Gives the probabilities.
+        ranker: Ranker that gives the probabilities.
         history: What is known of the households before a week.
     """
 

@@ -55,14 +55,14 @@ class Found(NamedTuple):
     start: int
     end: int
     phrase: int
-    """Its number."""
+    """Number of the phrase."""
 
 
 class Phrases:
     """Finds phrases as whole words, the longest at each place; a possessive is its word (milk's, milk).
 
     Args:
-        phrases: A phrase without a word (only signs) is never found.
+        phrases: Phrases to find; one without a word (only signs) is never found.
     """
 
     def __init__(self, phrases: Iterable[str]) -> None:
@@ -74,7 +74,7 @@ class Phrases:
             candidates.sort(key=lambda candidate: -len(candidate[0]))
 
     def find(self, text: Sequence[str]) -> Iterator[Found]:
-        """Those in a list of words, from left to right, none inside another."""
+        """Phrases in a list of words, from left to right, none inside another."""
         text, i = _without_possessive(text), 0
         while i < len(text):
             found = self._at(text, i)
@@ -83,7 +83,7 @@ class Phrases:
             i = i + 1 if found is None else found.end
 
     def any(self, text: Sequence[str]) -> bool:
-        """Whether one of them is in a list of words."""
+        """Whether one of the phrases is in a list of words."""
         text = _without_possessive(text)
         return any(self._at(text, i) is not None for i in range(len(text)))
 
