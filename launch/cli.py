@@ -85,7 +85,7 @@ def launch(
         typer.Option(envvar=["SLURM_PROCID", "JOB_COMPLETION_INDEX"], help="Which machine this is, from 0."),
     ] = 0,
     address: Annotated[str | None, typer.Option(help="Name or number of machine 0.")] = None,
-    port: Annotated[int, typer.Option(help="That machine 0 listens on.")] = 29500,
+    port: Annotated[int, typer.Option(help="Port that machine 0 listens on.")] = 29500,
     interface: Annotated[
         str | None, typer.Option(help="Network interface; by default the one that leads to --address.")
     ] = None,
@@ -98,10 +98,10 @@ def launch(
     slurm: Annotated[bool, typer.Option("--slurm", help="Print a batch script for Slurm.")] = False,
     kubernetes: Annotated[bool, typer.Option("--kubernetes", help="Print a JobSet for Kubernetes.")] = False,
     rollout_nodes: Annotated[
-        int, typer.Option(help="Of a scheduler's job: further machines, for vLLM servers.")
+        int, typer.Option(help="Further machines of a scheduler's job, for vLLM servers.")
     ] = 0,
-    image: Annotated[str, typer.Option(help="Of Kubernetes: holds recrl.")] = "recrl:latest",
-    claim: Annotated[str, typer.Option(help="Of Kubernetes: volume claim of the run folder.")] = "recrl",
+    image: Annotated[str, typer.Option(help="Image of Kubernetes that holds recrl.")] = "recrl:latest",
+    claim: Annotated[str, typer.Option(help="Volume claim of Kubernetes, for the run folder.")] = "recrl",
 ) -> None:
     """Train on several processes or machines, with the rollout servers that the configuration names."""
     from .cluster import jobs as clusters
