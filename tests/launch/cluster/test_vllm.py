@@ -56,8 +56,11 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
     settings = (str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
     # It waits for the policy that the training makes.
     server = recrl("serve", *settings, "--port", str(port))
-    said: list[str] = []
-    listener = Thread(target=lambda: said.append(server.stdout.read()))  # what nobody reads holds it up
+    said = [server.stdout.readline()]
+    while "waiting for" not in said[-1]:
+        assert server.poll() is None, said
+        said.append(server.stdout.readline())
+    listener = Thread(target=lambda: said.extend(server.stdout))  # what nobody reads holds it up
     listener.start()
     try:
         finished("train", *settings)
@@ -83,8 +86,7 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=60)
         listener.join()
-    assert "waiting for" in said[0]
-    assert key not in said[0]
+    assert key not in "".join(said)
     assert not healthy(address)
     check(tmp_path / "run")
 

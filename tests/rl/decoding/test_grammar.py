@@ -218,7 +218,7 @@ def test_a_tokenizer_that_writes_a_space_before_the_first_word():
 def test_what_cannot_be_written_is_refused():
     with pytest.raises(ValueError, match=r"option 'a\\nb' has a line break"):
         answer_grammar(Lines(("soup", "a\nb"), 3))
-    with pytest.raises(ValueError, match="slots=0 leaves no room"):
+    with pytest.raises(ValueError, match="0 lines leave no room"):
         answer_grammar(Lines(CATALOG.tags, 0))
 
 
