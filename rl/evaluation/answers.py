@@ -27,7 +27,8 @@ class Answers:
     """What one policy answered to every row.
 
     Attributes:
-        scores: ``[rows, answers, columns]`` of the sampled answers, see ``Problem.columns``; NaN = missing.
+        scores: Scores of the sampled answers, ``[rows, answers, columns]``, see ``Problem.columns``; NaN =
+            missing.
         deployed: One deployed answer to each row.
         sampled: One sampled answer to each row.
     """
@@ -59,14 +60,14 @@ def sample(
     """Sampled answers to every row, scored.
 
     Args:
-        rows: ``prompt`` and the columns that the rewards and the problem's segments read.
-        copies: Answers to each row.
+        rows: Rows with ``prompt`` and the columns that the rewards and the problem's segments read.
+        copies: Number of answers to each row.
         kept: Answers of an earlier attempt, which are not sampled again.
-        on_batch: Called with the number of prompts answered.
+        on_batch: Function that is called with the number of prompts answered.
 
     Returns:
-        ``[rows, copies, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's answers
-        next to each other.
+        Scores ``[rows, copies, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's
+        answers next to each other.
     """
     prompts = [row["prompt"] for row in rows]
     with torch.random.fork_rng():
@@ -123,9 +124,9 @@ def answer(
     """Let a policy answer every row, sampled and deployed.
 
     Args:
-        sampling: The rollouts'.
-        kept: Where answers of ``sampled`` or ``deployed`` are kept in case the process stops.
-        on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
+        sampling: Sampling of the rollouts.
+        kept: Store of the answers of ``sampled`` or ``deployed``, in case the process stops.
+        on_batch: Function that is called with ``sampled`` or ``deployed`` and the number of prompts answered.
     """
     scores, texts = sample(
         model,

@@ -16,12 +16,12 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     answers_per_prompt: Annotated[int, Between(1, 10_000)] = 2
     """Sampled answers for each episode."""
     max_episodes: Annotated[int, Between(1, MANY)] | None = None
-    """At most this many episodes, evenly spread; all by default."""
+    """Largest number of episodes, evenly spread; all by default."""
     batch_size: Annotated[int, Between(1, 1_000_000)] = 128
     """Answers generated at once."""
     decoding: Decoding = "distinct"
-    """Deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the policy ends the
-    list; needs the package xgrammar) or ``free``. Free text is not constrained."""
+    """Constraint on deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the
+    policy ends the list; needs the package xgrammar) or ``free``. Free text is not constrained."""
 
     @field_validator("decoding")
     @classmethod

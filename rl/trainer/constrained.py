@@ -10,7 +10,7 @@ knows the others, and nothing else does:
 ``tests/rl/trainer/test_trl_seams.py`` holds them against the installed TRL.
 
 Checkpoint behaviour: besides what :mod:`recrl.rl.trainer.resumable` keeps, ``constraints.json`` holds the
-multipliers, their units and the generation index, and each rank keeps the memory of its stateful rewards. The
+multipliers, their units and the generation index. Each rank keeps the memory of its stateful rewards. The
 multipliers are never stepped twice for one generation batch.
 """
 
@@ -58,7 +58,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             :func:`recrl.reward`, or wrapped in :class:`recrl.Reward`; names of registered rewards; entries of
             a configuration (dicts or :class:`recrl.rewards.RewardSpec`). Or an engine that scores by them.
         args: TRL's arguments. ``reward_weights`` are for the rules that add rewards up.
-        train_dataset, eval_dataset, processing_class: TRL's.
+        train_dataset, eval_dataset, processing_class: TRL's parameters of the same names.
         objective: Name of the reward to maximise, which may be left out where there is one; or the whole
             problem over the rewards, constraints included.
         constraints: What has to hold, such as ``"brevity >= 0.8 (mean)"``, ``"toxic <= 0.1 for 0.95 (rate)"``
@@ -176,7 +176,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
     @property
     def _group_size(self) -> int:
-        """Completions of a prompt."""
+        """Number of completions of a prompt."""
         return self.num_generations if self.model.training else self.num_generations_eval
 
     @property
@@ -228,7 +228,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
                 device=self.accelerator.device,
             )
             if training and not self._memories_checked:
-                # What cannot be saved is found now, not at the first checkpoint.
+                # A memory that cannot be saved is found now, not at the first checkpoint.
                 on_all_or_none(self.engine.state_dict, RewardError)
                 self._memories_checked = True
         for name, value in batch.spent.items():  # of this rank; TRL averages over ranks
@@ -314,7 +314,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
 
 def _placeholder(name: str) -> Any:
-    """TRL wants callables to name its reward columns after; the engine does the scoring."""
+    """Callable that TRL names a reward column after; the engine does the scoring."""
 
     def score(**_: Any) -> list[float]:
         raise RuntimeError(
