@@ -1,7 +1,6 @@
 """Benchmarks of recrl: each folder is one, ``recrl bench NAME``.
 
-Their reports share ``markdown`` and ``figures``, their command lines ``options``, and their measurements
-``memory``.
+Their reports share ``markdown`` and ``figures``, their command lines ``options``; ``memory`` measures alike.
 """
 
 

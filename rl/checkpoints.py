@@ -61,7 +61,7 @@ class CheckpointError(MendableError, RuntimeError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a whole checkpoint says of itself.
+    """Facts that a whole checkpoint states of itself.
 
     Attributes:
         step: Optimiser steps before it.
@@ -116,7 +116,7 @@ def tidy(folder: Path) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is."""
+    """Reason why a checkpoint is not whole; None if it is."""
     try:
         read(checkpoint)
     except CheckpointError as error:
@@ -175,8 +175,8 @@ def reading(checkpoint: str | Path | None, part: str) -> Iterator[None]:
     what it likes while the run goes on.
 
     Args:
-        checkpoint: Its folder; with None there is nothing to read.
-        part: What is read, for the message.
+        checkpoint: Folder of the checkpoint; None if there is nothing to read.
+        part: Name of the part, for the message.
 
     Raises:
         CheckpointError: it cannot be read.

@@ -22,7 +22,7 @@ def state(
     Args:
         rewards: Rewards with their ranges, units and directions.
         objective: Name of the reward to maximise.
-        constraints: What has to hold, as :func:`recrl.rl.optimizer.constraints.parse_constraint` reads it.
+        constraints: Constraints as :func:`recrl.rl.optimizer.constraints.parse_constraint` reads them.
         objective_unit: Unit in place of the one that the objective declares.
         weights: Weights of rewards, for rules that add them up.
 

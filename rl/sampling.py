@@ -1,4 +1,4 @@
-"""How tokens are drawn, and which of them may be."""
+"""Sampling of tokens, and limits on which may be drawn."""
 
 from __future__ import annotations
 

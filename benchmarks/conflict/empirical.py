@@ -241,7 +241,7 @@ def sweep(found: Empirical, k: int) -> dict[str, Any] | None:
 def pair_sweep(
     scores: Scores, ranges: Mapping[str, tuple[float, float]], first: str, second: str
 ) -> dict[str, Any] | None:
-    """`sweep` of a lower bound on `second` with `first` maximised; None where nothing is left to choose."""
+    """Sweep of a lower bound on `second` with `first` maximised; None where nothing is left to choose."""
     floor = Constraint(second, ">=", ranges[second][0], "mean")
     found = sweep(empirical("pair", scores, ranges, first, [floor]), 0)
     return found and found | {"asked": None, "title": f"{first} against {second}"}

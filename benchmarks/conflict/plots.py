@@ -189,9 +189,8 @@ def sweeps(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Objective and price along a sweep of one bound, a row for each sweep.
 
     Args:
-        found: Sweeps, each with `title`, `bound`, `objective`, `price` (lists), `objective name`,
-            `constraint`, `sampled` (point of the sampling policy: bound and objective) and `asked` (bound or
-            None).
+        found: Sweeps: `title`, `bound`, `objective`, `price` (lists), `objective name`, `constraint`,
+            `sampled` (point of the sampling policy: bound and objective) and `asked` (bound or None).
         path: Path of the PNG.
     """
     figure, axes = grid(2 * len(found), 2, 5.0, 3.0)

@@ -142,8 +142,7 @@ def bandit(
         name: Name of the problem.
         family: Family T1, or T5 for trouble on the same table.
         equal_spread: Whether the objective spans .55 in all contexts; else from .1 in the first to 1.
-        correlation: Correlation of each constrained reward with the objective over the arms, before the
-            marginals.
+        correlation: Correlation of constrained rewards with the objective over arms, before the marginals.
         constraints: Number of constraints, up to 4.
         share: Tightness of the bounds, see `oracles.attainable`.
         scale: Scale of the objective and its declared range.

@@ -104,8 +104,7 @@ def execute(
         runs: Runs that the file is to hold in the end; it may hold more.
         path: Path of the results file.
         workers: Number of processes with one thread each; 1 stays in this process.
-        on_run: Function that is called after each run with the numbers of finished and planned runs, and its
-            record.
+        on_run: Callback after each run with the numbers of finished and planned runs, and its record.
 
     Returns:
         Records of `runs`, in their order.

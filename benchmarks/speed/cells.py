@@ -153,7 +153,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Settings:
-    """How every cell is run."""
+    """Settings with which every cell is run."""
 
     rounds: int = 5
     """Measured steps of each kind."""

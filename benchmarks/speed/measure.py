@@ -42,8 +42,7 @@ def execute(cells: Sequence[Cell], settings: Settings, folder: Path, on_step: On
         cells: Cells in the order of running.
         settings: Settings; they must be those of the file, if there is one.
         folder: Folder, which is created.
-        on_step: Function that is told the cell, the kind and how many steps of all cells are done, after each
-            step.
+        on_step: Callback after each step with the cell, the kind and how many steps of all cells are done.
 
     Returns:
         The records of these cells: ``cell``, ``parameters``, for each of ``kinds`` its ``start`` and

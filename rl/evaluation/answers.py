@@ -24,11 +24,10 @@ from .settings import EvaluationConfig
 
 @dataclass(frozen=True)
 class Answers:
-    """What one policy answered to every row.
+    """Answers of one policy to every row.
 
     Attributes:
-        scores: Scores of the sampled answers, ``[rows, answers, columns]``, see ``Problem.columns``; NaN =
-            missing.
+        scores: Scores of sampled answers, ``[rows, answers, columns]`` (``Problem.columns``); NaN = missing.
         deployed: One deployed answer to each row.
         sampled: One sampled answer to each row.
     """
@@ -94,8 +93,7 @@ def scored(
     engine: RewardEngine,
     copies: int = 1,
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[Any]]]:
-    """Scores of ``copies`` answers to every row, ``[answers, rewards]``; and the columns that they were asked
-    with."""
+    """Scores of ``copies`` answers to every row, ``[answers, rewards]``, and the columns they were given."""
     names = [key for key in rows[0] if key != "prompt"]
     columns: dict[str, list[Any]] = {key: [row[key] for row in rows for _ in range(copies)] for key in names}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]

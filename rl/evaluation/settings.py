@@ -9,7 +9,7 @@ from ..decoding.settings import Decoding, check_installed
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """How a run is evaluated on the test split."""
+    """Evaluation of a run on the test split."""
 
     users: Literal["unseen", "all"] = "unseen"
     """Test episodes of unseen users only, or of all users (both are then reported)."""

@@ -38,7 +38,7 @@ def evaluation(
 
     Returns:
         What was asked for, and ``populations``: per population ``sampled`` (rewards, objective, constraints)
-        and ``deployed`` (metrics by policy and baseline, paired differences to the reference, constraints,
+        and ``deployed`` (metrics by policy and baseline, paired differences to the reference, constraints and
         exposure).
     """
     texts = {name: answerer(rows) for name, answerer in task.baselines(floors).items()}

@@ -47,8 +47,7 @@ def conflict_metrics(
                                         coming step, see `effective_weights`
 
     Args:
-        rewards: Scores, `[group, sample, reward]`; NaN or infinite = missing; a pair uses samples that have
-            both.
+        rewards: Scores, `[group, sample, reward]`; NaN or infinite = missing; a pair needs both.
         advantages: Advantages from a rule of `advantages`, `[group, sample]`.
         names: Names of the rewards.
         directions: Directions as of `Problem.directions`, `[reward]`; 0 leaves a reward out of disagreement
@@ -115,8 +114,7 @@ def effective_weights(rewards: Tensor, advantages: Tensor, objective: int) -> Te
     weight is split: the solution of least norm, each reward in units of its spread.
 
     Args:
-        rewards: Scores of the rewards that the rule reads, `[group, sample, reward]`; NaN or infinite =
-            missing.
+        rewards: Scores that the rule reads, `[group, sample, reward]`; NaN or infinite = missing.
         advantages: Advantages, `[group, sample]`.
         objective: Index of the reward that is the objective.
 

@@ -24,7 +24,7 @@ class Rule:
     uses_duals: bool
     """Whether multipliers enter; otherwise a run reports slacks but no prices."""
     controller: str = "pi"
-    """How the multipliers are stepped, see `duals.CONTROLLERS`."""
+    """Way in which the multipliers are stepped, see `duals.CONTROLLERS`."""
     per_tag: bool = False
     """Whether it can credit tags: it must be linear in the rewards of a batch."""
     function: Callable[[AdvantageBatch], Advantages] | None = None

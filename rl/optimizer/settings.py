@@ -14,7 +14,7 @@ from .constraints import parse_constraint
 from .rules import find_rule
 
 Credit = Literal["sequence", "tag"]
-"""What answers for a reward: the whole answer, or each of its tags."""
+"""Part that answers for a reward: the whole answer, or each of its tags."""
 
 
 class DualConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -69,8 +69,7 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     rule: Annotated[str, Text(100)] = "lagrangian"
     """Rule by which rewards become advantages."""
     credit: Credit = "sequence"
-    """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all share the
-    answer's."""
+    """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all get the answer's."""
     gradient_conflict_every: Annotated[int, Between(0, MANY)] = 0
     """Compare the rewards' gradients in the last layer once in so many generation batches; 0 = never."""
     objective_unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None

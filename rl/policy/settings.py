@@ -70,9 +70,9 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Which language model is trained."""
 
     model: Annotated[str, Text(4000)] = "tiny"
-    """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
+    """Model: ``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
     dtype: Dtype = "float32"
-    """``float32`` or ``bfloat16``."""
+    """Dtype of the weights: ``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""
     revision: Annotated[str, Text(200)] | None = None

@@ -1,8 +1,7 @@
 """Sampling that reads each distinct prompt once.
 
 The prompts are prefilled together; then every answer takes one token a step, and the answers to one prompt
-share its keys and values (:class:`recrl.rl.prefix.layouts.Branches`). Answers that have ended leave the
-batch.
+share its keys and values (:class:`recrl.rl.prefix.layouts.Branches`). Ended answers leave the batch.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Layouts of answers that share a prompt: packed rows, a prompt that is read, and branches behind it."""
+"""Layouts, who sees whom, of answers that share a prompt: packed rows, prompts that are read, branches."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ _ROOM = 32
 
 
 class Layout(Protocol):
-    """Who sees whom in one forward call."""
+    """Layout of one forward call: who sees whom."""
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float

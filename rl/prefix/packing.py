@@ -21,7 +21,7 @@ from .settings import Kernel
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """``R`` packed rows.
+    """A batch of ``R`` packed rows.
 
     Attributes:
         inputs: Arguments of the model: ``input_ids`` and ``position_ids`` ``[R, L]``, the mask, the layout.

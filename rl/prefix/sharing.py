@@ -37,7 +37,7 @@ _TRIED = "_recrl_tried_shared_prefix"
 
 @torch.no_grad()
 def differences(model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = "split") -> Tensor:
-    """How far packed rows and a rollout are from full rows on some tokens behind a prompt, in nats.
+    """Distance of packed rows and a rollout from full rows on some tokens behind a prompt, in nats.
 
     Args:
         model: Causal language model without wrappers, whose attention can be shared; its mode is kept.

@@ -25,8 +25,7 @@ class ColocatedEngine:
 
     Args:
         policy: Folder of weights and tokenizer that it starts with.
-        options: Options of ``vllm.LLM``, see
-            :meth:`recrl.rl.rollouts.settings.RolloutConfig.engine_options`.
+        options: Options of ``vllm.LLM``, see :meth:`recrl.rl.rollouts.settings.RolloutConfig.engine_options`.
 
     Raises:
         RolloutError: vLLM is not installed, or refuses the policy.

@@ -42,7 +42,7 @@ def check_versions(answers: Sequence[Answer], version: str) -> None:
 
 
 def compare(engine: Tensor, own: Tensor, kept_mass: float) -> tuple[Tensor, Tensor]:
-    """How far an engine is off, and importance ratios.
+    """Distance of an engine from the trainer, and importance ratios.
 
     Args:
         engine: Log-probabilities of the engine, ``[tokens]``, after truncation.

@@ -69,8 +69,7 @@ class BatchScores:
     Args:
         engine: Engine that scores completions.
         problem: Problem that names the rewards and the segments.
-        rows: This rank's samples, with ``prompt`` and the columns of the data; a group's samples are
-            neighbours.
+        rows: Samples of this rank, with ``prompt`` and the data's columns; those of a group are neighbours.
         group_size: Number of completions of a prompt.
         tokenizer: Tokenizer that decodes the answers that are asked for early.
         pieces: Texts of tokens, to split answers into tags; None credits whole answers.

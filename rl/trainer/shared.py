@@ -51,8 +51,8 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
     """TRL's trainer with TRL's results, sooner.
 
     Args:
-        prefix_sharing: Read each prompt once per group, in rollouts and in forward passes: ``auto`` where it
-            pays, ``on`` wherever it is exact, ``off`` never.
+        prefix_sharing: Whether each prompt is read once per group, in rollouts and in forward passes:
+            ``auto`` where it pays, ``on`` wherever it is exact, ``off`` never.
         prefix_attention: Attention of a packed row, see :class:`recrl.rl.prefix.layouts.Packed`.
         rollouts: Engine that samples the answers instead of the trainer; it is handed the weights whenever
             they have changed.
