@@ -1,7 +1,6 @@
-"""What recrl is measured with: each folder is one benchmark, ``recrl bench NAME``.
+"""Benchmarks of recrl: each folder is one, ``recrl bench NAME``.
 
-``markdown`` and ``figures`` are what their reports share, ``options`` what their command lines share,
-``memory`` what they measure alike.
+Their reports share ``markdown`` and ``figures``, their command lines ``options``; ``memory`` measures alike.
 """
 
 

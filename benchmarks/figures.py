@@ -1,4 +1,4 @@
-"""Figures of the benchmarks' reports: panels, and a PNG with one legend. Importing it chooses the backend."""
+"""Figures of the benchmarks' reports: panels, and a PNG with one legend. Its import chooses the backend."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Any, An
 
 
 def save(figure: Any, path: Path, legend_of: Any) -> None:
-    """Save with one legend below everything, collected over the axes ``legend_of``."""
+    """Save a figure with one legend below everything, collected over the axes ``legend_of``."""
     entries: dict[str, Any] = {}
     for axis in legend_of:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):

@@ -6,5 +6,5 @@ List = list[str] | None
 
 
 def split(values: List) -> list[str]:
-    """The single values, in order."""
+    """Single values of an option, in order."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]

@@ -1,13 +1,13 @@
 """Checkpoints that are whole or not there, and whose files run no code.
 
-A checkpoint is a sealed folder (:mod:`recrl.envs.storage.sealed`) with the name ``checkpoint-N``. What a copy
-or a bad disk did to one is found by its manifest, and it is passed over. What somebody planted in one is
-refused where it is read: a manifest does not help, since whoever writes the files writes the manifest.
+A checkpoint is a sealed folder (:mod:`recrl.envs.storage.sealed`) with the name ``checkpoint-N``. One that a
+copy or a bad disk damaged is found by its manifest and passed over. Planted code is refused where it is read:
+a manifest does not help, since whoever writes the files writes the manifest.
 
 ``publish``  the manifest, and the name that others see
 ``newest``   where a run goes on
 ``check``    whether these processes can go on from a checkpoint
-``reading``  around whatever reads one
+``reading``  the context in which one is read
 ``tidy``     what a process that was killed left behind
 """
 
@@ -34,9 +34,9 @@ from ..envs.storage.sealed import MANIFEST, SealError
 logger = logging.getLogger(__name__)
 
 ASIDE = ".writing"
-"""Folder beside the checkpoints, which one stands in while it is written."""
+"""Folder beside the checkpoints that holds one while it is written."""
 
-# What torch reads of FSDP's checkpoints with pickle's own loader, and all that it may hold.
+# Files of FSDP's checkpoints that torch reads with pickle's own loader, and all that they may hold.
 _METADATA = "*.metadata"
 _DCP = "torch.distributed.checkpoint"
 _OF_FSDP = {
@@ -51,7 +51,7 @@ _OF_FSDP = {
     "pathlib": ("PosixPath", "Path"),
 }
 
-# Where the first is set torch reads tensors and plain values only; the second would allow anything.
+# If the first is set, torch reads tensors and plain values only; the second would allow anything.
 _VALUES, _ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
@@ -61,15 +61,15 @@ class CheckpointError(MendableError, RuntimeError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a whole checkpoint says of itself.
+    """Facts that a whole checkpoint states of itself.
 
     Attributes:
         step: Optimiser steps before it.
-        processes: That wrote it.
+        processes: Number of processes that wrote it.
         strategy: How they shared the work: ``zero0`` to ``zero3``, ``fsdp``, or ``replicated`` where each
             holds everything.
-        seconds: That writing it took.
-        files: Of which it consists, itself left out: name -> size in bytes and CRC-32.
+        seconds: Time that writing it took.
+        files: Files of the checkpoint but for the manifest: name -> size in bytes and CRC-32.
     """
 
     step: int
@@ -116,7 +116,7 @@ def tidy(folder: Path) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole; None if it is."""
+    """Reason why a checkpoint is not whole; None if it is."""
     try:
         read(checkpoint)
     except CheckpointError as error:
@@ -168,15 +168,15 @@ def check(checkpoint: Path, processes: int, strategy: str) -> Manifest:
 
 @contextmanager
 def reading(checkpoint: str | Path | None, part: str) -> Iterator[None]:
-    """Around whatever reads a part of a checkpoint: no code in it runs, and errors are one line.
+    """Context for reading a part of a checkpoint: no code in it runs, and errors are one line.
 
     Transformers, accelerate and DeepSpeed read with ``torch.load``, DeepSpeed its shards with
-    ``weights_only=False``; torch's own switch overrules that. Only for reading: a reward may load what it
-    likes while the run goes on.
+    ``weights_only=False``; torch's own switch overrules that. It is set only while reading: a reward may load
+    what it likes while the run goes on.
 
     Args:
-        checkpoint: Its folder; with None there is nothing to read.
-        part: What is read, for the message.
+        checkpoint: Folder of the checkpoint; None if there is nothing to read.
+        part: Name of the part, for the message.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -209,7 +209,7 @@ class _Allowed(pickle.Unpickler):
 
 
 def _of_deepspeed() -> list[Any]:
-    """Types in the shards of ZeRO, which hold figures and do nothing; of a run that has DeepSpeed."""
+    """Types in the shards of ZeRO, which hold figures and do nothing; none without DeepSpeed."""
     if "deepspeed" not in sys.modules:
         return []
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
@@ -231,7 +231,7 @@ def _said(error: Exception) -> str:
 
 
 def _contradiction(checkpoint: Path, manifest: Manifest) -> str | None:
-    """The manifest against the folder's name and what transformers wrote."""
+    """What contradicts the manifest: the folder's name, or what transformers wrote; None if nothing does."""
     named = _step(checkpoint.name)
     if named is not None and named != manifest.step:
         return f"{MANIFEST} is of step {manifest.step}"
@@ -245,6 +245,6 @@ def _contradiction(checkpoint: Path, manifest: Manifest) -> str | None:
 
 
 def _step(name: str) -> int | None:
-    """Of the name of a checkpoint's folder; None for another name."""
+    """Step in the name of a checkpoint's folder; None for another name."""
     found = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(0|[1-9][0-9]{{0,17}})", name)
     return int(found[1]) if found else None

@@ -20,11 +20,11 @@ def state(
     """The constrained problem over some rewards.
 
     Args:
-        rewards: With their ranges, units and directions.
+        rewards: Rewards with their ranges, units and directions.
         objective: Name of the reward to maximise.
-        constraints: What has to hold, as :func:`recrl.rl.optimizer.constraints.parse_constraint` reads it.
-        objective_unit: In place of the one that the objective declares.
-        weights: Of rewards, for rules that add them up.
+        constraints: Constraints as :func:`recrl.rl.optimizer.constraints.parse_constraint` reads them.
+        objective_unit: Unit in place of the one that the objective declares.
+        weights: Weights of rewards, for rules that add them up.
 
     Raises:
         ValueError: an unknown reward, a bound that cannot be met, or a direction that is the wrong one.
@@ -42,7 +42,7 @@ def state(
 
 
 def check_directions(rewards: Sequence[Reward], problem: Problem) -> None:
-    """Nothing that is better low is raised."""
+    """Refuse to raise a reward that is better low."""
     for reward in rewards:
         if reward.direction == "higher":
             continue
@@ -63,12 +63,12 @@ def check_directions(rewards: Sequence[Reward], problem: Problem) -> None:
 
 
 def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str], Iterable[object]]) -> None:
-    """Each segment that a constraint names has prompts.
+    """Refuse a segment that a constraint names and that has no prompts.
 
     Args:
-        problem: Names the segments.
+        problem: Problem that names the segments.
         names: Columns of the training data.
-        values: The entries of a column.
+        values: Function that gives the entries of a column.
     """
     for column, value in problem.segments:
         if column not in names:
@@ -91,12 +91,12 @@ def check_segments(problem: Problem, names: Sequence[str], values: Callable[[str
 
 
 def check_rule(problem: Problem, rule: str) -> None:
-    """The rule can be used on the problem."""
+    """Refuse a rule that cannot be used on the problem."""
     find_rule(rule).check(problem)
 
 
 def check_credit(rewards: Iterable[Reward], problem: Problem, rule: str, credit: str) -> None:
-    """Credit per tag has a rule that can give it, and a reward that counts and can be credited to tags."""
+    """Refuse credit per tag without a rule that can give it and a reward that can be credited to tags."""
     if credit == "sequence":
         return
     if credit != "tag":

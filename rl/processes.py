@@ -32,11 +32,11 @@ class LaunchError(MendableError, RuntimeError):
 
 
 def distributed_state(timeout: float = 1800.0) -> PartialState:
-    """Who takes part; without a GPU they talk over gloo.
+    """State of the processes that take part; without a GPU they talk over gloo.
 
     Args:
-        timeout: Seconds after which a collective fails that not all processes have come to; what the first
-            call says counts.
+        timeout: Seconds after which a collective fails that not all processes have come to; the first call's
+            value counts.
 
     Raises:
         LaunchError: accelerate was asked for something that it would silently replace.
@@ -56,7 +56,7 @@ def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:
     A rank that failed alone would leave the others waiting for it.
 
     Args:
-        failure: What to raise where it did not fail; its argument is the message of the first that did.
+        failure: Exception to raise where it did not fail; its argument is the message of the first that did.
     """
     fault: Exception | None = None
     try:
@@ -70,14 +70,13 @@ def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:
 
 
 def check_launch(on_cpu: bool) -> None:
-    """Refuse what accelerate starts as something else.
+    """Refuse a launch that accelerate would start as something else.
 
     Raises:
         LaunchError: several processes of which one was started, or FSDP without a GPU, which is DDP.
     """
     started = any(name in os.environ for name in _SIZES)
-    # Of its launchers only the one that starts a single process sets this, and the address if it was asked
-    # for more.
+    # Only accelerate's launcher of a single process sets this, and the address if it was asked for more.
     if asked("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and not started:
         raise LaunchError(
             "accelerate was asked for several processes and started one: distributed_type MULTI_CPU and "
@@ -97,10 +96,10 @@ def asked(name: str) -> bool:
 
 
 def free_build_locks(root: Path | None = None) -> None:
-    """Take away locks of compilations that were killed, for which every later start would wait for good.
+    """Remove locks of compilations that were killed: every later start would wait for them for good.
 
-    DeepSpeed compiles by torch, whose lock is a file that exists. Whoever compiles has it open; a lock that
-    nobody here has open may be another machine's while it is young.
+    DeepSpeed compiles by torch, whose lock is a file. Whoever compiles has it open; a lock that nobody here
+    has open may be another machine's while it is young.
 
     Args:
         root: Folder of compiled extensions; by default torch's.
@@ -126,7 +125,7 @@ def _is_open(path: Path) -> bool:
 
 
 def _without_compiler() -> None:
-    """DeepSpeed compiles collectives over shared memory at its first start; without a compiler gloo does the
+    """Keep DeepSpeed from compiling collectives over shared memory where there is no compiler: gloo does the
     same work."""
     if not all(shutil.which(tool) for tool in (os.environ.get("CXX", "g++"), "ninja")):
         import deepspeed

@@ -1,4 +1,4 @@
-"""How tokens are drawn, and which of them may be."""
+"""Sampling of tokens, and limits on which may be drawn."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; nothing else, in particular no file beside a model, has a say.
+    """How tokens are drawn; nothing else has a say, in particular no file beside a model.
 
     Attributes:
         max_tokens: Longest answer, its end token included.
         ends: Token ids that end an answer.
-        temperature: 0 takes the likeliest token.
+        temperature: Divisor of the logits; 0 takes the likeliest token.
         top_p, top_k, min_p: Truncation of the distribution; 1, 0 and 0 leave it whole.
     """
 
@@ -31,7 +31,7 @@ class Sampling:
 
     def warpers(self) -> LogitsProcessorList:
         """The library's processors, in its order; empty for greedy decoding."""
-        # Here, since settings of the sampling are read without torch.
+        # Imported here, since settings of the sampling are read without torch.
         from transformers import (
             LogitsProcessorList,
             MinPLogitsWarper,
@@ -58,17 +58,17 @@ Answered = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
 
 
 class Constraint(Protocol):
-    """Which tokens may come next."""
+    """Limit on the tokens that may come next."""
 
     def begin(self, answers: int) -> None:
-        """A new batch of answers, numbered from 0."""
+        """Start a new batch of answers, numbered from 0."""
         ...
 
     def allowed(self, answers: Sequence[int], last: Sequence[int] | None) -> Tensor:
-        """Bool ``[len(answers), vocabulary]`` for answers that go on.
+        """Allowed tokens of answers that go on, bool ``[len(answers), vocabulary]``.
 
         Args:
-            answers: Their numbers.
-            last: The token that each took in the step before; None in the first step.
+            answers: Numbers of these answers.
+            last: Token that each took in the step before; None in the first step.
         """
         ...

@@ -25,11 +25,11 @@ class Answers:
     """Prompts with the same number of answers each."""
 
     prompts: list[Any]
-    """Text, or chat messages, one a prompt."""
+    """Prompts: text or chat messages each."""
     completions: list[list[Completion]]
-    """`[prompt][answer]`: text, or chat messages as TRL passes them where the prompt is chat."""
+    """Answers `[prompt][answer]`: text, or chat messages as TRL passes them if the prompt is chat."""
     columns: dict[str, list[Any]]
-    """What else a row holds, one entry a prompt."""
+    """Other columns of the rows, one entry a prompt."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,25 @@ class Sampling:
     """How a policy answers."""
 
     policy: str
-    """``smollm2``, ``tiny`` (with a catalogue), a local path or a hub name."""
+    """Policy: ``smollm2``, ``tiny`` (with a catalogue), a local path or a hub name."""
     answers: int = 8
-    """For each prompt."""
+    """Answers to each prompt."""
     max_tokens: int = 128
-    """Longest answer."""
+    """Tokens of the longest answer."""
     temperature: float = 1.0
-    """1: as the policy is."""
+    """Temperature; 1 leaves the policy as it is."""
     batch_size: int = 64
     """Answers generated at once."""
     seed: int = 0
-    """Of the sampling."""
+    """Seed of the sampling."""
 
 
 def read_rows(path: Path, limit: int | None = None) -> list[dict[str, Any]]:
     """Rows with a ``prompt``, and the same columns in each.
 
     Args:
-        path: ``.parquet``, else one JSON object a line.
-        limit: At most this many, from the start.
+        path: File: ``.parquet``, else one JSON object a line.
+        limit: Largest number of rows, from the start.
 
     Raises:
         BenchmarkError: no such file, no rows, or a row that lacks something.
@@ -94,7 +94,7 @@ def read_answers(path: Path, limit: int | None = None) -> Answers:
     """Ready-made answers; where their numbers differ, the first of each prompt up to the smallest number.
 
     Raises:
-        BenchmarkError: as `read_rows`, or a prompt has fewer than 2 answers.
+        BenchmarkError: what `read_rows` refuses, or a prompt has fewer than 2 answers.
     """
     rows = read_rows(path, limit)
     if COMPLETIONS not in rows[0]:
@@ -121,10 +121,10 @@ def sample(
     """Let a policy answer every row; a prompt that is text becomes one user message.
 
     Args:
-        rows: With ``prompt``.
-        sampling: Which policy, and how it answers.
-        tags: Of the catalogue, for the policy ``tiny``.
-        on_batch: Called with the number of prompts answered.
+        rows: Rows with ``prompt``.
+        sampling: Policy, and how it answers.
+        tags: Tags of the catalogue, for the policy ``tiny``.
+        on_batch: Function that is called with the number of prompts answered.
 
     Raises:
         BenchmarkError: fewer than 2 answers a prompt, or no such policy.
@@ -171,7 +171,7 @@ def sample(
 
 
 def save(answers: Answers, path: Path) -> None:
-    """One row a prompt, for `read_answers`."""
+    """Write one row a prompt, for `read_answers`."""
     with path.open("w") as file:
         for i, (prompt, given) in enumerate(zip(answers.prompts, answers.completions, strict=True)):
             columns = {name: values[i] for name, values in answers.columns.items()}

@@ -109,7 +109,7 @@ def conflict(
 
 @dataclass(frozen=True)
 class Runs:
-    """Which runs, and how."""
+    """Choice of runs, and how they are done."""
 
     rules: list[str]
     seeds: int
@@ -119,7 +119,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Source:
-    """Where answers come from; the options of the same names."""
+    """Source of the answers, from the options of the same names."""
 
     prompts: Path | None
     answers: Path | None
@@ -132,7 +132,7 @@ class Source:
 
 
 def _known(folder: Path, names: list[str], runs: Runs) -> Path:
-    """The problems with a known optimum."""
+    """Benchmark on the problems with a known optimum."""
     from . import cost, problems, report, suite
 
     tables = problems.suite()
@@ -163,7 +163,7 @@ def _own(
     lists: tuple[Path | None, int],
     runs: Runs,
 ) -> Path:
-    """One's own rewards; `lists` is the catalogue and the length of a list."""
+    """Benchmark on one's own rewards; `lists` is the catalogue and the length of a list."""
     from recrl.launch.run.progress import Display
 
     from . import own, own_report
@@ -241,7 +241,7 @@ def _render(folder: Path) -> Path:
 
 
 def _resources(catalog: Path | None, slots: int, uses: list[str]) -> dict[str, Any]:
-    """What the shipped rewards read besides columns."""
+    """Resources that the shipped rewards read besides columns."""
     if catalog is None:
         return {}
     from recrl.envs.catalog import Catalog

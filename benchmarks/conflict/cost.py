@@ -1,4 +1,4 @@
-"""What rule and multipliers cost within a real training step: the first steps of the shipped demo."""
+"""Cost of rule and multipliers within a real training step: the first steps of the shipped demo."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ def measure() -> dict[str, Any]:
         ``step`` and ``optimiser`` (rule and multipliers), seconds, medians over steps; ``share``, the median
         of their ratios; ``samples``, answers a step.
     """
-    # Here, because a report reads this module's file name and need not load a language model for it.
+    # Imported here: a report reads this module's file name and need not load a language model for it.
     from recrl.launch.config.reading import load
     from recrl.launch.run import pipeline as run
 

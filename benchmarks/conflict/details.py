@@ -16,7 +16,7 @@ Record: TypeAlias = Mapping[str, Any]
 
 
 def infeasible(records: Sequence[Record]) -> list[str]:
-    """Whether rules notice that no policy is feasible, and cry wolf where one is."""
+    """Lines on whether rules notice that no policy is feasible, and cry wolf where one is."""
     text: list[str] = []
     hopeless = [r for r in records if r["oracle"]["objective"] is None and has_prices(r)]
     if hopeless:

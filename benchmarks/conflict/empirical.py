@@ -3,7 +3,7 @@
 ``empirical``   each prompt's answers are the arms of a contextual bandit; sampling is its uniform policy
 ``prices``      the constrained optimum, and the price of each constraint
 ``sweep``       objective and price along one bound
-``pair_sweep``  the same for two rewards without constraints
+``pair_sweep``  a sweep of two rewards without constraints
 
 A policy here picks among the answers that were sampled, prompt by prompt, so the optimum is what the best
 choice among them reaches.
@@ -25,7 +25,7 @@ from .problems import KnownProblem, bandit
 from .suite import BenchmarkError, rebound
 
 Scores = NDArray[np.float32]
-"""`[prompt, answer, reward]`; NaN = missing."""
+"""Scores `[prompt, answer, reward]`; NaN = missing."""
 
 FAMILY = "own"
 SWEEP_POINTS = 21
@@ -41,9 +41,9 @@ class Empirical:
 
     known: KnownProblem
     left_out: int
-    """Prompts on which a reward of the problem is missing for some answer."""
+    """Number of prompts on which a reward of the problem is missing for some answer."""
     shift: float
-    """Added to the objective so that it starts at 0; a score relative to the optimum needs that."""
+    """Summand with which the objective starts at 0; a score relative to the optimum needs that."""
 
 
 def empirical(
@@ -56,11 +56,11 @@ def empirical(
     """Each prompt's answers as the arms of a contextual bandit.
 
     Args:
-        name: Of the problem.
-        scores: Of the answers.
+        name: Name of the problem.
+        scores: Scores of the answers.
         ranges: Declared range of each reward, in the order of the scores.
         objective: Name of the reward to maximise.
-        constraints: As in a configuration.
+        constraints: Constraints as in a configuration.
 
     Raises:
         BenchmarkError: the problem cannot be right, see `Problem`, or there is nothing to choose.
@@ -91,7 +91,7 @@ def empirical(
     low, high = ranges[objective]
     kept = {r: ranges[r] for r in used} | {objective: (low + shift, high + shift)}
     problem = replace(whole, ranges=kept, objective_unit=(high - low) / 2)
-    # Trained as the built-in bandits of the same kind are.
+    # It is trained as the built-in bandits of the same kind are.
     known = replace(bandit(name, family=FAMILY), problem=problem, table=torch.from_numpy(table))
     if known.oracle is not None and known.oracle.objective <= 0:
         raise BenchmarkError(
@@ -120,9 +120,9 @@ def prices(
     """The constrained optimum over the answers, with 95 % intervals bootstrapped over prompts.
 
     Args:
-        found: From `empirical`.
-        seed: Of the resampling.
-        on_sample: Called with the number of resamples done.
+        found: Problem from `empirical`.
+        seed: Seed of the resampling.
+        on_sample: Function that is called with the number of resamples done.
 
     Returns:
         ``sampled``: objective and constraint values of the sampling policy. By constraint name ``bounds`` and
@@ -182,8 +182,8 @@ def attainable(known: KnownProblem, k: int, *, alone: bool = False) -> float | N
     """The most that constraint k's value can be (least, for an upper bound); None if the others cannot hold.
 
     Args:
-        known: From `empirical`.
-        k: Which constraint.
+        known: Problem from `empirical`.
+        k: Index of the constraint.
         alone: Whether the other constraints are dropped.
     """
     problem, sign = known.problem, known.problem.constraints[k].sign
@@ -192,7 +192,7 @@ def attainable(known: KnownProblem, k: int, *, alone: bool = False) -> float | N
     if alone or not others:
         return sign * value.amax(dim=1).mean().item()
     low, high = value.min().item(), value.max().item()
-    # The value becomes the objective of a problem of its own, from 0 so that gates may multiply it.
+    # The value becomes the objective of a problem of its own, from 0, so that gates may multiply it.
     ranges = {**problem.ranges, "": (0.0, high - low)}
     goal = replace(problem, objective="", objective_unit=None, constraints=others, ranges=ranges)
     solved = find_oracle(goal, torch.cat([known.table, (value - low)[..., None]], dim=2))
@@ -205,8 +205,8 @@ def sweep(found: Empirical, k: int) -> dict[str, Any] | None:
     The other constraints stay at their bounds. None where they cannot hold, or nothing is left to sweep.
 
     Args:
-        found: From `empirical`.
-        k: Which constraint; no gate.
+        found: Problem from `empirical`.
+        k: Index of the constraint; no gate.
     """
     known, problem, constraint = found.known, found.known.problem, found.known.problem.constraints[k]
     start = constraint_values(problem, known.table)[..., k].mean().item()
@@ -214,7 +214,7 @@ def sweep(found: Empirical, k: int) -> dict[str, Any] | None:
     if end is None or constraint.sign * (end - start) <= 0:
         return None
     points = []
-    # Just short of the end, where a rounding error would leave no feasible policy.
+    # It stops just short of the end, where a rounding error would leave no feasible policy.
     for bound in np.linspace(start, end - 1e-7 * (end - start), SWEEP_POINTS):
         bounds = [float(bound) if j == k else _bound(c) for j, c in enumerate(problem.constraints)]
         moved = rebound(problem, bounds)
@@ -241,7 +241,7 @@ def sweep(found: Empirical, k: int) -> dict[str, Any] | None:
 def pair_sweep(
     scores: Scores, ranges: Mapping[str, tuple[float, float]], first: str, second: str
 ) -> dict[str, Any] | None:
-    """`sweep` of a lower bound on `second` with `first` maximised; None where nothing is left to choose."""
+    """Sweep of a lower bound on `second` with `first` maximised; None where nothing is left to choose."""
     floor = Constraint(second, ">=", ranges[second][0], "mean")
     found = sweep(empirical("pair", scores, ranges, first, [floor]), 0)
     return found and found | {"asked": None, "title": f"{first} against {second}"}

@@ -12,5 +12,5 @@ def interval(found: Interval) -> str:
 
 
 def signed(found: Interval) -> str:
-    """The same for a difference."""
+    """Difference, with its sign, and 95 % interval."""
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

@@ -1,9 +1,8 @@
 """The constrained optimum of a problem whose reward table is known, and what each constraint costs there.
 
-`linear_oracle` solves the linear programme over policies, `entropic_oracle` the convex dual when the
-objective carries a KL term; `find_oracle` picks between them. Tables are `[context, action, reward]`,
-contexts weigh the same, and a policy is `[context, action]`, so nothing here knows how a policy is
-parametrised or trained.
+`linear_oracle` solves the linear programme over policies, `entropic_oracle` the convex dual if the objective
+carries a KL term; `find_oracle` picks between them. Tables are `[context, action, reward]`, contexts weigh
+the same, and a policy is `[context, action]`: nothing here knows how a policy is parametrised or trained.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from recrl.rl.optimizer.problem import Problem, constraint_values, objective_val
 
 Array = NDArray[np.float64]
 
-# How far a bound is moved to read the price on its other side: far less than a piece of J*(b) is wide here.
+# Distance that a bound is moved to read the price on its other side: far less than the pieces of J*(b) here.
 _NEIGHBOUR = 1e-5
 
 
@@ -29,9 +28,9 @@ class Oracle:
 
     Args:
         objective: J*, KL term included.
-        prices: lambda*_k, `[constraint]`, raw units, >= 0: what J* gains when bound k is relaxed, per unit.
+        prices: lambda*_k, `[constraint]`, raw units, >= 0: gain of J* per unit by which bound k is relaxed.
         intervals: Lowest and highest optimal price, `[constraint, 2]`; they differ where J*(b) has a kink.
-        policy: `[context, action]` probabilities that attain it.
+        policy: Probabilities that attain it, `[context, action]`.
     """
 
     objective: float
@@ -42,7 +41,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class _Programme:
-    """max objective . pi  subject to  gains @ pi >= bounds, for a policy pi flattened to one vector."""
+    """Programme max objective . pi subject to gains @ pi >= bounds, for a policy pi as one flat vector."""
 
     objective: Array  # [context, action], over the number of contexts
     gains: Array  # [constraint, context * action], signed, over the number of contexts
@@ -71,9 +70,9 @@ def find_oracle(
 
     Args:
         problem: Objective and constraints of kind mean or rate; margins are not part of what has to hold.
-        table: `[context, action, reward]`, expected rewards.
+        table: Expected rewards, `[context, action, reward]`.
         beta: Weight of the KL term.
-        reference: `[context, action]` log-probabilities; needed with beta > 0.
+        reference: Log-probabilities, `[context, action]`; needed with beta > 0.
     """
     if beta == 0.0:
         return linear_oracle(problem, table)
@@ -86,7 +85,7 @@ def linear_oracle(problem: Problem, table: Tensor) -> Oracle | None:
     """Linear programme over policies, by HiGHS; its marginals are the prices.
 
     At a kink of J*(b) every price between the slopes on both sides is optimal. The interval of constraint k
-    is its price with its bound a little relaxed and tightened, infinite where no policy meets the latter.
+    is its price with its bound a little relaxed and tightened, infinite if no policy meets the latter.
     `prices` is the mean of all these neighbours, optimal too because optimal prices form a convex set.
     """
     programme = _Programme.of(problem, table)
@@ -140,12 +139,13 @@ def attainable(problem: Problem, table: Tensor, share: float) -> Array:
     """Bounds at a share of the way from the unconstrained optimum's values to the most that go together.
 
     Args:
-        problem: Its constraints name the values; all are lower bounds, whose level plays no part.
-        table: `[context, action, reward]`.
-        share: 0: met for free; 1: no policy goes further in the direction of each constraint's own maximum.
+        problem: Problem whose constraints name the values; all are lower bounds, their level plays no part.
+        table: Expected rewards, `[context, action, reward]`.
+        share: Share of the way; 0: met for free; 1: no policy goes further in the direction of each
+            constraint's own maximum.
 
     Returns:
-        `[constraint]` bounds.
+        Bounds `[constraint]`.
     """
     programme = _Programme.of(problem, table)
     contexts, actions = programme.objective.shape

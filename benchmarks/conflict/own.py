@@ -28,7 +28,7 @@ def declared(module: str) -> list[str]:
     """The rewards that a module declares with ``@reward``, as ``use`` strings for the engine.
 
     Args:
-        module: ``package.module``, or a path that ends with ``.py``.
+        module: Name ``package.module``, or a path that ends with ``.py``.
 
     Raises:
         RewardSpecError: no such module or file.
@@ -49,9 +49,9 @@ def score(
     """Score every answer with every reward.
 
     Args:
-        answers: Of all prompts.
+        answers: Answers to all prompts.
         uses: Registered names, or what `declared` returns.
-        resources: What rewards may read besides columns: ``catalog``, ``slots``, ``encoder``.
+        resources: Objects that rewards may read besides columns: ``catalog``, ``slots``, ``encoder``.
 
     Raises:
         RewardSpecError: a reward needs a column or resource that is not there.
@@ -70,9 +70,9 @@ def conflicts(scores: Scores, names: Sequence[str], directions: Sequence[float])
     """Conflict within prompts, see `recrl.rl.optimizer.conflict`.
 
     Args:
-        scores: Of the answers.
-        names: Of the rewards.
-        directions: +1 where more is better, -1 where less is, 0 where it varies.
+        scores: Scores of the answers.
+        names: Names of the rewards.
+        directions: Direction of each: +1 if more is better, -1 if less is, 0 if it varies.
 
     Returns:
         ``names``, ``constant`` (those that never vary within a prompt), ``correlation`` (matrix, None where
@@ -104,12 +104,12 @@ def conflicts(scores: Scores, names: Sequence[str], directions: Sequence[float])
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the rewards; without an objective every pair of them is looked at."""
+    """Problem that is asked of the rewards; without an objective every pair of them is looked at."""
 
     objective: str | None = None
     """Name of the reward to maximise."""
     constraints: tuple[str, ...] = ()
-    """As in a configuration."""
+    """Constraints as in a configuration."""
 
 
 def measure(
@@ -122,14 +122,14 @@ def measure(
     """Conflict, optimum, prices and sweeps.
 
     Args:
-        scores: Of the answers.
-        rewards: In the order of the scores.
+        scores: Scores of the answers.
+        rewards: Rewards in the order of the scores.
         question: Objective and constraints.
-        source: Where the answers come from, in words.
-        on_progress: Called with the number of bootstrap samples of the prices done.
+        source: Source of the answers, in words.
+        on_progress: Function that is called with the number of bootstrap samples of the prices done.
 
     Returns:
-        What ``own.json`` holds, and the problem to compare rules on; None without constraints.
+        Content of ``own.json``, and the problem to compare rules on; None without constraints.
 
     Raises:
         BenchmarkError: there is nothing to choose.

@@ -15,7 +15,7 @@ SUMMARY = "own.json"
 
 
 def write(folder: Path) -> Path:
-    """Render ``report.md`` from ``own.json``, and the rules' part from ``results.jsonl`` if there is one."""
+    """Render ``report.md`` from ``own.json``, and the rules' part from ``results.jsonl`` if it is there."""
     summary = json.loads((folder / SUMMARY).read_text())
     text = [
         "# Reward conflict",

@@ -34,10 +34,10 @@ def pareto(records: Sequence[Record], lines: Mapping[str, Any], style: Style, pa
     """Objective against the smallest slack of a run, a panel for each problem.
 
     Args:
-        records: Of every rule.
-        lines: By problem `slack` and `objective`: the best that any policy attains; may lack problems.
-        style: From `styles`.
-        path: The PNG.
+        records: Records of every rule.
+        lines: Lines `slack` and `objective`, the best that any policy attains, by problem; may lack some.
+        style: Style from `styles`.
+        path: Path of the PNG.
     """
     problems = list(dict.fromkeys(r["problem"] for r in records))
     figure, axes = grid(len(problems), 4, 3.6, 3.1)
@@ -66,7 +66,7 @@ def pareto(records: Sequence[Record], lines: Mapping[str, Any], style: Style, pa
 
 
 def _slack_of_optimum(line: Mapping[str, Sequence[float]] | None, best: float) -> float:
-    """Where the line leaves the optimum: 0, or beyond for constraints that are met for free."""
+    """Slack at which the line leaves the optimum: 0, or beyond for constraints that are met for free."""
     points = zip(line["slack"], line["objective"], strict=True) if line else ()
     return max((s for s, value in points if value >= best - 1e-6 * abs(best)), default=0.0)
 
@@ -104,7 +104,7 @@ def trajectories(records: Sequence[Record], style: Style, path: Path) -> None:
             price.axhspan(low, true if high is None else high, color="gold", alpha=0.5, linewidth=0)
             price.axhline(true, color="black", linewidth=1.0, linestyle="--", label="optimum")
             top = max(top, true)
-        # Scaled to where the runs settle; overshoots at the start may leave the frame.
+        # The axis is scaled to where the runs settle; overshoots at the start may leave the frame.
         top = max(top, 0.02 * highest) or 1.0
         price.set_ylim(-0.05 * top, 1.6 * top)
     for axis in axes[-2:]:
@@ -132,8 +132,8 @@ def learning_curves(curves: Mapping[str, Sequence[Record]], path: Path) -> None:
     """Objective and smallest slack over steps, a line for each set of runs.
 
     Args:
-        curves: Label -> records of one problem.
-        path: The PNG.
+        curves: Records of one problem, by label.
+        path: Path of the PNG.
     """
     figure, (top, bottom) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     best = None
@@ -189,9 +189,9 @@ def sweeps(found: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Objective and price along a sweep of one bound, a row for each sweep.
 
     Args:
-        found: Each with `title`, `bound`, `objective`, `price` (lists), `objective name`, `constraint`,
+        found: Sweeps: `title`, `bound`, `objective`, `price` (lists), `objective name`, `constraint`,
             `sampled` (point of the sampling policy: bound and objective) and `asked` (bound or None).
-        path: The PNG.
+        path: Path of the PNG.
     """
     figure, axes = grid(2 * len(found), 2, 5.0, 3.0)
     for (left, right), sweep in zip(axes.reshape(-1, 2), found, strict=True):

@@ -29,32 +29,32 @@ from .oracles import Oracle, attainable, find_oracle
 class KnownProblem:
     """A problem, its table of rewards and how every rule is trained on it: no rule has settings of its own.
 
-    The units are declared near the spread that answers to one prompt have (T0, T1, T3: below it, which makes
-    the controller quick), so that the default duals fit all of the problems.
+    The units are near the spread that answers to one prompt have (T0, T1, T3: below it, which makes the
+    controller quick), so that the default duals fit all of the problems.
     """
 
     name: str
     family: str
     problem: Problem
     table: Tensor
-    """`[context, action, reward]`: expected rewards, columns as in `problem.names`."""
+    """Expected rewards, `[context, action, reward]`, columns as in `problem.names`."""
     steps: int
-    """Generation batches; each samples every context."""
+    """Number of generation batches; each samples every context."""
     group_size: int
     rate: float
     """Learning rate of plain gradient ascent on the logits: constant for half of the run, then down to 0."""
     choices: Tensor | None = None
-    """`[action, state, choice]` 0/1: how an action is spelled by one choice in each state on its way; None:
-    an action is one choice in the only state."""
+    """Spelling of an action by one choice in each state on its way, `[action, state, choice]` 0/1; None: an
+    action is one choice in the only state."""
     running: Tensor | None = None
-    """`[context, action, position, reward]`: what an action's first `position` choices earn by themselves,
-    see `AdvantageBatch.running`; None: no credit per tag."""
+    """Rewards that an action's first `position` choices earn by themselves, `[context, action, position,
+    reward]`, see `AdvantageBatch.running`; None: no credit per tag."""
     beta: float = 0.0
     """Weight of KL(pi || reference)."""
     reference: Tensor | None = None
-    """`[context, action]` log-probabilities of the policy to start from and stay near; None: starts even."""
+    """Log-probabilities of the policy to start from and stay near, `[context, action]`; None: starts even."""
     observed: tuple[float, ...] = (1.0,)
-    """Share of its rewards that each rank gets to see; contexts are dealt to the ranks anew each step."""
+    """Share of its rewards that each rank sees; contexts are dealt to the ranks anew each step."""
     duals: DualConfig = field(default_factory=DualConfig)
 
     @cached_property
@@ -93,11 +93,11 @@ def _knapsack_table(scale: float = 1.0) -> Tensor:
 
 
 def knapsack(bound: float, scale: float = 1.0) -> KnownProblem:
-    """20 contexts, arms (r, g) = (0, 1) and (v_x, 0), v uniform, E[g] >= bound: take g where v is low.
+    """Knapsack: 20 contexts, arms (r, g) = (0, 1) and (v_x, 0), v uniform, E[g] >= bound: g where v is low.
 
     Args:
-        bound: Of the constraint.
-        scale: Of the reward and of its declared range, so that nothing but the price may change with it.
+        bound: Bound of the constraint.
+        scale: Scale of the reward and of its range, so that nothing but the price may change with it.
     """
     ranges = {"r": (0.0, scale), "g": (0.0, 1.0)}
     problem = Problem.build("r", [f"g >= {bound} (mean, unit=0.25)"], ranges, weights={"r": 1.0, "g": 1.0})
@@ -105,7 +105,7 @@ def knapsack(bound: float, scale: float = 1.0) -> KnownProblem:
 
 
 def _bandit_table(correlation: float, constraints: int, equal_spread: bool, scale: float) -> Tensor:
-    """`[16, 12, 1 + constraints]`: uniform marginals, correlation of each constraint with the objective."""
+    """Table `[16, 12, 1 + constraints]`: uniform marginals, each constraint correlated with the objective."""
     generator = torch.Generator().manual_seed(7)
     # Drawn for four constraints whatever their number, so that variants differ in nothing else.
     normals = torch.randn(16, 12, 5, generator=generator, dtype=torch.float64)
@@ -139,14 +139,14 @@ def bandit(
     """Contextual bandit of 16 contexts and 12 arms; the defaults are the base of T1.
 
     Args:
-        name: Of the problem.
-        family: T1, or T5 for trouble on the same table.
+        name: Name of the problem.
+        family: Family T1, or T5 for trouble on the same table.
         equal_spread: Whether the objective spans .55 in all contexts; else from .1 in the first to 1.
-        correlation: Of each constrained reward with the objective over the arms, before the marginals.
-        constraints: How many, up to 4.
+        correlation: Correlation of constrained rewards with the objective over arms, before the marginals.
+        constraints: Number of constraints, up to 4.
         share: Tightness of the bounds, see `oracles.attainable`.
-        scale: Of the objective and its declared range.
-        observed: See `KnownProblem`.
+        scale: Scale of the objective and its declared range.
+        observed: Share of the rewards that each rank sees, see `KnownProblem`.
     """
     table = _bandit_table(correlation, constraints, equal_spread, scale)
     problem = _bandit_problem(table, share, 0.1, scale)
@@ -156,8 +156,8 @@ def bandit(
 def regularised_bandit(name: str, constraints: int) -> KnownProblem:
     """The base bandit with a KL term to a reference that is not uniform: unique prices.
 
-    Larger groups than elsewhere: near the reference the policy keeps its spread, so that the noise of the
-    sampled means reaches the prices, which are to be read to 3 %.
+    Groups are larger than elsewhere: near the reference the policy keeps its spread. The noise of the sampled
+    means then reaches the prices, which are to be read to 3 %.
     """
     table = _bandit_table(-0.5, constraints, False, 1.0)
     generator = torch.Generator().manual_seed(11)
@@ -176,7 +176,7 @@ def sequences() -> list[tuple[int, ...]]:
 
 
 def _spelling(answers: list[tuple[int, ...]]) -> Tensor:
-    """`[answer, state, choice]`: a state is a prefix that may go on, its choices are tokens and the end."""
+    """Spelling `[answer, state, choice]`: a state is a prefix that may go on, a choice a token or the end."""
     prefixes = {answer: k for k, answer in enumerate(a for a in answers if len(a) < LONGEST)}
     spelling = torch.zeros(len(answers), len(prefixes), VOCABULARY + 1, dtype=torch.float64)
     for row, answer in enumerate(answers):
@@ -188,7 +188,7 @@ def _spelling(answers: list[tuple[int, ...]]) -> Tensor:
 
 
 def _running(table: Tensor, answers: list[tuple[int, ...]]) -> Tensor:
-    """`[user, answer, position, reward]` of the first tokens; a mean of p counts for p of `LONGEST`."""
+    """Rewards of the first tokens, `[user, answer, position, reward]`; a mean of p counts p / `LONGEST`."""
     row = {answer: k for k, answer in enumerate(answers)}
     first = [[row[answer[:position]] for position in range(LONGEST)] for answer in answers]
     running = table[:, torch.tensor(first)]
@@ -240,7 +240,7 @@ def recommender() -> KnownProblem:
 
 
 def infeasible() -> KnownProblem:
-    """The knapsack with both g and its opposite h at .8: no policy can."""
+    """The knapsack with both g and its opposite h at .8, which no policy can meet."""
     table = _knapsack_table()
     table = torch.cat([table, 1 - table[..., 1:]], dim=2)
     ranges = dict.fromkeys(("r", "g", "h"), (0.0, 1.0))

@@ -1,7 +1,7 @@
 """The report of the benchmark: ``report.md`` and PNGs, rendered from the files of its folder alone.
 
 ``write``     the report of the built-in problems
-``sections``  the part that any set of records has, one's own problem included
+``sections``  the part for any set of records, one's own problem included
 
 Every sentence is generated from the figures of ``summary``.
 """
@@ -29,7 +29,7 @@ def write(folder: Path) -> Path:
     """Render the report of a benchmark's folder.
 
     Args:
-        folder: Holds ``results.jsonl``, and ``frontiers.json`` where the benchmark came to its end.
+        folder: Folder with ``results.jsonl``, and ``frontiers.json`` if the benchmark came to its end.
 
     Returns:
         Path of ``report.md``.
@@ -52,9 +52,9 @@ def sections(records: Sequence[Record], lines: Mapping[str, Any], folder: Path) 
     """Lines of Markdown; figures go to ``plots/`` in the folder.
 
     Args:
-        records: Of finished runs.
-        lines: See `suite.frontiers`.
-        folder: Where the report will be.
+        records: Records of finished runs.
+        lines: Frontiers, see `suite.frontiers`.
+        folder: Folder of the report.
     """
     fixed = [r for r in records if r["rule"] == FIXED]
     by_tag = [r for r in records if r.get("credit") == "tag"]

@@ -1,4 +1,4 @@
-"""How far a policy is from the known optimum: certificate, violation, complementary slackness, score.
+"""Distance of a policy from the known optimum: certificate, violation, complementary slackness, score.
 
 All are computed from exact expectations. Violating gains nothing in the certificate or the score.
 """
@@ -21,18 +21,18 @@ class Score:
     """Distance from the optimum; None where there is no optimum because no policy is feasible."""
 
     violation: float
-    """max_k max(0, -slack_k), raw units."""
+    """Largest violation, max_k max(0, -slack_k), raw units."""
     feasible: bool
-    """violation < `TOLERANCE`."""
+    """Whether violation < `TOLERANCE`."""
     certificate: float | None
-    """G_L = J* - [J_R + sum_k lambda*_k slack_k], >= 0 for every policy and 0 at an optimum."""
+    """Gap G_L = J* - [J_R + sum_k lambda*_k slack_k], >= 0 for every policy and 0 at an optimum."""
     complementary: float | None
-    """sum_k lambda*_k |slack_k|: priced constraints that are not tight."""
+    """Sum sum_k lambda*_k |slack_k|: priced constraints that are not tight."""
     score: float | None
-    """(J_R - sum_k (lambda*_k + max(lambda*_k, u_R/u_k)) max(0, -slack_k)) / J*, at least 0.
+    """Score (J_R - sum_k (lambda*_k + max(lambda*_k, u_R/u_k)) max(0, -slack_k)) / J*, at least 0.
 
-    An exact penalty: the first lambda*_k takes back what a violation can gain, the rest makes it cost. So it
-    is at most 1, and 1 only at a feasible optimum.
+    The penalty is exact: the first lambda*_k takes back what a violation can gain, the rest makes it cost. So
+    the score is at most 1, and 1 only at a feasible optimum.
     """
 
 
@@ -42,10 +42,10 @@ def score_policy(
     """Score a policy by its exact expectations.
 
     Args:
-        problem: Gives the units.
-        oracle: The optimum; None when no policy is feasible.
-        objective: J_R, the KL term included where the problem has one.
-        slacks: `[constraint]`, s_k (J_k - b_k), raw units.
+        problem: Problem, which gives the units.
+        oracle: Optimum; None when no policy is feasible.
+        objective: J_R, the KL term included if the problem has one.
+        slacks: Slacks s_k (J_k - b_k), `[constraint]`, raw units.
     """
     short = np.maximum(-slacks, 0.0)
     violation = float(short.max(initial=0.0))

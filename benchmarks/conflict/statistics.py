@@ -1,8 +1,8 @@
 """Statistics of many runs: what a benchmark may say after a handful of seeds.
 
 Runs come as *strata*: one array of scores for each problem, one entry a seed. Intervals are 95 % percentile
-intervals of the stratified bootstrap (Agarwal et al. 2021, arXiv 2108.13264): seeds are resampled within each
-problem, problems are kept, so an interval speaks about these problems under new seeds.
+intervals of the stratified bootstrap (Agarwal et al. 2021, arXiv 2108.13264). Seeds are resampled within each
+problem, problems are kept: an interval speaks about these problems under new seeds.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 Scores = npt.NDArray[np.float64]
 Statistic = Callable[[Scores], Scores]
-"""`[resample, run] -> [resample]`."""
+"""Statistic `[resample, run] -> [resample]`."""
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -32,13 +32,13 @@ class Interval:
 def interquartile_mean(scores: Scores) -> Scores:
     """Mean of the middle half: a quarter of the runs, rounded down, is left out at either end.
 
-    Less noisy than a median and, unlike a mean, not moved by a few runs that went astray.
+    It is less noisy than a median and, unlike a mean, not moved by a few runs that went astray.
 
     Args:
-        scores: `[..., run]`.
+        scores: Scores, `[..., run]`.
 
     Returns:
-        `[...]`.
+        Means, `[...]`.
     """
     n = scores.shape[-1]
     cut = n // 4
@@ -56,9 +56,9 @@ def bootstrap(
     """A statistic over all runs, with its stratified bootstrap interval.
 
     Args:
-        strata: For each problem the scores of its seeds; their numbers may differ.
-        statistic: `[resample, run] -> [resample]`.
-        seed: Of the resampling.
+        strata: Scores of the seeds of each problem; their numbers may differ.
+        statistic: Statistic `[resample, run] -> [resample]`.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: no runs, or a score that is not finite.
@@ -74,9 +74,9 @@ def paired_difference(first: Sequence[Scores], second: Sequence[Scores], *, seed
     """Mean of `first - second` over runs with the same problem and the same seed.
 
     Args:
-        first: For each problem the scores of its seeds.
-        second: The same runs, in the same order, under another rule.
-        seed: Of the resampling.
+        first: Scores of the seeds of each problem.
+        second: Scores of the same runs, in the same order, under another rule.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: the strata do not match.
@@ -101,9 +101,9 @@ def performance_profile(strata: Sequence[Scores], taus: Scores, *, seed: int = 0
     """Share of runs whose score is above each tau (Agarwal et al. 2021, run-score distribution).
 
     Args:
-        strata: For each problem the scores of its seeds.
-        taus: `[tau]`.
-        seed: Of the resampling.
+        strata: Scores of the seeds of each problem.
+        taus: Levels, `[tau]`.
+        seed: Seed of the resampling.
     """
     strata = _checked(strata)
     rng = np.random.default_rng(seed)

@@ -1,6 +1,6 @@
 """Running the benchmark: problems x rules x seeds in worker processes, one JSON line a finished run.
 
-``Plan``       which runs; seeds are paired: every rule sees the same ones
+``plan``       the runs to do; seeds are paired: every rule sees the same ones
 ``execute``    does what the results file lacks; an interrupted benchmark goes on where it stopped
 ``read``       the records of a results file
 ``frontiers``  the best objective that any policy has at each slack, for the report's plots
@@ -37,7 +37,7 @@ Key: TypeAlias = tuple[str, str, int, str, tuple[float, ...] | None]
 
 RESULTS, FRONTIERS = "results.jsonl", "frontiers.json"
 TRANSFORMER, FIXED = "T6", "fixed multipliers"
-"""The problem that the real trainer runs, and how its records call multipliers that are not learned."""
+"""Problem that the real trainer runs, and the name in its records of multipliers that are not learned."""
 # Significant digits of the curves: they are drawn, and make up most of the file.
 _TRACE_DIGITS = 4
 _FRONTIER_POINTS = 25
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def key(self) -> Key:
-        """What identifies the run and its record."""
+        """Identity of the run and its record."""
         rule = self.rule if self.multipliers is None else FIXED
         return self.problem, rule, self.seed, self.credit, self.multipliers
 
@@ -77,7 +77,7 @@ def plan(problems: Mapping[str, KnownProblem], rules: Sequence[str], seeds: int)
 
 
 def plan_transformer(seeds: int) -> list[Run]:
-    """T6: learned multipliers with both kinds of credit, and a grid of fixed ones, one seed each."""
+    """Runs of T6: learned multipliers with both kinds of credit, and a grid of fixed ones, one seed each."""
     from .transformer import GRID
 
     grid = [Run(TRANSFORMER, "lagrangian", 0, multipliers=pair) for pair in itertools.product(GRID, repeat=2)]
@@ -100,11 +100,11 @@ def execute(
     """Do the runs that a results file lacks, and append their records to it.
 
     Args:
-        problems: By name; `TRANSFORMER` needs no entry.
-        runs: What the file is to hold in the end; it may hold more.
-        path: The results file.
-        workers: Processes with one thread each; 1 stays in this process.
-        on_run: Called after each run with the numbers of finished and planned runs, and its record.
+        problems: Problems by name; `TRANSFORMER` needs no entry.
+        runs: Runs that the file is to hold in the end; it may hold more.
+        path: Path of the results file.
+        workers: Number of processes with one thread each; 1 stays in this process.
+        on_run: Callback after each run with the numbers of finished and planned runs, and its record.
 
     Returns:
         Records of `runs`, in their order.
@@ -144,8 +144,8 @@ def read(path: Path, *, repair: bool = False) -> list[Record]:
     """Records of a results file; none if there is no such file.
 
     Args:
-        path: The results file.
-        repair: Cut off a last line that a killed process left unfinished.
+        path: Path of the results file.
+        repair: Whether to cut off a last line that a killed process left unfinished.
 
     Raises:
         BenchmarkError: a line is no record.
@@ -178,11 +178,11 @@ def frontiers(
     """J* with every bound tightened by the same slack: no policy lies above this line.
 
     Args:
-        problems: By name.
-        records: Their smallest slacks say how far the line goes.
+        problems: Problems by name.
+        records: Records, whose smallest slacks say how far the line goes.
 
     Returns:
-        By problem, ``slack`` and ``objective`` of equal length; it ends where no policy is feasible.
+        Lines ``slack`` and ``objective`` of equal length, by problem; they end where no policy is feasible.
     """
     lines = {}
     for name, known in problems.items():
@@ -203,7 +203,7 @@ def rebound(problem: Problem, bounds: Sequence[float]) -> Problem | None:
     A bound that asks for less than the declared range allows is moved to its end, where it asks for nothing.
 
     Returns:
-        None when no reward can reach a bound, or when the sides of a band contradict each other.
+        The problem; None if no reward can reach a bound, or if the sides of a band contradict each other.
     """
     constraints = []
     for constraint, bound in zip(problem.constraints, bounds, strict=True):
@@ -222,7 +222,7 @@ def rebound(problem: Problem, bounds: Sequence[float]) -> Problem | None:
 
 
 def _best_at(known: KnownProblem, slack: float) -> float | None:
-    """J* where every slack has to be at least `slack`; None when that cannot be."""
+    """J* if every slack has to be at least `slack`; None when that cannot be."""
     bounds = [c.bound + c.sign * slack for c in known.problem.constraints]
     problem = rebound(known.problem, bounds)
     oracle = problem and find_oracle(problem, known.table, known.beta, known.reference)
@@ -230,7 +230,7 @@ def _best_at(known: KnownProblem, slack: float) -> float | None:
 
 
 def _outcomes(problems: Mapping[str, KnownProblem], runs: Sequence[Run], workers: int) -> Iterator[Record]:
-    """Records as they finish."""
+    """Records as the runs finish."""
     if workers == 1 or len(runs) < 2:
         for run in runs:
             yield _train(problems, run)
@@ -280,7 +280,7 @@ def _train(problems: Mapping[str, KnownProblem], run: Run) -> Record:
 
 
 def _compact(record: Record) -> Record:
-    """For JSON: an open end of an interval becomes null, curves are rounded."""
+    """Record for JSON: an open end of an interval becomes null, curves are rounded."""
 
     def walk(node: Any, digits: int) -> Any:
         if isinstance(node, dict):

@@ -21,16 +21,16 @@ REFERENCE = "lagrangian"
 
 @dataclass(frozen=True)
 class Row:
-    """What a rule did over all scored runs."""
+    """Results of a rule over all scored runs."""
 
     rule: str
     runs: int
     score: Interval
-    """IQM."""
+    """Interquartile mean of the score."""
     feasible: Interval
-    """Share of the runs."""
+    """Share of the runs that are feasible."""
     violation: float
-    """Median, raw units."""
+    """Median violation, raw units."""
     certificate: float
     """Median of G_L / J*."""
     price_error: float | None
@@ -63,7 +63,7 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 def price_error(record: Record) -> float | None:
     """Distance of the learned prices from the optimal intervals, summed, over the sum of the true prices.
 
-    None for a rule without prices, and where every true price is 0 and nothing could be relative to it.
+    It is None for a rule without prices, and if every true price is 0, to which nothing can be relative.
     """
     true, intervals = record["oracle"]["prices"], record["oracle"]["intervals"]
     learned = record["prices"]

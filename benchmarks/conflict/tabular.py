@@ -27,7 +27,7 @@ class TabularPolicy:
     """Softmax over the choices in each state; an action is spelled by one choice in each state on its way.
 
     Args:
-        known: Contexts, actions, their spelling and the reference to start from.
+        known: Problem with contexts, actions, their spelling and the reference to start from.
     """
 
     def __init__(self, known: KnownProblem) -> None:
@@ -39,19 +39,19 @@ class TabularPolicy:
             _, states, width = known.choices.shape
             visits = known.choices.sum(dim=2) > 0
             ways = visits.sum(dim=1, keepdim=True).expand_as(visits).masked_fill(~visits, actions)
-            # Choices made before each state; the shortest way through a state is the one that ends there.
+            # Number of choices before each state; the shortest way through it is the one that ends there.
             self.depths = ways.amin(dim=0) - 1
         self.logits = torch.zeros(contexts, states, width, dtype=torch.float64)
         if known.reference is not None:
             self.logits += known.reference[:, None, :]
 
     def log_probabilities(self) -> Tensor:
-        """`[context, action]`."""
+        """Log-probabilities `[context, action]`."""
         choices = self.logits.log_softmax(dim=2).flatten(1)
         return choices if self.spelling is None else choices @ self.spelling.T
 
     def choices_at(self, positions: int) -> Tensor:
-        """`[action, position]`: choices that an action makes after `position` others, 0 or 1."""
+        """Number of choices that an action makes after `position` others, 0 or 1, `[action, position]`."""
         assert self.choices is not None, "an action of one choice has no parts"
         return self.choices.sum(dim=2) @ torch.nn.functional.one_hot(self.depths, positions).double()
 
@@ -74,9 +74,9 @@ class TabularPolicy:
 class Run:
     """One rule on one problem, stepped batch by batch.
 
-    Each step samples a group in every context, steps the duals, applies the rule and ascends the advantage-
-    weighted log-likelihood; of the KL term the gradient is exact, so that a rule decides on nothing but its
-    coefficient. The random numbers of a seed are the same for every rule.
+    Each step samples a group in every context, steps the duals, applies the rule and ascends the
+    advantage-weighted log-likelihood. The gradient of the KL term is exact, so that a rule decides on nothing
+    but its coefficient. The random numbers of a seed are the same for every rule.
 
     Checkpoint behaviour: `policy.logits`, `generator` and the state of `duals` are all that changes.
     """
@@ -93,7 +93,7 @@ class Run:
         self._values = constraint_values(known.problem, known.table)
 
     def step(self) -> None:
-        """One generation batch."""
+        """Do one generation batch."""
         known, t = self.known, self.duals.generation + 1
         log_pi = self.policy.log_probabilities()
         pi = log_pi.exp()
@@ -124,7 +124,7 @@ class Run:
         self.policy.logits += rate * self.policy.gradient(weights)
 
     def _parts(self, picked: Tensor) -> dict[str, Tensor]:
-        """What the first choices of each sample earn, and how many choices it makes at each position."""
+        """Rewards of the first choices of each sample, and its number of choices at each position."""
         running = self.known.running
         assert running is not None, "checked on construction"
         choices = self.policy.choices_at(running.shape[2])
@@ -147,16 +147,16 @@ def train(known: KnownProblem, rule: Rule | str, seed: int, credit: Credit = "se
     """Train from scratch and score the last policy by its exact expectations.
 
     Args:
-        known: The problem and the settings of its training.
-        rule: A rule, or its name.
-        seed: Of all random numbers.
-        credit: `sequence`, or `tag` where an action has parts.
+        known: Problem and the settings of its training.
+        rule: Rule, or its name.
+        seed: Seed of all random numbers.
+        credit: Credit `sequence`, or `tag` where an action has parts.
 
     Returns:
         The record of the run, ready for JSON, constraints by name. Prices are means over the last fifth of
-        the run. Multipliers, prices and the trace of prices are None per constraint for a rule without
-        duals, and so is what needs an optimum where there is none. `rule_seconds` is the time that rule and
-        duals took of `seconds`.
+        the run. Multipliers, prices and the trace of prices are None per constraint for a rule without duals,
+        and so is what needs an optimum if there is none. `rule_seconds` is the time that rule and duals took
+        of `seconds`.
     """
     run = Run(known, find_rule(rule) if isinstance(rule, str) else rule, seed, credit)
     constraints, start = known.problem.constraints, time.perf_counter()

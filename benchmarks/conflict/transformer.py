@@ -2,8 +2,8 @@
 
 Six users are six prompts, the four tokens are tags of a catalogue, and the policy is a small decoder. Its 341
 answers a user can all be scored, so that a trained model has exact expectations and the linear programme of
-T3's tables bounds it. Beside the learned multipliers stands a grid of fixed ones: what every exchange
-rate would have given.
+T3's tables bounds it. Beside the learned multipliers stands a grid of fixed ones: the result of every
+exchange rate.
 """
 
 import itertools
@@ -41,14 +41,14 @@ GRID = (0.0, 0.5, 1.0, 2.0, 4.0)
 _MEANS = ("div", "rel")
 _ROW = {answer: row for row, answer in enumerate(sequences())}
 _STEPS, _GROUP, _RATE = 200, 16, 5e-3
-# A transformer answers to a price with a delay that a table does not have; more damping than the default.
+# A transformer answers to a price with a delay that a table does not have: more damping than by default.
 _DUALS = DualConfig(kp=2.0, nu=0.5, ki=0.02)
 
 
 def problem() -> Problem:
-    """Accuracy, with E[div] >= .75 and E[rel] >= .6."""
+    """Problem of accuracy with E[div] >= .75 and E[rel] >= .6."""
     ranges = recommender().problem.ranges
-    # Units near the spread within groups, as the calibration's warning asks for.
+    # The units are near the spread within groups, as the calibration's warning asks for.
     constraints = ["div >= 0.75 (mean, unit=0.2)", "rel >= 0.6 (mean, unit=0.1)"]
     weights = {"accuracy": 1.0, "div": 1.0, "rel": 1.0}
     return Problem.build("accuracy", constraints, ranges, objective_unit=0.5, weights=weights)
@@ -68,7 +68,7 @@ def accuracy(answers: list[ParsedAnswer], user: list[int], table: Tensor) -> lis
 
 
 def div(answers: list[ParsedAnswer], user: list[int], table: Tensor) -> list[float]:
-    """Distinct tags over tags."""
+    """Number of distinct tags over number of tags."""
     return _look_up(answers, user, table, 1)
 
 
@@ -96,7 +96,7 @@ class FixedDuals(Duals):
 
     @property
     def multipliers(self) -> Tensor:
-        """`[constraint]`."""
+        """Fixed multipliers, `[constraint]`."""
         return self.fixed
 
     def _infeasible(self, k: int) -> bool:
@@ -150,12 +150,12 @@ def train(
     """One run, as a record of the benchmark.
 
     Args:
-        rule: Advantage rule.
-        seed: Of weights and samples.
-        multipliers: Fixed multipliers in the place of learned ones.
-        credit: `sequence` or `tag`.
-        steps: Optimiser steps.
-        points: How often along the run the policy is evaluated; the last step is always.
+        rule: Name of the advantage rule.
+        seed: Seed of weights and samples.
+        multipliers: Fixed multipliers in place of learned ones.
+        credit: Credit: `sequence` or `tag`.
+        steps: Number of optimiser steps.
+        points: Number of evaluations of the policy along the run; the last step always has one.
     """
     toy, oracle = known()
     aim = problem()
@@ -233,7 +233,7 @@ def _record(
         return dict(zip(names, (float(number) for number in numbers), strict=True))
 
     def slacks(expected: Tensor) -> Tensor:
-        # Expectations are linear, so a mean's value is that of its reward.
+        # Expectations are linear, so the value of a mean is that of its reward.
         gap = constraint_values(aim, expected[None])[0] - torch.tensor([c.bound for c in aim.constraints])
         return gap * torch.tensor([float(c.sign) for c in aim.constraints])
 
@@ -276,7 +276,7 @@ def _record(
 
 
 def _rows() -> list[dict[str, Any]]:
-    """One prompt a user; the name is one token, and there often enough for a small model to see it."""
+    """Rows of one prompt a user; the name is one token, often enough there for a small model to see it."""
     return [
         {"prompt": [{"role": "user", "content": f"{name}\n" * 12}], "user": i} for i, name in enumerate(USERS)
     ]

@@ -1,1 +1,1 @@
-"""How well ``offer_acceptance`` ranks and how far its probabilities can be trusted, on later campaigns."""
+"""Ranking by ``offer_acceptance``, and how far its probabilities can be trusted, on later campaigns."""

@@ -1,4 +1,4 @@
-"""``recrl bench offers``: command line."""
+"""Command line of ``recrl bench offers``."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The figures: ranking, calibration and baselines on campaigns that the ranker did not learn from."""
+"""Figures of ranking, calibration and baselines on campaigns from which the ranker did not learn."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def auc(scores: Floats, taken: Bools) -> float:
 def interval(
     statistic: Callable[[npt.NDArray[np.int64]], float], households: npt.NDArray[np.int32], seed: int
 ) -> list[float]:
-    """Bootstrap over households: 95 % of a statistic of rows."""
+    """Interval of 95 % of a statistic of rows, by a bootstrap over households."""
     random = np.random.default_rng(seed)
     order = np.argsort(households, kind="stable")
     _, starts = np.unique(households[order], return_index=True)

@@ -12,7 +12,7 @@ RESULT = "offers.json"
 
 
 def write(folder: Path) -> Path:
-    """Render what the folder holds."""
+    """Render the report of the folder's results."""
     found = json.loads((folder / RESULT).read_text())
     _plot(found, folder / "plots" / "offers.png")
     path = folder / "report.md"

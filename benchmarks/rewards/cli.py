@@ -1,4 +1,4 @@
-"""``recrl bench rewards``: command line."""
+"""Command line of ``recrl bench rewards``."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The figures: the engine's own time, a judge that takes its time, and the tag task's rewards in a step."""
+"""Figures of the engine's own time, a judge that takes its time, and the tag task's rewards in a step."""
 
 import asyncio
 import json
@@ -25,13 +25,13 @@ GROUP = 8
 
 @reward("trivial", range=(0, 1))
 def trivial(completions: Sequence[Any]) -> list[float]:
-    """Nothing but a number a sample."""
+    """A number a sample, and nothing else."""
     return [0.5] * len(completions)
 
 
 @reward("slow_judge", range=(0, 1))
 async def slow_judge(completions: Sequence[Any]) -> list[float]:
-    """As a model behind an interface answers: after a while."""
+    """A judge that answers after a while, as a model behind an interface does."""
     await asyncio.sleep(LATENCY)
     return [0.5] * len(completions)
 
@@ -113,7 +113,7 @@ def _shipped(setup: Setup, rounds: int, display: Display) -> dict[str, dict[str,
 
 
 def _step(steps: int, warm_up: int, scratch: Path, display: Display) -> dict[str, Any]:
-    """The demo's own training, a few steps of it; a process of its own, as a user starts it."""
+    """A few steps of the demo's own training, in a process of its own, as a user starts it."""
     run = scratch / "run"
     command = [sys.executable, "-m", "recrl.launch.cli", "train", "demo", f"output={run}"]
     options = [f"warm_start.steps={warm_up}", f"train.steps={steps}", "evaluation.max_episodes=4"]

@@ -12,7 +12,7 @@ Figure = dict[str, float]
 
 
 def write(folder: Path) -> Path:
-    """Render what the folder holds."""
+    """Render the report of the folder's results."""
     found = json.loads((folder / RESULT).read_text())
     _plot(found, folder / "plots" / "rewards.png")
     path = folder / "report.md"

@@ -1,4 +1,4 @@
-"""``recrl bench scale``: command line."""
+"""Command line of ``recrl bench scale``."""
 
 import json
 import tempfile

@@ -28,12 +28,12 @@ def measure(
     """Build the tables of a log of each size, ``rounds`` times in turns.
 
     Args:
-        sizes: Rows.
-        scratch: Room for the largest log and its tables: some 60 bytes a row.
-        on_step: Told how many builds are done, and what is next.
+        sizes: Numbers of rows.
+        scratch: Folder with room for the largest log and its tables: some 60 bytes a row.
+        on_step: Function that is told how many builds are done, and what is next.
 
     Returns:
-        Of each size ``events``, ``users``, ``episodes``, ``log_bytes``, and of each round ``seconds`` and
+        For each size ``events``, ``users``, ``episodes``, ``log_bytes``, and for each round ``seconds`` and
         ``peak`` (bytes).
 
     Raises:

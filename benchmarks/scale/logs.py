@@ -1,4 +1,4 @@
-"""Made-up logs of any size, written week by week: memory does not grow with them."""
+"""Made-up logs of any size, written week by week, so that memory does not grow with them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +22,8 @@ def write(
     popularity that falls with a tag's number.
 
     Args:
-        events: Rows.
-        on_week: Told how many weeks are written.
+        events: Number of rows.
+        on_week: Function that is told how many weeks are written.
 
     Returns:
         Number of users; some may have bought nothing.

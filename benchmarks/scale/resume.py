@@ -31,22 +31,22 @@ from . import logs
 STEPS, STEPS_OF_AN_EPOCH, WARM_STEPS = 14, 6, 40
 STAGES = ("warm start", "training", "evaluation", "anywhere")
 _PROMPTS = 8
-# Of a run's log, what is no result.
+# Entries of a run's log that are no results.
 _TIMES = ("time/", "reward_seconds/", "prefix/first_batch", "train_", "step_time")
 _PATIENCE = 300.0  # seconds
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run ended with.
+    """Results with which a run ended.
 
     Attributes:
-        weights: Of the policy.
+        weights: Weights of the policy.
         constraints: Multipliers, units, statistics.
-        logged: Of each step, its figures but for times.
-        losses: Of the warm start.
-        evaluation: All tables.
-        files: What the run folder holds.
+        logged: Figures of each step but for times.
+        losses: Losses of the warm start.
+        evaluation: Tables of the evaluation.
+        files: Files in the run folder.
     """
 
     weights: Mapping[str, Tensor]
@@ -57,7 +57,7 @@ class Outcome:
     files: frozenset[str]
 
     def differences(self, other: "Outcome") -> list[str]:
-        """In words, where another one is not the same bit for bit."""
+        """Words for what is not the same bit for bit in another outcome."""
         found = [
             f"weights {name}"
             for name, value in self.weights.items()
@@ -81,13 +81,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trial:
-    """When a run gets which signal.
+    """Signal to a run, and its time.
 
     Attributes:
-        stage: One of :data:`STAGES`.
-        step: When so many steps of it are logged...
-        delay: ... and so many seconds have passed.
-        number: SIGKILL or SIGTERM.
+        stage: Stage of :data:`STAGES`.
+        step: Number of its steps that have to be logged.
+        delay: Seconds that have to pass after them.
+        number: Signal: SIGKILL or SIGTERM.
     """
 
     stage: str
@@ -102,7 +102,7 @@ class Trial:
         return f"{self.number.name} {self.delay:.2f} s after {place}"
 
     def due(self, run: Path) -> bool:
-        """Whether a run has come to the step."""
+        """Whether a run has reached the step."""
         if self.stage == "training":
             return len(_logged(run / "metrics.jsonl")) >= self.step
         if self.stage == "warm start":
@@ -111,7 +111,7 @@ class Trial:
 
 
 def trials(count: int, seed: int, seconds: Mapping[str, float]) -> list[Trial]:
-    """Random ones, the stages in turns, half of them of each signal.
+    """Random trials, the stages in turns, half of them with each signal.
 
     Args:
         seconds: Longest delay of each stage.
@@ -128,7 +128,7 @@ def trials(count: int, seed: int, seconds: Mapping[str, float]) -> list[Trial]:
 
 
 def longest_delays(run: Path, seconds: float) -> dict[str, float]:
-    """Of each stage, from a run that nobody touched and the seconds that it took."""
+    """Longest delay of each stage, from a run that nobody touched and the seconds that it took."""
     step = statistics.median(step_seconds(run))
     # The files of an evaluation are the last that a run writes.
     evaluating = (run / "report.md").stat().st_mtime - (run / "policy").stat().st_mtime
@@ -141,7 +141,7 @@ def longest_delays(run: Path, seconds: float) -> dict[str, float]:
 
 
 def prepare(folder: Path) -> Path:
-    """Data and configuration of the run."""
+    """Write the data and the configuration of the run."""
     folder.mkdir(parents=True, exist_ok=True)
     logs.write(folder / "log.parquet", 60 * logs.EVENTS_OF_A_USER, tags=40)
     config = {
@@ -176,14 +176,14 @@ def prepare(folder: Path) -> Path:
 
 
 def uninterrupted(config: Path) -> tuple[Outcome, float]:
-    """The run that nobody touches, and the seconds that it took."""
+    """Outcome of the run that nobody touches, and the seconds that it took."""
     run, started = config.parent / "whole", time.monotonic()
     _wait(_start(config, run), run)
     return outcome(run), time.monotonic() - started
 
 
 def interrupted(config: Path, number: int, trial: Trial) -> Outcome:
-    """A run that gets a signal, and goes on.
+    """Outcome of a run that gets a signal, and goes on.
 
     Raises:
         BenchmarkError: a process ended otherwise than it should.
@@ -214,7 +214,7 @@ def interrupted(config: Path, number: int, trial: Trial) -> Outcome:
 
 
 def outcome(run: Path) -> Outcome:
-    """Of a finished run."""
+    """Outcome of a finished run."""
     checkpoint = run / "checkpoints" / f"checkpoint-{STEPS}"
     return Outcome(
         load_file(run / "policy" / "model.safetensors"),
@@ -266,7 +266,7 @@ def _logged(path: Path) -> list[dict[str, Any]]:
 
 
 def step_seconds(run: Path) -> list[float]:
-    """Of each step of a run."""
+    """Seconds of each step of a run."""
     return [
         sum(value for name, value in row.items() if name.startswith("time/"))
         for row in _logged(run / "metrics.jsonl")

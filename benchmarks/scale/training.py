@@ -41,10 +41,10 @@ class Kind:
     """How processes share a step.
 
     Attributes:
-        name: As it is reported.
-        strategy: See :data:`recrl.launch.cluster.launcher.STRATEGIES`.
-        processes: Of one machine.
-        prompts: Of a step, over all of them.
+        name: Name in the report.
+        strategy: Strategy of :data:`recrl.launch.cluster.launcher.STRATEGIES`.
+        processes: Number of processes, on one machine.
+        prompts: Number of prompts of a step, over all of them.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Job:
-    """What a launched process does.
+    """Work of a launched process.
 
     Attributes:
         policy: Folder of the model.
-        output: Folder, for checkpoints and results.
-        steps: To take, the warm-up included.
+        output: Folder of checkpoints and results.
+        steps: Number of steps to take, the warm-up included.
     """
 
     policy: str
@@ -73,7 +73,7 @@ def kinds(processes: int, prompts: int, strategies: Sequence[str]) -> list[Kind]
     """One process with the work of one and with that of all, and all with each strategy.
 
     Args:
-        prompts: Of each process.
+        prompts: Number of prompts of each process.
     """
     alone = [
         Kind("1 process, its work", "cpu", 1, prompts),
@@ -95,13 +95,13 @@ def measure(
     """Launch every kind ``rounds`` times, in turns.
 
     Args:
-        model: Of :data:`recrl.benchmarks.speed.cells.MODELS`.
-        steps: Measured of each launch.
-        on_step: Told how many launches are done, and what is next.
+        model: Name of :data:`recrl.benchmarks.speed.cells.MODELS`.
+        steps: Number of measured steps of each launch.
+        on_step: Function that is told how many launches are done, and what is next.
 
     Returns:
-        Of each kind its fields, ``parameters``, and of each round ``seconds`` (median of a step), ``start``,
-        ``peak`` and ``states`` (bytes, largest of the processes), ``checkpoint_seconds`` and
+        For each kind its fields, ``parameters``, and for each round ``seconds`` (median of a step),
+        ``start``, ``peak`` and ``states`` (bytes, largest of the processes), ``checkpoint_seconds`` and
         ``checkpoint_bytes``.
 
     Raises:
@@ -161,7 +161,7 @@ class _Clock(TrainerCallback):
 
 
 def main() -> None:
-    """One process."""
+    """Main function of one process."""
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     torch.set_num_threads(1)
     state = distributed_state()
@@ -199,7 +199,7 @@ def states(trainer: Any) -> int:
     """Bytes of weights and optimiser states that this process holds between two steps."""
     optimizer = getattr(trainer.model_wrapped, "optimizer", None) or trainer.optimizer
     inner = getattr(optimizer, "optimizer", optimizer)  # DeepSpeed's holds another
-    # Of a weight that is spread over processes (ZeRO-3) this one holds a part.
+    # This process holds a part of a weight that is spread over processes (ZeRO-3).
     tensors = [getattr(weight, "ds_tensor", weight.data) for weight in trainer.model.parameters()]
     tensors += [weight.data for group in inner.param_groups for weight in group["params"]]
     for values in inner.state.values():

@@ -1,7 +1,6 @@
 """The answers of a worker that only samples: its engine, a turn at a time.
 
-Every answer has as many tokens as the cell says, whatever it says: nothing ends it. So every engine does the
-same work.
+Every answer has as many tokens as the cell says, since nothing ends it: every engine does the same work.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +29,7 @@ _KV_CACHE = 2.0  # GiB
 
 Prompts: TypeAlias = Sequence[tuple[int, ...]]
 Sample: TypeAlias = Callable[[Prompts, int], list[list[int]]]
-"""Answers to prompts, with a seed; those to one prompt stand together."""
+"""Function that samples answers to prompts, with a seed; those to one prompt stand together."""
 
 
 def take(job: Job, connection: Any) -> None:
@@ -68,7 +67,7 @@ def take(job: Job, connection: Any) -> None:
 
 @contextmanager
 def _engine(job: Job, model: Any) -> Iterator[tuple[Callable[[str], None], Sample]]:
-    """How an engine takes weights over, and how it answers."""
+    """Functions by which an engine takes weights over and answers."""
     chosen, cell = SAMPLERS[job.kind], job.cell
     sampling = Sampling(max_tokens=cell.answer, ends=())
     if chosen.engine == "transformers":
@@ -120,7 +119,7 @@ def _served(job: Job, config: RolloutConfig, dtype: str, longest: int, port: int
 
 @torch.no_grad()
 def _expanded(model: Any, prompts: Prompts, sampling: Sampling, *, copies: int) -> list[list[int]]:
-    """TRL's way: every prompt is repeated for each of its answers, and all are read."""
+    """Answers in TRL's way: every prompt is repeated for each of its answers, and all are read."""
     rows = torch.tensor([prompt for prompt in prompts for _ in range(copies)], device=model.device)
     # Transformers would fill what is not set from the configuration beside the model.
     model.generation_config = GenerationConfig()

@@ -1,4 +1,4 @@
-"""What is compared on what.
+"""Kinds that are compared, and the cells on which they are.
 
 ``Kind``      one way to make a step: stock TRL, or ours
 ``Sampler``   one way to sample answers alone
@@ -26,9 +26,9 @@ class Kind:
     """One way to make a training step.
 
     Attributes:
-        text: What it is, for the report.
-        stock: TRL's own trainer; else ours.
-        options: Of ``GRPOConfig`` for TRL's trainer, of ``TrainConfig`` for ours; all else is its default.
+        text: Description for the report.
+        stock: Whether it is TRL's own trainer; else ours.
+        options: Options of TRL's ``GRPOConfig`` or our ``TrainConfig``; all else is its default.
     """
 
     text: str
@@ -58,9 +58,9 @@ class Sampler:
     """One way to sample answers.
 
     Attributes:
-        text: What it is, for the report.
-        engine: As ``rollout.engine`` names it.
-        options: Of ``RolloutConfig``; all else is its default.
+        text: Description for the report.
+        engine: Name of the engine in ``rollout.engine``.
+        options: Options of ``RolloutConfig``; all else is its default.
     """
 
     text: str
@@ -88,8 +88,8 @@ class Model:
     """A policy's size.
 
     Attributes:
-        vocabulary: Width of the logits; those that the tokenizer does not know decode to nothing.
-        kv_heads: ``None`` for as many as there are heads.
+        vocabulary: Width of the logits; tokens that the tokenizer does not know decode to nothing.
+        kv_heads: Number of key and value heads; ``None`` for as many as there are heads.
     """
 
     hidden: int
@@ -153,23 +153,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Settings:
-    """How every cell is run."""
+    """Settings with which every cell is run."""
 
     rounds: int = 5
     """Measured steps of each kind."""
     warmup: int = 2
     """Steps of each kind before them."""
     seed: int = 0
-    """Of weights, prompts and sampling."""
+    """Seed of weights, prompts and sampling."""
     device: str = "cpu"
-    """``cpu`` (fp32) or ``cuda`` (bf16)."""
+    """Device: ``cpu`` (fp32) or ``cuda`` (bf16)."""
     threads: int | None = None
-    """Of torch in each worker; ``None`` for as many as there are cores."""
+    """Threads of torch in each worker; ``None`` for as many as there are cores."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which cells: ``model`` at every prompt length and group size, ``sizes`` at the headline cell's.
+    """Choice of cells: ``model`` at every prompt length and group size, ``sizes`` at the headline cell's.
 
     A cell has ``groups`` groups a step; ``smollm2`` among ``sizes`` has one: its steps take a CPU minutes.
     """
@@ -182,9 +182,9 @@ class Sweep:
     sizes: tuple[str, ...] = ("1M", "15M")
     kinds: tuple[str, ...] = (STOCK, ROWS, OURS)
     headline_kinds: tuple[str, ...] = (NO_CHECKPOINT, CHECKPOINT)
-    """Run in the headline cell besides, and in that of the longest prompts with the same group size."""
+    """Further kinds of the headline cell, and of that of the longest prompts with the same group size."""
     samples: bool = False
-    """Kinds are samplers, and nothing is trained."""
+    """Whether kinds are samplers, and nothing is trained."""
 
     @property
     def headline(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Running the cells: a worker for each kind, in turns, and ``speed.json`` written after every cell.
+"""Runs of the cells: a worker for each kind, in turns, and ``speed.json`` written after every cell.
 
 ``execute``  runs the cells that the file lacks
 ``read``     the file
@@ -39,10 +39,10 @@ def execute(cells: Sequence[Cell], settings: Settings, folder: Path, on_step: On
     """Run the cells that ``folder/speed.json`` lacks.
 
     Args:
-        cells: In the order of running.
-        settings: Must be those of the file, if there is one.
-        folder: Is created.
-        on_step: Told the cell, the kind and how many steps of all cells are done, after each step.
+        cells: Cells in the order of running.
+        settings: Settings; they must be those of the file, if there is one.
+        folder: Folder, which is created.
+        on_step: Callback after each step with the cell, the kind and how many steps of all cells are done.
 
     Returns:
         The records of these cells: ``cell``, ``parameters``, for each of ``kinds`` its ``start`` and
@@ -74,7 +74,7 @@ def execute(cells: Sequence[Cell], settings: Settings, folder: Path, on_step: On
                 def tell(kind: str, taken: int, cell: Cell = cell, before: int = steps) -> None:
                     on_step(cell, kind, before + taken)
 
-                # What was measured of the same workload with other kinds goes.
+                # Earlier measurements of the same workload with other kinds are dropped.
                 records = {c: r for c, r in records.items() if c.workload != cell.workload}
                 records[cell] = _measure(cell, settings, Path(scratch), tell)
                 _write(path, {**head, "cells": list(records.values())})
@@ -83,7 +83,7 @@ def execute(cells: Sequence[Cell], settings: Settings, folder: Path, on_step: On
 
 
 def steps_of(cell: Cell, settings: Settings) -> int:
-    """Steps of all kinds."""
+    """Number of steps of all kinds."""
     return len(cell.kinds) * (settings.warmup + settings.rounds)
 
 
@@ -100,7 +100,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the seconds depend on."""
+    """Facts of the machine on which the seconds depend."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     return {
@@ -124,7 +124,7 @@ def _version_of_vllm() -> str | None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    # Written aside and renamed, so that a stop at any moment leaves a whole file.
+    # The file is written aside and renamed, so that a stop at any moment leaves a whole one.
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)
@@ -142,7 +142,7 @@ def _measure(cell: Cell, settings: Settings, scratch: Path, tell: Callable[[str,
     with _workers(cell, settings, policy, scratch, steps) as workers:
 
         def turn(kind: str, number: int) -> None:
-            """Number 0 waits until the worker is ready."""
+            """Take a turn; number 0 waits until the worker is ready."""
             if "fault" in kinds[kind]:
                 return
             try:
@@ -168,7 +168,7 @@ def _measure(cell: Cell, settings: Settings, scratch: Path, tell: Callable[[str,
 def _workers(
     cell: Cell, settings: Settings, policy: Path, scratch: Path, steps: int
 ) -> Iterator[dict[str, "_Worker"]]:
-    """A worker for each kind; all have ended when this is left, however it is left."""
+    """Workers, one for each kind; all have ended when the context is left, in whatever way."""
     found: dict[str, _Worker] = {}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         try:
@@ -204,16 +204,16 @@ class _Worker:
         theirs.close()
 
     def step(self) -> Any:
-        """Take a step: a :class:`Step`."""
+        """Take a step, and give its :class:`Step`."""
         self._connection.send(messages.GO)
         return self.answer()
 
     def answer(self) -> Any:
-        """What the worker says next.
+        """The worker's next message.
 
         Raises:
-            _OutOfMemoryError: the GPU has too little.
-            BenchmarkError: it failed or died.
+            _OutOfMemoryError: the GPU has too little memory.
+            BenchmarkError: the worker failed or died.
         """
         try:
             what, content = self._connection.recv()
@@ -234,11 +234,11 @@ class _Worker:
         return BenchmarkError(f"{self._job.cell}: the worker of kind {self._job.kind!r} {what}{text}")
 
     def hang_up(self) -> None:
-        """Let it end when it has taken its step."""
+        """Let the worker end when it has taken its step."""
         self._connection.close()
 
     def end(self) -> None:
-        """Wait for its end for a while, then kill it."""
+        """Wait for the worker's end for a while, then kill it."""
         self.hang_up()
         self._process.join(_PATIENCE)
         self._process.kill()

@@ -1,4 +1,4 @@
-"""What a worker and its parent tell each other."""
+"""Messages between a worker and its parent."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ LOG = "log"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker does."""
+    """Work of a worker."""
 
     kind: str
     cell: Cell
@@ -30,7 +30,7 @@ class Start:
     """A worker before its first step."""
 
     memory: int
-    """Bytes in main memory, libraries and model included."""
+    """Bytes that it holds in main memory, libraries and model included."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Step:
     """One step, in seconds unless it says otherwise."""
 
     whole: float
-    """From its beginning to after the optimiser's step."""
+    """Time from its beginning to after the optimiser's step."""
     rollout: float
-    """Generation alone."""
+    """Time of generation alone."""
     inputs: float
-    """Generation, rewards, advantages and, where needed, old and reference log-probabilities."""
+    """Time of generation, rewards, advantages and, if needed, old and reference log-probabilities."""
     forward_backward: float
     answer_tokens: float
     """Mean length of the answers."""
@@ -51,9 +51,9 @@ class Step:
     device_peak: int | None
     """Most bytes that tensors took on the GPU so far."""
     full_rows: str | None
-    """Why the forward passes read a prompt once for each answer; None when they read it once."""
+    """Reason why the forward passes read a prompt once for each answer; None when they read it once."""
     parts: dict[str, float]
-    """What recrl's trainer says about the step, by the names of its metrics ``time/*``; empty for TRL's."""
+    """Times by recrl's trainer, by the names of its metrics ``time/*``; empty for TRL's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,6 @@ class Sampled:
     """The answers of one step without training, in seconds."""
 
     hand_over: float
-    """The policy's weights to the engine; 0 where it is the policy itself."""
+    """Time to hand the policy's weights to the engine; 0 if it is the policy itself."""
     sampling: float
-    """From the prompts' token ids to the answers'."""
+    """Time from the prompts' token ids to the answers'."""

@@ -28,10 +28,10 @@ def cost(records: Sequence[Record], warmup: int, along: str, path: Path) -> None
     """Seconds of a step along ``group_size`` or ``prompt``, a panel for each value of the other.
 
     Args:
-        records: Of one model.
-        warmup: Steps that do not count.
-        along: A field of the cells.
-        path: The PNG.
+        records: Records of one model.
+        warmup: Number of first steps that do not count.
+        along: Field of the cells.
+        path: Path of the PNG.
     """
     other = "prompt" if along == "group_size" else "group_size"
     names = {"prompt": "P, tokens of the prompt", "group_size": "G, answers a prompt"}

@@ -182,7 +182,7 @@ def _checkpointing(records: Sequence[Record], memory: str) -> list[str]:
 
 
 def _growth(records: Sequence[Record]) -> list[str]:
-    """What more answers a prompt cost."""
+    """Lines on what more answers a prompt cost."""
     rows = []
     sizes = sorted({record["cell"]["group_size"] for record in _swept(records)})
     for prompt in sorted({record["cell"]["prompt"] for record in _swept(records)}):
@@ -245,7 +245,7 @@ def _figures(records: Sequence[Record], warmup: int, folder: Path) -> list[str]:
 
 
 def _parts(records: Sequence[Record]) -> list[str]:
-    """Where the time of our own steps goes."""
+    """Times of the parts of our own steps."""
     found = [(r, kind, parts) for r in records for kind, parts in r["summary"]["parts"].items()]
     if not found:
         return []

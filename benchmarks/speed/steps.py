@@ -55,7 +55,7 @@ class _Turns(TrainerCallback):
         self._logs: dict[str, float] = {}
 
     def timed(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        """The method, with its seconds of the current step counted."""
+        """A method whose seconds count for the current step."""
 
         def wrapper(*arguments: Any, **options: Any) -> Any:
             started = self._now()
@@ -126,7 +126,7 @@ def _trainer(job: Job) -> GRPOTrainer:
                 group_size=cell.group_size,
                 max_answer_tokens=cell.answer,
                 save_every=steps,
-                # As TRL's defaults are; what else both have is equal by default.
+                # These are TRL's defaults; whatever else both have is equal by default.
                 learning_rate=GRPOConfig.learning_rate,
                 schedule="linear",
                 warmup_steps=0,
@@ -173,7 +173,7 @@ def _full_rows(cell: Cell, trainer: GRPOTrainer) -> str | None:
 
 
 def now(device: str) -> float:
-    """Seconds, once a GPU has done what it was asked to."""
+    """Seconds of the clock, once a GPU has done what it was asked to."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

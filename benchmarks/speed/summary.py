@@ -21,8 +21,8 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
     """Figures of a record of :func:`.measure.execute`.
 
     Args:
-        record: ``cell`` and ``kinds``.
-        warmup: Steps of each kind that do not count.
+        record: Record with ``cell`` and ``kinds``.
+        warmup: Number of steps of each kind that do not count.
 
     Returns:
         ``token_ratio``, ``G(P+C) / (P+GC)``; ``medians``, for each kind its seconds, ``answer_tokens``,
@@ -31,9 +31,9 @@ def summarise(record: Mapping[str, Any], warmup: int) -> dict[str, Any]:
         held before the first step; ``parts``, for each of our kinds the median seconds of the parts of a
         step. A kind without steps, for which memory did not suffice, is in none of them.
 
-        Of samplers, ``token_ratio``; ``medians`` with seconds of ``hand_over`` and ``sampling``;
-        ``tokens_per_second`` and ``with_hand_over``, the `spread` over rounds; and ``faster``, that of how
-        many times the tokens of a second are those of batch expansion.
+        For samplers, ``token_ratio``; ``medians`` with seconds of ``hand_over`` and ``sampling``;
+        ``tokens_per_second`` and ``with_hand_over``, the `spread` over rounds; and ``faster``, the `spread`
+        of the ratio of tokens per second to those of batch expansion.
     """
     cell = Cell.from_json(record["cell"])
     steps = {kind: found["steps"][warmup:] for kind, found in record["kinds"].items() if found["steps"]}
@@ -93,7 +93,7 @@ def _net_peak(record: Mapping[str, Any], kind: str) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """``median``, ``low`` and ``high``: with so few rounds the extremes say more than an interval would."""
+    """Spread ``median``, ``low``, ``high``: with few rounds the extremes say more than an interval would."""
     return {"median": median(values), "low": min(values), "high": max(values)}
 
 

@@ -1,4 +1,4 @@
-"""One kind of one cell in a process of its own: makes its trainer and takes a step whenever it is told to.
+"""One kind of one cell in a process of its own: it makes its trainer and takes a step when it is told to.
 
 Memory of one kind cannot hide in another's, and a step starts only when no other worker runs. Messages to
 the parent are pairs: ``(READY, Start)`` once, ``(STEP, Step)`` or ``(STEP, Sampled)`` for each step, and
@@ -23,7 +23,7 @@ def serve(job: Job, connection: Connection) -> None:
     log = os.open(job.output / LOG, os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(log, stream)
-    # Here: what is imported reads the variables, and the log has their warnings.
+    # Imports follow: they read the variables, and the log has their warnings.
     os.environ["HF_HUB_OFFLINE"] = "1"
     if job.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -37,13 +37,13 @@ def serve(job: Job, connection: Connection) -> None:
 
             steps.take(job, connection)
     except Exception as error:
-        # By name: only a worker that came that far has imported torch.
+        # The error is known by its name: only a worker that came that far has imported torch.
         what = OUT_OF_MEMORY if type(error).__name__ == "OutOfMemoryError" else FAULT
         connection.send((what, traceback.format_exc()))
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot end its workers: each watches for itself."""
+    """Watch for the parent's end: one that was killed cannot end its workers."""
     parent = parent_process()
     assert parent is not None, "a worker is started by a parent"
     wait([parent.sentinel])

@@ -1,8 +1,9 @@
-"""What every kind of a cell works on: policy, prompts and rewards.
+"""Workload of every kind of a cell: policy, prompts and rewards.
 
 ``save_policy``       a model's weights and tokenizer, made once and read by every worker
 ``prompted_rows``     rows with prompts of exactly so many tokens
-``engine``            the rewards, and ``problem`` what is asked of them
+``engine``            the rewards
+``problem``           what is asked of them
 ``stock_functions``   the same rewards as functions for TRL
 
 Shoppers and goods are made up; prompts and rewards are those of the tag task.
@@ -29,12 +30,12 @@ from .. import BenchmarkError
 from .cells import MODELS, PACKAGED, Model
 
 DTYPES: dict[str, policy.Dtype] = {"cpu": "float32", "cuda": "bfloat16"}
-"""Of weights and arithmetic, by device."""
+"""Dtype of weights and arithmetic, by device."""
 REWARDS = ("recall", "novelty", "duplicates", "validity", "length")
 OBJECTIVE, CONSTRAINTS = "recall", ("novelty >= 0.3 (mean)", "duplicates <= 0.1 (mean)")
 SLOTS = 10
 COLUMNS = ("target", "lookback")
-"""Of a row, besides its prompt: what these rewards read."""
+"""Columns of a row, besides its prompt, that these rewards read."""
 
 # A quality, an origin and a kind of goods make a tag.
 _WORDS = (
@@ -44,7 +45,7 @@ _WORDS = (
     "mushrooms nuts olives onions peas peppers plums pumpkin salmon tomatoes",
 )
 _LOOKBACK = 100  # tags
-# Pieces besides the tags, at most; the made-up texts have fewer.
+# Most pieces besides the tags; the made-up texts have fewer.
 _PIECES = 1000
 # Words that fill a prompt up when its last tag would not fit.
 _FILLER, _MOST_FILLERS, _SPARE_TAGS = "a", 40, 20
@@ -59,10 +60,10 @@ def save_policy(name: str, folder: Path, *, dtype: policy.Dtype, seed: int) -> i
     """Make a policy of :data:`MODELS` and save it with its tokenizer.
 
     Args:
-        name: Of the model.
-        folder: Is created.
-        dtype: ``float32`` or ``bfloat16``.
-        seed: Of random weights.
+        name: Name of the model.
+        folder: Folder, which is created.
+        dtype: Dtype ``float32`` or ``bfloat16``.
+        seed: Seed of random weights.
 
     Returns:
         Number of parameters.
@@ -112,11 +113,11 @@ def prompted_rows(
     """Rows with a prompt of their own and the columns that the rewards read.
 
     Args:
-        tokenizer: Counts the tokens, chat template included.
-        tags: What the shoppers buy.
+        tokenizer: Tokenizer that counts the tokens, chat template included.
+        tags: Tags that the shoppers buy.
         count: Number of rows.
-        tokens: Length of every prompt.
-        seed: Of the shoppers.
+        tokens: Number of tokens of every prompt.
+        seed: Seed of the shoppers.
 
     Raises:
         BenchmarkError: no prompt has so few tokens, or so many.
@@ -153,7 +154,7 @@ def _row(
 
 
 def _episode(tags: Catalog, rng: np.random.Generator) -> dict[str, Any]:
-    """A shopper who bought every tag once or more, and whom no two weeks see alike."""
+    """A random shopper, who bought every tag once or more, in a random week."""
     history = rng.permutation(len(tags)).tolist()
     monday = dt.date(2024, 1, 1) + dt.timedelta(weeks=int(rng.integers(52)))
     return {
@@ -176,7 +177,7 @@ def _count(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> int:
 
 
 def _texts(tags: Catalog) -> list[str]:
-    """What the tokenizer learns its pieces from."""
+    """Texts from which the tokenizer learns its pieces."""
     rng = np.random.default_rng(0)
     messages = [_messages(_episode(tags, rng), tags, bought=100, fillers=3) for _ in range(50)]
     return ["\n".join(f"{m['role']}\n{m['content']}" for m in found) for found in messages]
@@ -190,7 +191,7 @@ def engine(tags: Catalog, names: tuple[str, ...] = REWARDS) -> RewardEngine:
 
 
 def problem(ranges: dict[str, tuple[float, float]]) -> Problem:
-    """Recall under two constraints."""
+    """Problem of recall under two constraints."""
     return Problem.build(OBJECTIVE, CONSTRAINTS, ranges)
 
 

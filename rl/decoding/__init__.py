@@ -1,1 +1,1 @@
-"""Token ids of answers."""
+"""Decoding of answers: their token ids, and what may be written."""

@@ -30,9 +30,9 @@ def answer_texts(
     """Texts of ``copies`` answers to each chat, in order.
 
     Args:
-        batch_size: Answers at once.
+        batch_size: Number of answers at once.
         kept: Answers of an earlier attempt, which are not sampled again.
-        on_batch: Called with the number of prompts answered so far.
+        on_batch: Function that is called with the number of prompts answered so far.
     """
     was_training = model.training
     model.eval()
@@ -65,9 +65,9 @@ def deploy(
     """Greedy answers.
 
     Args:
-        form: What an answer is.
-        decoding: What may be written, see :mod:`recrl.rl.decoding.forms`.
-        kept: See :func:`answer_texts`.
+        form: Form of an answer.
+        decoding: Limit on what may be written, see :mod:`recrl.rl.decoding.forms`.
+        kept: Answers of an earlier attempt, see :func:`answer_texts`.
 
     Raises:
         ValueError: see :func:`recrl.rl.decoding.forms.token_constraint`.

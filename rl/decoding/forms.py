@@ -1,4 +1,4 @@
-"""From the form of a task's answers to what may be decoded, and to the room that an answer needs.
+"""What may be decoded in the form of a task's answers, and the room that an answer needs.
 
 ``distinct``  exactly K different options (:class:`recrl.rl.decoding.lists.DistinctLines`)
 ``grammar``   one to K options; the policy ends the list (:mod:`recrl.rl.decoding.grammar`)
@@ -19,7 +19,7 @@ from .settings import Decoding
 def token_constraint(
     form: Lines | Text, tokenizer: PreTrainedTokenizerBase, vocabulary: int, decoding: Decoding
 ) -> DistinctLines | GrammarConstraint | None:
-    """Which tokens a deployed answer may take; None for any.
+    """Limit on the tokens that a deployed answer may take; None for any.
 
     Args:
         vocabulary: Number of tokens that the model scores.
@@ -35,14 +35,14 @@ def token_constraint(
 
 
 def longest_answer(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest answer that the form asks for, its end included."""
+    """Number of tokens of the longest answer that the form asks for, its end included."""
     if isinstance(form, Text):
         return form.max_tokens
     return longest(line_tokens(tokenizer, form), form.count)
 
 
 def answer_room(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that sampled answers may take: of a list, half as many again as an average one has."""
+    """Number of tokens that sampled answers may take; for a list, half as many again as an average one."""
     if isinstance(form, Text):
         return form.max_tokens
     mean = fmean(len(tokens) for tokens in line_tokens(tokenizer, form))

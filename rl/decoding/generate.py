@@ -36,8 +36,8 @@ def generate(
     Args:
         model: Causal language model, in evaluation mode; adapters may be around it, other wrappers not.
         prompts: Token ids; equal prompts are read once.
-        on_answered: Called with the numbers of all answers to a prompt, and their tokens, once they are
-            there; not with the ``generate`` of transformers.
+        on_answered: Function that is called with the numbers of all answers to a prompt, and their tokens,
+            once they are there; not with the ``generate`` of transformers.
 
     Raises:
         ValueError: an empty prompt, or a prompt that leaves no room for an answer in the model's window.
@@ -49,7 +49,7 @@ def generate(
     if not can_share(base, max(map(len, prompts)) + sampling.max_tokens):
         repeated = [list(prompt) for prompt in prompts for _ in range(copies)]
         return _with_transformers(model, repeated, sampling, constraint)
-    # Equal prompts become one row; an answer is a (row, slot) and has its number in the result.
+    # Equal prompts become one row; an answer is a (row, slot) with its number in the result.
     rows: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         rows.setdefault(tuple(prompt), []).extend(range(i * copies, (i + 1) * copies))

@@ -39,7 +39,7 @@ def answer_grammar(form: Lines, *, leading_space: bool = False) -> str:
     """EBNF of an answer: one line to as many as the form says, each an option and its line break.
 
     Args:
-        leading_space: Allow one space before the first line.
+        leading_space: Whether to allow one space before the first line.
 
     Raises:
         ValueError: an option that is more than one line, or no room for a line.
@@ -61,13 +61,13 @@ def _escaped(text: str) -> str:
 
 
 class GrammarConstraint(Constraint):
-    """Allows only what :func:`answer_grammar` does; the end token after a line's break.
+    """Allows only what :func:`answer_grammar` does, and the end token after a line's break.
 
     Args:
         vocabulary: Number of tokens that the model scores; may be more than the tokenizer has.
 
     Attributes:
-        max_tokens: Of the longest answer, its end included: no answer within it is cut short.
+        max_tokens: Tokens of the longest answer, its end included: no answer within it is cut short.
 
     Raises:
         ValueError: see :func:`answer_grammar` and :func:`~recrl.rl.decoding.lists.line_tokens`.

@@ -1,4 +1,4 @@
-"""Answers of an evaluation that was stopped, so that it goes on where it was."""
+"""Answers of an evaluation that was stopped, from which it goes on."""
 
 import base64
 import json
@@ -16,10 +16,10 @@ class Kept:
     """Texts that were answered so far, and the random state behind them, in a file.
 
     Args:
-        path: The file; what it holds of another key, or damaged, is not used.
+        path: Path of the file; one of another key, or damaged, is not used.
         key: Identity of what is answered: policy, prompts, settings, seed.
         every: Seconds between two writes.
-        urgent: Whether to write at once, since the process is about to stop.
+        urgent: Function that says whether to write at once, since the process is about to stop.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Kept:
         self._written = time.monotonic()
 
     def begin(self) -> list[str]:
-        """Texts that are there already; torch's random state becomes the one behind them."""
+        """Give the texts that are there already; torch's random state becomes the one behind them."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(self._path.read_bytes())
             if content["key"] == self._key and content.pop("crc") == checksum(content):
@@ -38,7 +38,7 @@ class Kept:
         return []
 
     def keep(self, texts: Sequence[str]) -> None:
-        """Note the texts so far; they are on the disk where it is urgent or time."""
+        """Note the texts so far; they are written if it is urgent or time."""
         if self._urgent() or time.monotonic() - self._written >= self._every:
             content = {"key": self._key, "texts": list(texts), "random": _random()}
             self._path.parent.mkdir(parents=True, exist_ok=True)

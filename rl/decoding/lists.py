@@ -19,10 +19,10 @@ class Trie:
     """Token sequences of all options. Nodes are numbers; the root is 0.
 
     Attributes:
-        children: Per node, token -> node.
-        option: Leaf -> its option.
-        path: Per option, its edges from the root to its leaf: ``(parent, token, node)``.
-        below: Per node, the number of options at or below it.
+        children: Children of each node: token -> node.
+        option: Option of each leaf.
+        path: Edges of each option from the root to its leaf: ``(parent, token, node)``.
+        below: Number of options at or below each node.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
@@ -59,7 +59,7 @@ def line_tokens(tokenizer: PreTrainedTokenizerBase, form: Lines) -> list[list[in
     coder: Any = tokenizer
     lines = coder([form.render([i]) for i in range(len(form.options))], add_special_tokens=False)
     found: list[list[int]] = lines["input_ids"]
-    # Twice in a row, so that a tokenizer that loses the line break is noticed.
+    # Each is read twice in a row, so that a tokenizer that loses the line break is noticed.
     texts = coder.batch_decode([line + line for line in found], skip_special_tokens=True)
     for option, text in zip(form.options, texts, strict=True):
         if [normalise(line) for line in text.splitlines()] != [normalise(option)] * 2:
@@ -72,18 +72,18 @@ def line_tokens(tokenizer: PreTrainedTokenizerBase, form: Lines) -> list[list[in
 
 
 def longest(lines: Sequence[Sequence[int]], count: int) -> int:
-    """Tokens of an answer that names the longest option on every line, its end included."""
+    """Number of tokens of an answer with the longest option on every line, its end included."""
     return count * max(map(len, lines)) + 1
 
 
 class DistinctLines(Constraint):
-    """Allows only tokens that go on with an option not named yet; after the last line only the end.
+    """Allows only tokens that go on with an option not named yet, and after the last line only the end.
 
     Args:
         vocabulary: Number of tokens that the model scores.
 
     Attributes:
-        max_tokens: Of the longest answer, its end included.
+        max_tokens: Number of tokens of the longest answer, its end included.
 
     Raises:
         ValueError: more lines than options, or two options with the same tokens.
@@ -134,7 +134,7 @@ class DistinctLines(Constraint):
 
 
 class _Row:
-    """Where one answer stands."""
+    """State of one answer."""
 
     def __init__(self) -> None:
         self.named = 0

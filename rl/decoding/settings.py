@@ -1,4 +1,4 @@
-"""How a configuration says which lists may be deployed, see :mod:`recrl.rl.decoding.forms`."""
+"""Words of a configuration for the lists that may be deployed, see :mod:`recrl.rl.decoding.forms`."""
 
 from importlib.util import find_spec
 from typing import Literal
@@ -7,10 +7,10 @@ Decoding = Literal["distinct", "grammar", "free"]
 
 
 def check_installed(decoding: Decoding) -> None:
-    """What decodes is there.
+    """Refuse a decoding whose package is missing.
 
     Raises:
-        ModuleNotFoundError: it is not.
+        ModuleNotFoundError: it is not installed.
     """
     if decoding == "grammar" and find_spec("xgrammar") is None:
         raise ModuleNotFoundError(

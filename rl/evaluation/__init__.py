@@ -1,1 +1,1 @@
-"""What a policy answers to the test episodes, and the tables of it."""
+"""Answers of a policy to the test episodes, and tables of them."""

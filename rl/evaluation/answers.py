@@ -24,10 +24,10 @@ from .settings import EvaluationConfig
 
 @dataclass(frozen=True)
 class Answers:
-    """What one policy answered to every row.
+    """Answers of one policy to every row.
 
     Attributes:
-        scores: ``[rows, answers, columns]`` of the sampled answers, see ``Problem.columns``; NaN = missing.
+        scores: Scores of sampled answers, ``[rows, answers, columns]`` (``Problem.columns``); NaN = missing.
         deployed: One deployed answer to each row.
         sampled: One sampled answer to each row.
     """
@@ -59,14 +59,14 @@ def sample(
     """Sampled answers to every row, scored.
 
     Args:
-        rows: ``prompt`` and the columns that the rewards and the problem's segments read.
-        copies: Answers to each row.
+        rows: Rows with ``prompt`` and the columns that the rewards and the problem's segments read.
+        copies: Number of answers to each row.
         kept: Answers of an earlier attempt, which are not sampled again.
-        on_batch: Called with the number of prompts answered.
+        on_batch: Function that is called with the number of prompts answered.
 
     Returns:
-        ``[rows, copies, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's answers
-        next to each other.
+        Scores ``[rows, copies, columns]``, see ``Problem.columns``, NaN = missing; and all texts, a row's
+        answers next to each other.
     """
     prompts = [row["prompt"] for row in rows]
     with torch.random.fork_rng():
@@ -93,8 +93,7 @@ def scored(
     engine: RewardEngine,
     copies: int = 1,
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[Any]]]:
-    """Scores of ``copies`` answers to every row, ``[answers, rewards]``; and the columns that they were asked
-    with."""
+    """Scores of ``copies`` answers to every row, ``[answers, rewards]``, and the columns they were given."""
     names = [key for key in rows[0] if key != "prompt"]
     columns: dict[str, list[Any]] = {key: [row[key] for row in rows for _ in range(copies)] for key in names}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -123,9 +122,9 @@ def answer(
     """Let a policy answer every row, sampled and deployed.
 
     Args:
-        sampling: The rollouts'.
-        kept: Where answers of ``sampled`` or ``deployed`` are kept in case the process stops.
-        on_batch: Called with ``sampled`` or ``deployed`` and the number of prompts answered.
+        sampling: Sampling of the rollouts.
+        kept: Store of the answers of ``sampled`` or ``deployed``, in case the process stops.
+        on_batch: Function that is called with ``sampled`` or ``deployed`` and the number of prompts answered.
     """
     scores, texts = sample(
         model,

@@ -9,19 +9,19 @@ from ..decoding.settings import Decoding, check_installed
 
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """How a run is evaluated on the test split."""
+    """Evaluation of a run on the test split."""
 
     users: Literal["unseen", "all"] = "unseen"
     """Test episodes of unseen users only, or of all users (both are then reported)."""
     answers_per_prompt: Annotated[int, Between(1, 10_000)] = 2
     """Sampled answers for each episode."""
     max_episodes: Annotated[int, Between(1, MANY)] | None = None
-    """At most this many episodes, evenly spread; all by default."""
+    """Largest number of episodes, evenly spread; all by default."""
     batch_size: Annotated[int, Between(1, 1_000_000)] = 128
     """Answers generated at once."""
     decoding: Decoding = "distinct"
-    """Deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the policy ends the
-    list; needs the package xgrammar) or ``free``. Free text is not constrained."""
+    """Constraint on deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the
+    policy ends the list; needs the package xgrammar) or ``free``. Free text is not constrained."""
 
     @field_validator("decoding")
     @classmethod

@@ -29,17 +29,17 @@ def evaluation(
     """Every table of a report, as JSON.
 
     Args:
-        rows: That were answered.
+        rows: Rows that were answered.
         answers: Policy name -> answers; the first is the reference of the differences (the warm start), the
             last the policy that was trained.
         floors: Reward -> bound that baselines meet.
-        scored: Scores one answer to every row with the run's rewards.
-        decoding: Of the deployed answers.
+        scored: Function that scores one answer to every row with the run's rewards.
+        decoding: Decoding of the deployed answers.
 
     Returns:
-        What was asked for, and ``populations``: per population ``sampled`` (rewards, objective,
-        constraints) and ``deployed`` (metrics by policy and baseline, paired differences to the reference,
-        constraints, exposure).
+        What was asked for, and ``populations``: per population ``sampled`` (rewards, objective, constraints)
+        and ``deployed`` (metrics by policy and baseline, paired differences to the reference, constraints and
+        exposure).
     """
     texts = {name: answerer(rows) for name, answerer in task.baselines(floors).items()}
     texts |= {name: found.deployed for name, found in answers.items()}
@@ -166,7 +166,7 @@ def _deployed(
 
 
 def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
-    """``[episodes, answers] -> [episodes]``; NaN where every answer is missing."""
+    """Mean over answers, ``[episodes, answers] -> [episodes]``; NaN where every answer is missing."""
     present = ~np.isnan(values)
     return np.where(
         present.any(axis=1),
@@ -176,10 +176,10 @@ def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
 
 
 def _estimate(values: Values, users: npt.NDArray[np.integer]) -> dict[str, Any] | None:
-    """None where no episode has a value, such as those of a reward whose server is away."""
+    """Estimate as JSON; None where no episode has a value, such as for a reward whose server is away."""
     return None if np.isnan(values).all() else asdict(estimate(values, users))
 
 
 def _verdict(slack: Estimate) -> dict[str, Any]:
-    """``met``: mean on the right side; ``within CI``: the interval does not exclude the bound being met."""
+    """``met``: the mean is on the right side; ``within CI``: the interval does not exclude that."""
     return {"met": slack.mean >= 0, "within CI": slack.high >= 0}

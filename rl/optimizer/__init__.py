@@ -1,1 +1,1 @@
-"""The constrained optimiser. Numbers only: it knows torch, and neither TRL, nor tasks, nor rewards."""
+"""The constrained optimiser. It knows numbers and torch only: neither TRL, nor tasks, nor rewards."""

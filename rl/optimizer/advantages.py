@@ -39,14 +39,14 @@ class AdvantageBatch:
     """All that a rule may look at: one generation batch over all ranks.
 
     Args:
-        rewards: `[group, sample, column]`, see `Problem.columns`; NaN or infinite = missing.
+        rewards: Scores, `[group, sample, column]`, see `Problem.columns`; NaN or infinite = missing.
         problem: Objective, constraints and weights.
         multipliers: lam_k, `[constraint]`; 0 for gates.
         units: u_R and u_k, from `Duals.units`.
-        running: For credit per tag: `[group, sample, position, reward]`, what each reward gives to the
-            answer's first `position` tags; 0 for a reward that only judges whole answers.
-        tokens: With `running`: `[group, sample, position]`, number of tokens written after `position` tags
-            and before the next one was complete.
+        running: Scores of the answer's first `position` tags, for credit per tag: `[group, sample, position,
+            reward]`; 0 for a reward that only judges whole answers.
+        tokens: Number of tokens written after `position` tags and before the next one was complete, with
+            `running`: `[group, sample, position]`.
 
     Raises:
         ValueError: A shape does not fit the problem, or groups hold a single sample.
@@ -83,8 +83,8 @@ class Advantages:
     """Result of a rule.
 
     Args:
-        values: `[group, sample]`, or `[group, sample, position]` for credit per tag; dtype and device of the
-            rewards; 0 for a sample without a signal.
+        values: Advantages, `[group, sample]`, or `[group, sample, position]` for credit per tag; dtype and
+            device of the rewards; 0 for a sample without a signal.
         divisor: D, the one positive number that the whole batch was divided by.
         kl_scale: Factor on beta that keeps reward and KL in proportion: beta_used = beta * kl_scale.
     """
@@ -104,13 +104,13 @@ def lagrangian(batch: AdvantageBatch) -> Advantages:
     Units and D are the same for all prompts, so the gradient has the Lagrangian's direction. Dividing by
     standard deviations per group (GDPO; Constrained GRPO, arXiv 2602.05863) would replace lam by
     `lam * sigma_R(x) / sigma_k(x)`, another exchange rate for each prompt, which no multiplier can repair.
-    Gates multiply the objective before centring. G counts the finite samples of a component in the group; a
-    missing value adds nothing, and q_j, the share of samples that have a value, makes up for that: the mean
-    over present values is what the bound is about.
+    Gates multiply the objective before centring. G counts the finite samples of a component in the group. A
+    missing value adds nothing; q_j, the share of samples that have a value, makes up for that, since the
+    bound is about the mean over present values.
 
     Credit per tag: the tokens of a tag get `r_j - (r_j of the tags before it)` in place of r_j. What is taken
-    off does not depend on the tag, so the gradient keeps its mean, while a tag no longer answers for the
-    tags before it. D is then the rms over tokens.
+    off does not depend on the tag, so the gradient keeps its mean, while a tag no longer answers for the tags
+    before it. D is then the rms over tokens.
     """
     return _lagrangian(batch)
 
@@ -154,7 +154,7 @@ def scalarized_advantage(batch: AdvantageBatch) -> Advantages:
 
 
 def weighted_sum(batch: AdvantageBatch) -> Advantages:
-    """TRL 1.16 with its defaults `sum_then_normalize` and `scale_rewards="group"`.
+    """TRL 1.16's rule by default: `sum_then_normalize` and `scale_rewards="group"`.
 
         r = sum_k w_k r_k over present values,   A = (r - group mean) / (group std + 1e-4)
 
@@ -169,7 +169,7 @@ def weighted_sum(batch: AdvantageBatch) -> Advantages:
 
 
 def gdpo(batch: AdvantageBatch) -> Advantages:
-    """TRL 1.16 with `normalize_then_sum`.
+    """TRL 1.16's rule with `normalize_then_sum`.
 
         a = sum_k w_k z_k,   z_k = (r_k - group mean) / (group std + 1e-4)
         A = (a - batch mean) / (batch std + 1e-4)
@@ -181,7 +181,7 @@ def gdpo(batch: AdvantageBatch) -> Advantages:
 
 
 def gd2po(batch: AdvantageBatch) -> Advantages:
-    """`gdpo`, without samples on which the rewards disagree: |sum_k w_k z_k| / sum_k |w_k z_k| < 0.2.
+    """`gdpo` without samples on which the rewards disagree: |sum_k w_k z_k| / sum_k |w_k z_k| < 0.2.
 
     The paper also re-weights prompts by their consensus, which is left out here.
 
@@ -214,7 +214,7 @@ def gate(batch: AdvantageBatch) -> Advantages:
 
         r = R prod_k 1[sample meets k],   A = (r - group mean) / (group std + 1e-4)
 
-    A constraint on a mean or a rate is asked of every sample, at its bound or threshold. A constraint outside
+    Every sample has to meet a constraint on a mean or a rate, at its bound or threshold. A constraint outside
     of its segment, or whose reward is missing, asks for nothing.
 
     Source: constrained reward shaping of RecGPT-V2, arXiv 2512.14503.
@@ -225,7 +225,7 @@ def gate(batch: AdvantageBatch) -> Advantages:
         problem.constraints, constraint_values(problem, rewards).unbind(dim=-1), strict=True
     ):
         if constraint.kind == "mean":
-            # Compared in the rewards' own precision, as in `constraint_values`.
+            # They are compared in the rewards' own precision, as in `constraint_values`.
             value = value.to(rewards.dtype)
             met &= ~(value < constraint.bound if constraint.sign > 0 else value > constraint.bound)
         else:
@@ -273,7 +273,7 @@ def _lagrangian(batch: AdvantageBatch) -> Advantages:
 
 
 def _divided(batch: AdvantageBatch, pulls: Tensor) -> Advantages:
-    """X = sum_j pulls_j c_j over objective and constraints, divided by its rms D."""
+    """Advantages X / D: X = sum_j pulls_j c_j over objective and constraints, D its rms."""
     values = _components(batch)
     if batch.running is None:
         x = (leave_one_out(values) * pulls).sum(dim=-1)
@@ -295,7 +295,7 @@ def _components(batch: AdvantageBatch) -> Tensor:
 
 
 def _running(batch: AdvantageBatch) -> Tensor:
-    """`running` by component; 0 for indicators, which only whole answers have."""
+    """Values of `running` by component; 0 for indicators, which only whole answers have."""
     assert batch.running is not None
     problem, running = batch.problem, batch.running.detach().cpu().double()
     rewards = [problem.objective, *(c.reward if c.kind == "mean" else None for c in problem.constraints)]
@@ -308,7 +308,7 @@ def _signs(problem: Problem) -> Tensor:
 
 
 def _pulls(batch: AdvantageBatch) -> Tensor:
-    """1/u_R and lam_k s_k / u_k, `[1 + constraint]`."""
+    """Factors 1/u_R and lam_k s_k / u_k, `[1 + constraint]`."""
     objective = torch.tensor([1.0 / batch.units.objective], dtype=torch.float64)
     prices = _signs(batch.problem) * batch.multipliers.cpu() / batch.units.constraints.cpu()
     return torch.cat([objective, prices])
@@ -329,7 +329,7 @@ def _decoupled(batch: AdvantageBatch) -> tuple[Tensor, Tensor]:
 
 
 def _over_batch(values: Tensor, present: Tensor) -> Tensor:
-    """(a - mean) / (std + 1e-4) over the samples that are present; 0 elsewhere."""
+    """Values (a - mean) / (std + 1e-4) over the samples that are present; 0 elsewhere."""
     chosen = values[present]
     std = chosen.std() if len(chosen) > 1 else torch.zeros((), dtype=values.dtype)
     return ((values - chosen.mean()) / (std + 1e-4)).where(present, 0.0)

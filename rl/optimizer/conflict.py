@@ -2,8 +2,8 @@
 
 `conflict_metrics` needs only the scores of one generation batch, so it costs nothing. `gradient_cosines`, on
 request, compares the rewards' policy gradients in the model's last layer, on advantages of `half_advantages`.
-Both stay within groups: across prompts easy ones score high on everything, which can flip the sign. Nothing
-here changes training.
+Both stay within groups: easy prompts score high on everything, which can flip the sign across prompts.
+Nothing here changes training.
 """
 
 import math
@@ -18,7 +18,7 @@ from .problem import Problem
 
 
 def taking_part(problem: Problem) -> list[str]:
-    """Rewards that a rule may read: objective, constrained and weighted ones, but no mere metric."""
+    """Names of rewards that a rule may read: objective, constrained and weighted ones, no mere metric."""
     constrained = {constraint.reward for constraint in problem.constraints}
     weighted = {name for name, weight in problem.weights.items() if weight}
     return [name for name in problem.names if name in {problem.objective} | constrained | weighted]
@@ -47,11 +47,11 @@ def conflict_metrics(
                                         coming step, see `effective_weights`
 
     Args:
-        rewards: `[group, sample, reward]`; NaN or infinite = missing; a pair uses samples that have both.
-        advantages: `[group, sample]`, from a rule of `advantages`.
-        names: Of the rewards.
-        directions: `[reward]`, as `Problem.directions` gives; 0 leaves a reward out of disagreement and
-            consensus. None: more is better for all.
+        rewards: Scores, `[group, sample, reward]`; NaN or infinite = missing; a pair needs both.
+        advantages: Advantages from a rule of `advantages`, `[group, sample]`.
+        names: Names of the rewards.
+        directions: Directions as of `Problem.directions`, `[reward]`; 0 leaves a reward out of disagreement
+            and consensus. None: more is better for all.
         objective: Name of the reward that effective weights are relative to; None leaves them out.
         participants: Names of the rewards that the rule reads, see `taking_part`; None: all. Only these have
             an effective weight.
@@ -114,13 +114,13 @@ def effective_weights(rewards: Tensor, advantages: Tensor, objective: int) -> Te
     weight is split: the solution of least norm, each reward in units of its spread.
 
     Args:
-        rewards: `[group, sample, reward]` of the rewards that the rule reads; NaN or infinite = missing.
-        advantages: `[group, sample]`.
-        objective: Which reward is the objective.
+        rewards: Scores that the rule reads, `[group, sample, reward]`; NaN or infinite = missing.
+        advantages: Advantages, `[group, sample]`.
+        objective: Index of the reward that is the objective.
 
     Returns:
-        `[reward]` float64; 1 for the objective; NaN for a reward without variation, and for all where the
-        objective moves the advantage by less than a thousandth of its spread.
+        Rates `[reward]`, float64; 1 for the objective; NaN for a reward without variation, and for all where
+        the objective moves the advantage by less than a thousandth of its spread.
     """
     advantages = advantages.detach().cpu().double().flatten()
     deviations = leave_one_out(rewards.detach().cpu().double()).flatten(0, 1)
@@ -138,13 +138,13 @@ def effective_weights(rewards: Tensor, advantages: Tensor, objective: int) -> Te
 def half_advantages(rewards: Tensor) -> tuple[Tensor, Tensor]:
     """Advantages for `gradient_cosines`: one per reward, baselined within one half of the group.
 
-    Each reward minus the mean of the others in the same half, so that the halves stay independent.
+    They are each reward minus the mean of the others in the same half, so that the halves stay independent.
 
     Args:
-        rewards: `[group, sample, reward]`; NaN or infinite = missing. At least 4 samples a group.
+        rewards: Scores, `[group, sample, reward]`; NaN or infinite = missing. At least 4 samples a group.
 
     Returns:
-        Advantages `[group, sample, reward]`, 0 where missing; and `[sample]` of 0 or 1, each one's half.
+        Advantages `[group, sample, reward]`, 0 where missing; and each sample's half, `[sample]` of 0 or 1.
     """
     samples = rewards.shape[1]
     if samples < 4:
@@ -164,18 +164,18 @@ def gradient_products(
         g_j = sum_t a_tj (onehot(y_t) - p_t) h_t^T,   <g_i, g_j> ~ (g_i^0 . g_j^1 + g_i^1 . g_j^0) / 2
 
     Both factors from the same samples would add the noise that they share; halves of independent samples make
-    the estimate unbiased, for half of the samples times the other. No gradient `[V, H]` is formed:
-    with delta_t = onehot(y_t) - p_t the inner products need only (delta_t . delta_s)(h_t . h_s).
+    the estimate unbiased, for half of the samples times the other. No gradient `[V, H]` is formed: with
+    delta_t = onehot(y_t) - p_t the inner products need only (delta_t . delta_s)(h_t . h_s).
 
     Args:
-        hidden: h, `[token, H]`: input of the last layer, whose logits are `W h`.
-        logits: `[token, V]`, at temperature 1.
-        targets: y, `[token]`: the tokens that were sampled.
-        advantages: a, `[token, reward]`: of the answer that holds the token, from `half_advantages`.
-        half: `[token]` of 0 and 1; tokens of one answer share their half.
+        hidden: h, input of the last layer, whose logits are `W h`, `[token, H]`.
+        logits: Logits at temperature 1, `[token, V]`.
+        targets: y, the tokens that were sampled, `[token]`.
+        advantages: a, that of the answer that holds the token, from `half_advantages`, `[token, reward]`.
+        half: Half of each token, 0 or 1, `[token]`; tokens of one answer share theirs.
 
     Returns:
-        `[reward, reward]` float64, symmetric.
+        Products `[reward, reward]`, float64, symmetric.
     """
     parts, precision = [], torch.promote_types(logits.dtype, torch.float32)
     for side in (0, 1):
@@ -195,8 +195,8 @@ def gradient_cosines(
     """Cosines of the rewards' policy gradients in the last layer, from `gradient_products`.
 
     Returns:
-        `[reward, reward]` float64; NaN where a squared norm comes out <= 0. Noise can take a value outside of
-        [-1, 1]: more samples are needed then.
+        Cosines `[reward, reward]`, float64; NaN where a squared norm comes out <= 0. Noise can take a value
+        outside of [-1, 1]: more samples are needed then.
     """
     products = gradient_products(hidden, logits, targets, advantages, half)
     norms = products.diagonal().clamp(min=0.0).sqrt()

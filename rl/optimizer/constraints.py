@@ -1,4 +1,4 @@
-"""The constrained problem: what is maximised, what is held at a target, and in which units.
+"""The constrained problem: what is maximised, what is held at a target, and their units.
 
     max E[R] - beta KL(pi || pi_ref)   subject to   E[r_k] >= b_k  (or <=; a band is two constraints)
 
@@ -34,7 +34,7 @@ _CONSTRAINT = re.compile(
 
 
 class Segment(NamedTuple):
-    """The prompts of which a dataset column has one value, such as cold users."""
+    """The prompts for which a dataset column has one value, such as cold users."""
 
     column: str
     value: str
@@ -45,7 +45,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Constraint:
-    """One requirement on one reward; `parse_constraint` writes it from text.
+    """One requirement on one reward; `parse_constraint` reads it from text.
 
     The constrained *value* is the reward itself for kind mean; for rate and gate it is the indicator that a
     response complies, so a rate always asks for more of its value, whichever way its threshold points.
@@ -63,12 +63,11 @@ class Constraint:
     margin: float = 0.0
     """Distance kept from the bound while training, in the units of the constrained value, >= 0."""
     unit: float | None = None
-    """How much of the value counts as one step of violation; None leaves the choice to `Problem`."""
+    """Amount of the value that counts as one step of violation; None leaves the choice to `Problem`."""
     segment: Segment | None = None
-    """Hold it among these prompts only, with a multiplier of their own; None: among all."""
+    """Prompts among which alone it holds, with a multiplier of their own; None: all."""
     start: float | None = None
-    """Bound of the first generation batch, from where it moves to `bound` in equal steps; None: no
-    schedule."""
+    """Bound of the first generation batch, which moves to `bound` in equal steps; None: no schedule."""
     over: int = 0
     """Generation batches that the move takes; with `start` only."""
     name: str = ""
@@ -115,7 +114,7 @@ class Constraint:
 
     @property
     def target(self) -> float:
-        """What training aims at: the bound, tightened by the margin."""
+        """Target of the training: the bound, tightened by the margin."""
         return self.bound + self.sign * self.margin
 
     def bound_at(self, generation: int) -> float:
@@ -131,7 +130,7 @@ class Constraint:
 
     @property
     def key(self) -> str:
-        """What is constrained, without how far: identifies a constraint whose bound was edited."""
+        """Identity of the constraint without its bound: the same if the bound was edited."""
         threshold = "" if self.threshold is None else float(self.threshold)
         where = "" if self.segment is None else f" where {self.segment}"
         return f"{self.reward} {self.sense} {threshold}{where} ({self.kind})"
@@ -141,10 +140,10 @@ def parse_constraint(text: str) -> tuple[Constraint, ...]:
     """Read one constraint from text; a band gives two constraints.
 
     Args:
-        text: `novelty >= 0.30 (mean)`, `length in [6, 11] (mean)`, `diversity >= 0.55 for 0.9 (rate)` or
-            `validity >= 1.0 (gate)`. Options follow the kind: `(mean, margin=0.02, unit=0.1)`. A bound, or
-            the share of a rate, may move: `novelty >= 0.1 -> 0.3 over 100 (mean)`, in generation batches. A
-            segment of the prompts may have its own: `novelty >= 0.3 where segment=cold (mean)`.
+        text: Text such as `novelty >= 0.30 (mean)`, `length in [6, 11] (mean)`, `diversity >= 0.55 for 0.9
+            (rate)` or `validity >= 1.0 (gate)`. Options follow the kind: `(mean, margin=0.02, unit=0.1)`. A
+            bound, or the share of a rate, may move: `novelty >= 0.1 -> 0.3 over 100 (mean)`, in generation
+            batches. A segment of the prompts may have its own: `novelty >= 0.3 where segment=cold (mean)`.
 
     Raises:
         ValueError: The text does not parse, or does not name its kind.

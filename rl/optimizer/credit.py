@@ -2,7 +2,7 @@
 
 A token that is written after ``p`` tags are complete stands at position ``p``: it can no longer change them,
 and decides about tag ``p + 1`` or, after the last one, about ending the answer. ``advantages`` gives each
-position an advantage of its own; here positions are found and spread over tokens.
+position an advantage of its own; this module finds positions and spreads advantages over tokens.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def tag_positions(pieces: Sequence[str]) -> list[int]:
     """Position of each token of an answer.
 
     Args:
-        pieces: What each token decodes to; special tokens to nothing.
+        pieces: Text that each token decodes to; none for special tokens.
 
     Returns:
         Number of non-empty lines that were complete before the token, as the parser of lists counts them.
@@ -34,7 +34,7 @@ def tag_positions(pieces: Sequence[str]) -> list[int]:
 
 
 def count_tokens(positions: Sequence[Sequence[int]], lengths: int) -> Tensor:
-    """Tokens at each position, ``[sample, lengths]`` float32; see
+    """Number of tokens at each position, ``[sample, lengths]`` float32; see
     :class:`recrl.rl.optimizer.advantages.AdvantageBatch`."""
     counts = torch.zeros(len(positions), lengths)
     for row, found in zip(counts, positions, strict=True):

@@ -1,9 +1,8 @@
 """Dual variables: what each constraint costs at present, learned from how far it is from its bound.
 
-`Duals` steps one multiplier per constraint once per generation batch with a PI controller, and reports
-slack, price and status. How multipliers turn into a gradient is in
-`advantages`. All runs in float64 on the CPU, from a reward matrix that every rank holds in full, so that the
-ranks agree without communication.
+`Duals` steps one multiplier per constraint once per generation batch with a PI controller, and reports slack,
+price and status. `advantages` turns multipliers into a gradient. All runs in float64 on the CPU, from a
+reward matrix that every rank holds in full, so that the ranks agree without communication.
 """
 
 import hashlib
@@ -22,11 +21,11 @@ from .problem import Problem, Units, constraint_values, objective_values
 from .settings import DualConfig
 from .units import UnitCalibration
 
-# How multipliers are stepped: "pi" is this package's controller, "log" is Safe-RLHF's (arXiv 2310.12773).
+# Ways to step multipliers: "pi" is this package's controller, "log" is Safe-RLHF's (arXiv 2310.12773).
 CONTROLLERS = ("pi", "log")
 # Safe-RLHF's step and start: ln lam <- ln lam + 0.1 e, from lam = 1.
 _LOG_STEP, _LOG_START, _LOG_LEAST = 0.1, 1.0, 1e-6
-# How much of the running covariance between rewards a generation batch keeps.
+# Share of the running covariance between rewards that a generation batch keeps.
 _COVARIANCE_MEMORY = 0.9
 
 
@@ -50,16 +49,15 @@ class ConstraintReport:
     i: float
     """Proportional and integral term; their sum, clipped, is the multiplier."""
     status: str
-    """See `Duals.status`."""
+    """Status, see `Duals.status`."""
     attained: float
     """Best mean in the window: what to relax the bound to when it is infeasible."""
     competing: tuple[tuple[str, float], ...]
-    """If infeasibility is suspected: the objective and the constraints with a positive multiplier that pull
-    the other way, each with its within-group correlation (recent batches, in the wanted directions), worst
-    first."""
+    """Objective and constraints with a positive multiplier that pull the other way, if infeasibility is
+    suspected: each with its within-group correlation (recent batches, wanted directions), worst first."""
 
     def explanation(self) -> str:
-        """What to say when infeasibility is suspected."""
+        """Words for the user when infeasibility is suspected."""
         fights = ", ".join(f"{name} (correlation {value:+.2f})" for name, value in self.competing)
         return (
             f"{self.name} looks infeasible: the best it reached lately is {self.attained:.4g}, against a "
@@ -81,7 +79,7 @@ class Duals:
     2020, arXiv 2007.03964). Infeasibility is suspected when over the last `window` generations e_k never fell
     to the tolerance and did not improve by it from the first half to the second, while the constraints hold
     more than `pressure` of the gradient; that constraint's integrator then waits. Gates have no multiplier.
-    A bound with a schedule is b_k of the generation; a segment's mean is over its own samples.
+    With a schedule, b_k is the bound of the generation; a segment's mean is over its own samples.
 
     Checkpoint behaviour: `state_dict` holds all that `update` changes, floats in hexadecimal: a resumed run
     continues bit for bit. Settings are not in it, they come from the resuming run. A generation that was
@@ -89,9 +87,9 @@ class Duals:
 
     Args:
         problem: Objective and constraints.
-        config: Settings.
+        config: Settings of the controller.
         total_steps: Planned number of generation batches; sets the defaults of `ki` and `window`.
-        controller: One of `CONTROLLERS`; a rule names its own.
+        controller: Name of `CONTROLLERS`; a rule names its own.
     """
 
     def __init__(
@@ -133,9 +131,9 @@ class Duals:
         """Step every multiplier once on one generation batch.
 
         Args:
-            rewards: `[sample, column]` of all ranks (`Problem.columns`), groups contiguous; NaN or infinite =
-                missing.
-            group_size: Samples per prompt.
+            rewards: Scores of all ranks, `[sample, column]` (`Problem.columns`), groups contiguous; NaN or
+                infinite = missing.
+            group_size: Number of samples per prompt.
             generation: Index of the batch; one that is not above the last one stepped is skipped.
 
         Returns:
@@ -194,19 +192,19 @@ class Duals:
 
     @property
     def _violation(self) -> Tensor:
-        """xi_k without the bias of its start at 0."""
+        """Smoothed violation xi_k without the bias of its start at 0."""
         return (self._smoothed / (1 - self.config.nu**self._count)).where(self._count > 0, 0.0)
 
     @property
     def multipliers(self) -> Tensor:
-        """lam_k, `[constraint]` float64, normalised units, in [0, lam_max]; 0 for gates."""
+        """Multipliers lam_k, `[constraint]` float64, normalised units, in [0, lam_max]; 0 for gates."""
         return (self._integral + self.kp * self._violation).clamp(0.0, self.config.lam_max)
 
     @property
     def units(self) -> Units:
-        """u_R and u_k; 1 where no variation was seen yet, which divides nothing but zeros.
+        """Units u_R and u_k; 1 where no variation was seen yet, which divides nothing but zeros.
 
-        The coverage is that of all batches so far: taken from one batch it would be as noisy as its mean.
+        The coverage is that of all batches so far: that of one batch would be as noisy as its mean.
         """
         units = self.calibration.units.nan_to_num(nan=1.0)
         seen = (self._present / self._samples.clamp(min=1)).where(self._present > 0, 1.0)
@@ -214,14 +212,14 @@ class Duals:
 
     @property
     def prices(self) -> Tensor:
-        """lam_k u_R / u_k, `[constraint]`: shadow price in raw units, -dJ*/db_k for a lower bound."""
+        """Prices lam_k u_R / u_k, `[constraint]`: shadow prices in raw units, -dJ*/db_k for a lower bound."""
         return self.multipliers * self.units.objective / self.units.constraints
 
     def _infeasible(self, k: int) -> bool:
         total = self.multipliers.sum().item()
         if len(self._means[k]) < self.window or total / (1 + total) <= self.config.pressure:
             return False
-        # Against the present bound and unclipped: far outside, progress must still show.
+        # Violations of the present bound, unclipped: far outside, progress must still show.
         sign, unit = self._sign[k].item(), self.calibration.units[1 + k].item()
         target = self._target(self.generation)[k].item()
         errors = [sign * (target - mean) / unit for mean in self._means[k]]
@@ -230,7 +228,7 @@ class Duals:
         return min(errors) > self.config.tolerance and improvement < self.config.tolerance
 
     def status(self, k: int) -> str:
-        """Of constraint k: slack, active, violated, saturated, infeasible_suspected or unobserved.
+        """Status of constraint k: slack, active, violated, saturated, infeasible_suspected or unobserved.
 
         unobserved: no value in the last generation, or no unit yet; infeasible_suspected: see the class;
         saturated: at lam_max; violated: smoothed violation of the bound (margin aside) over the tolerance;
@@ -299,7 +297,7 @@ class Duals:
         """Restore `state_dict`.
 
         Args:
-            state: From a run on the same problem.
+            state: State of a run on the same problem.
             strict: False accepts a changed problem: a constraint that remains keeps its multiplier, even if
                 its bound moved; a new one starts at 0; units and the infeasibility window start anew.
 
@@ -336,7 +334,7 @@ class Duals:
             self._covariance = covariance[order][:, order]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the state: equal on all ranks, or they have drifted apart."""
+        """SHA-256 of the state, equal on all ranks unless they have drifted apart."""
         return hashlib.sha256(json.dumps(self.state_dict(), sort_keys=True).encode()).hexdigest()
 
 

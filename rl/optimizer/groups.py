@@ -1,4 +1,4 @@
-"""Statistics within groups: the samples of one prompt against each other, missing values masked."""
+"""Statistics of the samples of one prompt, a group, against each other; missing values are masked."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def within_group(values: Tensor) -> tuple[Tensor, Tensor]:
     """Deviations from the group mean over finite samples.
 
     Args:
-        values: `[group, sample, ...]`; NaN or infinite = missing.
+        values: Values, `[group, sample, ...]`; NaN or infinite = missing.
 
     Returns:
         Deviations of the same shape, exactly 0 where missing and in groups without variation; and the counts
@@ -28,8 +28,8 @@ def within_group(values: Tensor) -> tuple[Tensor, Tensor]:
 def leave_one_out(values: Tensor) -> Tensor:
     """Each value minus the mean of the others in its group; same shape as `values`, 0 where missing.
 
-    Equals the deviation from the group mean times n/(n-1), n the finite samples. It makes the estimate of the
-    policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!").
+    It equals the deviation from the group mean times n/(n-1), n the finite samples. It makes the estimate of
+    the policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!").
     """
     deviations, counts = within_group(values)
     return deviations * counts / (counts - 1).clamp(min=1)
@@ -41,10 +41,10 @@ def z_scores(values: Tensor) -> Tensor:
         (r - mean) / (std + 1e-4),   std with Bessel's correction
 
     Args:
-        values: `[group, sample, ...]`; NaN or infinite = missing.
+        values: Values, `[group, sample, ...]`; NaN or infinite = missing.
 
     Returns:
-        Same shape; 0 where missing and in groups without variation.
+        Scores of the same shape; 0 where missing and in groups without variation.
     """
     deviations, counts = within_group(values)
     std = (deviations.square().sum(dim=1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt()
@@ -56,7 +56,7 @@ def permute_groups(batch: dict[str, Any], size: int) -> dict[str, Any]:
 
     Args:
         batch: Tensors and lists with ``N`` samples along their first dimension, scalars, and None.
-        size: Samples of a group; divides ``N``.
+        size: Number of samples of a group; divides ``N``.
     """
 
     def is_scalar(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """The constrained problem: objective, constraints, and their values in a batch of rewards.
 
-Torch is imported where tensors are made: a configuration states and checks its problem without.
+Torch is imported where tensors are made: a configuration states and checks its problem without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Units(NamedTuple):
-    """Constants that rewards are divided by, the same for all prompts; NaN = still to be calibrated."""
+    """Constants that divide rewards, the same for all prompts; NaN = still to be calibrated."""
 
     objective: float
     constraints: Tensor  # [constraint] float64
@@ -34,9 +34,9 @@ class Problem:
 
     Args:
         objective: Name of the reward to maximise.
-        constraints: What has to hold; its order is that of multipliers and of `constraint_values`.
+        constraints: Constraints; their order is that of multipliers and of `constraint_values`.
         ranges: Declared (low, high) of every reward, metrics included, in the order of the reward columns.
-        objective_unit: u_R; None takes half of the declared range, or calibration when that is infinite.
+        objective_unit: u_R; None takes half of the declared range, or calibration if that is infinite.
         weights: Weight of each reward, for rules that add rewards up; a missing name weighs 0. See
             `sum_weights`.
 
@@ -59,7 +59,7 @@ class Problem:
         objective_unit: float | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> Self:
-        """Like the constructor, but constraints may be text for `parse_constraint`."""
+        """Build a problem as the constructor does, but constraints may be text for `parse_constraint`."""
         parsed = [parse_constraint(item) if isinstance(item, str) else (item,) for item in constraints]
         return cls(objective, sum(parsed, ()), dict(ranges), objective_unit, dict(weights or {}))
 
@@ -105,8 +105,8 @@ class Problem:
 
     @property
     def directions(self) -> dict[str, float]:
-        """Per reward: +1 if more is better, -1 if less is, 0 for a metric or a band, whose better side
-        varies."""
+        """Direction of each reward: +1 if more is better, -1 if less is, 0 for a metric or a band, whose
+        better side varies."""
         wanted: dict[str, set[float]] = {name: set() for name in self.names}
         wanted[self.objective].add(1.0)
         for constraint in self.constraints:
@@ -115,8 +115,7 @@ class Problem:
 
     @property
     def sum_weights(self) -> Mapping[str, float]:
-        """Weights of the rules that add rewards up: as declared, else the same for all, in their
-        direction."""
+        """Weights for rules that add rewards up: as declared, else the same for all, in their direction."""
         return self.weights if any(self.weights.values()) else self.directions
 
     @property
@@ -181,11 +180,11 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
     """Constrained values: the reward for kind mean, the indicator of compliance for rate and gate.
 
     Args:
-        problem: Names the columns.
-        rewards: `[..., column]`, see `Problem.columns`; NaN or infinite = missing.
+        problem: Problem that names the columns.
+        rewards: Scores, `[..., column]`, see `Problem.columns`; NaN or infinite = missing.
 
     Returns:
-        `[..., constraint]` float64 on the same device; NaN = missing, or outside of the segment.
+        Values `[..., constraint]`, float64 on the same device; NaN = missing, or outside of the segment.
     """
     import torch
 
@@ -194,7 +193,7 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
         reward = rewards[..., problem.names.index(constraint.reward)]
         value = reward
         if constraint.kind != "mean":
-            # Compared in the rewards' own precision: as float64, float32(0.9) would fail a threshold of 0.9.
+            # The comparison is in the rewards' own precision: as float64, float32(0.9) would fail 0.9.
             cut = constraint.cut
             value = (reward >= cut if constraint.sense == ">=" else reward <= cut).to(reward.dtype)
         seen = reward.isfinite()
@@ -205,10 +204,10 @@ def constraint_values(problem: Problem, rewards: Tensor) -> Tensor:
 
 
 def segment_indicators(problem: Problem, columns: Mapping[str, Iterable[object]], samples: int) -> Tensor:
-    """Who belongs to which segment: `[sample, segment]` float32 of 0 and 1.
+    """Membership of samples in segments: `[sample, segment]` float32 of 0 and 1.
 
     Args:
-        problem: Names the segments.
+        problem: Problem that names the segments.
         columns: Dataset columns, one entry a sample.
         samples: Number of samples, for a problem without segments.
 

@@ -1,6 +1,6 @@
 """Advantage rules by name, and what a configuration has to know of one; their formulas are in `advantages`.
 
-Torch is imported with the formulas, when a rule is called: a configuration is checked without.
+Torch is imported with the formulas, when a rule is called: a configuration is checked without it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Rule:
 
     name: str
     uses_duals: bool
-    """Whether multipliers enter; where not, a run reports slacks but no prices."""
+    """Whether multipliers enter; otherwise a run reports slacks but no prices."""
     controller: str = "pi"
-    """How the multipliers are stepped, see `duals.CONTROLLERS`."""
+    """Way in which the multipliers are stepped, see `duals.CONTROLLERS`."""
     per_tag: bool = False
     """Whether it can credit tags: it must be linear in the rewards of a batch."""
     function: Callable[[AdvantageBatch], Advantages] | None = None
@@ -45,7 +45,7 @@ class Rule:
         return formula(batch)
 
     def check(self, problem: Problem) -> None:
-        """Whether the rule can be used on a problem.
+        """Refuse a problem on which the rule cannot be used.
 
         Raises:
             ValueError: it cannot; the message says the fix.
@@ -77,7 +77,7 @@ RULES = {
 
 
 def find_rule(name: str) -> Rule:
-    """The rule of that name; ValueError with the nearest name when there is none."""
+    """The rule of that name; ValueError with the nearest name if there is none."""
     if name not in RULES:
         raise ValueError(f"unknown advantage rule {name!r}{nearest(name, RULES, cutoff=0.0)}")
     return RULES[name]

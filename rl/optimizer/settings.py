@@ -14,7 +14,7 @@ from .constraints import parse_constraint
 from .rules import find_rule
 
 Credit = Literal["sequence", "tag"]
-"""What answers for a reward: the whole answer, or each of its tags."""
+"""Part that answers for a reward: the whole answer, or each of its tags."""
 
 
 class DualConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -27,7 +27,7 @@ class DualConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     nu: Annotated[float, Between(0, 0.9999)] = 0.9
     """Smoothing of the violation for the P term."""
     lam_max: Annotated[float, Between(1e-6, 1e6)] = 20.0
-    """Ceiling of a multiplier: there a constraint outweighs the objective `lam_max` to 1."""
+    """Ceiling of a multiplier, at which a constraint outweighs the objective `lam_max` to 1."""
     clip: Annotated[float, Between(1e-6, 1e6)] = 3.0
     """Largest violation, in units, that one batch may report to the controller."""
     window: Annotated[int, Between(2, 1_000_000)] | None = None
@@ -52,7 +52,7 @@ class ReferenceConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     prompts: Annotated[int, Between(0, 1_000_000)] = 0
     """Training prompts to sample answers to; 0 starts the multipliers at zero."""
     answers: Annotated[int, Between(1, 100_000)] = 64
-    """Answers to each."""
+    """Answers to each prompt."""
     kl: Annotated[float, Between(0, 1e6)] | None = None
     """KL weight that the multipliers are right for; None takes that of the training."""
 
@@ -63,22 +63,21 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     objective: Annotated[str, Text(100)]
     """Name of the reward to maximise."""
     constraints: Annotated[tuple[Annotated[str, Text()], ...], Each()] = ()
-    """``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9 (rate)``,
-    ``validity >= 1 (gate)``; for a part of the prompts ``novelty >= 0.3 where segment=cold (mean)``; moving
-    ``novelty >= 0.1 -> 0.3 over 100 (mean)``."""
+    """Constraints: ``novelty >= 0.30 (mean)``, ``length in [6, 11] (mean)``, ``diversity >= 0.5 for 0.9
+    (rate)``, ``validity >= 1 (gate)``; for a part of the prompts ``novelty >= 0.3 where segment=cold
+    (mean)``; moving ``novelty >= 0.1 -> 0.3 over 100 (mean)``."""
     rule: Annotated[str, Text(100)] = "lagrangian"
-    """How rewards become advantages."""
+    """Rule by which rewards become advantages."""
     credit: Credit = "sequence"
-    """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all share the
-    answer's."""
+    """``tag``: each tag of an answer gets the credit for what it adds; ``sequence``: all get the answer's."""
     gradient_conflict_every: Annotated[int, Between(0, MANY)] = 0
     """Compare the rewards' gradients in the last layer once in so many generation batches; 0 = never."""
     objective_unit: Annotated[float, Between(SMALLEST_UNIT, LARGEST)] | None = None
-    """What counts as one step of the objective; by default half of its declared range."""
+    """Amount that counts as one step of the objective; by default half of its declared range."""
     duals: DualConfig = DualConfig()
     """Controller of the multipliers."""
     reference: ReferenceConfig = ReferenceConfig()
-    """Where the multipliers start: at zero, or as samples of the warm start suggest."""
+    """Start of the multipliers: zero, or what samples of the warm start suggest."""
 
     @field_validator("rule")
     @classmethod

@@ -1,4 +1,4 @@
-"""Multipliers from reference samples: where the duals may start, before the first step of training.
+"""Multipliers from reference samples, from which the duals may start before the first step of training.
 
 `reference_multipliers` solves the convex dual of the KL-regularised problem on answers that were sampled from
 the reference policy, and refuses when the samples cannot carry the answer; `dual` is the function that it
@@ -24,18 +24,18 @@ class ReferenceStart:
     multipliers: Tensor
     """lam_k, `[constraint]` float64, normalised units as in `Duals`; 0 for gates and where none was found."""
     prices: Tensor
-    """lam_k u_R / u_k, `[constraint]`: the same in raw units."""
+    """Prices lam_k u_R / u_k, `[constraint]`: the multipliers in raw units."""
     attained: Tensor
-    """`[constraint]`: mean of the present constrained values under the reweighted samples; raw units."""
+    """Mean of the present constrained values under the reweighted samples, `[constraint]`; raw units."""
     objective: float
     """Mean of the objective, gates included, under the reweighted samples; raw units."""
     effective_samples: float
-    """Mean over prompts of 1 / sum_i w_i^2: to how many equally weighted samples the weights amount."""
+    """Mean over prompts of 1 / sum_i w_i^2: the number of equally weighted samples that the weights equal."""
     effective_share: float
-    """`effective_samples` / samples per prompt that lack no value, in (0, 1]."""
+    """Ratio of `effective_samples` to samples per prompt that lack no value, in (0, 1]."""
     accepted: bool
     reason: str
-    """Why it was refused, with the fix; empty when accepted."""
+    """Reason of a refusal, with the fix; empty when accepted."""
     converged: bool
     """Whether the optimality conditions of the dual hold at the multipliers."""
 
@@ -77,22 +77,22 @@ def reference_multipliers(
 ) -> ReferenceStart:
     """Multipliers of `max E[R] - kl KL(pi || pi_ref)` under the constraints, from samples of pi_ref.
 
-    Minimises `dual` over [0, lam_max] by L-BFGS-B with the exact gradient, in float64.
+    It minimises `dual` over [0, lam_max] by L-BFGS-B with the exact gradient, in float64.
 
     Missing values: a sample that lacks the objective, or a constrained value that others of its prompt have,
     is left out, since its weight in the optimum is unknown. Where a whole prompt lacks a value, as outside of
     a segment, that constraint does not act; elsewhere its slack is divided by q_k, the share of prompts where
     it acts, as in the rule `lagrangian`. A bound with a schedule counts as it is at the first generation.
 
-    Refused, with a reason, when kl is 0 (the optimum is then not a reweighting of the reference); when a
-    column has no finite value; when a multiplier ends at its ceiling; and when too few effective samples
-    remain. Multipliers come out too high by a share of up to about 1 / effective samples, however many the
-    prompts; and below a tenth of the samples, answers that matter have likely not been drawn.
+    The start is refused, with a reason, when kl is 0 (the optimum is then not a reweighting of the
+    reference); when a column has no finite value; when a multiplier ends at its ceiling; and when too few
+    effective samples remain. Multipliers come out too high by a share of up to about 1 / effective samples,
+    however many the prompts; below a tenth of the samples, answers that matter were likely not drawn.
 
     Args:
         problem: Objective and constraints.
         units: u_R and u_k, as `Duals.units` or `Problem.declared_units`.
-        rewards: `[prompt, sample, column]` of answers of the reference policy, columns as in
+        rewards: Scores of answers of the reference policy, `[prompt, sample, column]`, columns as in
             `Problem.columns`; NaN or infinite = missing.
         kl: beta, in raw units of the objective.
         lam_max: Ceiling of a multiplier, as in `DualConfig`.
@@ -156,7 +156,7 @@ def reference_multipliers(
 
 
 def _unusable(problem: Problem, kl: float, objective: Tensor, finite: Tensor) -> str:
-    """Why there is no dual to minimise; empty if there is one."""
+    """Reason why there is no dual to minimise; empty if there is one."""
     if kl == 0:
         return "kl=0: without the KL term the optimum is no reweighting of the samples; set kl, or start at 0"
     seen = [bool(objective.isfinite().any()), *finite.any(dim=1).any(dim=0).tolist()]
@@ -166,7 +166,7 @@ def _unusable(problem: Problem, kl: float, objective: Tensor, finite: Tensor) ->
 
 
 def _minimise(objective: Tensor, slacks: Tensor, kl: float, ceilings: Tensor) -> tuple[Tensor, str]:
-    """Minimum of `dual` over [0, ceilings], and the optimiser's own word on how it ended."""
+    """Minimum of `dual` over [0, ceilings], and the optimiser's word on how it ended."""
 
     def value_and_gradient(point: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient, _ = dual(torch.from_numpy(point), objective, slacks, kl)

@@ -61,5 +61,5 @@ class UnitCalibration:
 
     @property
     def units(self) -> Tensor:
-        """`[column]`: declared, else measured; NaN where neither is known yet."""
+        """Units `[column]`: declared, else measured; NaN where neither is known yet."""
         return self.declared.where(~self.declared.isnan(), self.spread)

@@ -19,7 +19,7 @@ __all__ = ["Dtype", "LoraConfig", "PolicyConfig", "PolicyError", "TinyConfig", "
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch and transformers, imported when it is first asked for."""
+    """Import what needs torch and transformers when it is first asked for."""
     if name in ("load", "save_policy"):
         from . import loading
 

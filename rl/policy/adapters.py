@@ -35,7 +35,7 @@ ALL = ("all-linear",)
 """``policy.lora.targets``: every linear layer but the head."""
 
 _BASE = "base"
-# Names that peft and TRL give: of the adapters that are trained, and in the state of a model that has them.
+# Names by peft and TRL: of the adapters that are trained, and in the state of a model that has them.
 _TRAINED, _PREFIX, _LAYER, _LORA = "default", "base_model.model.", ".base_layer", ".lora_"
 
 
@@ -58,8 +58,8 @@ def add(model: PreTrainedModel, lora: "LoraConfig", seed: int, revision: str | N
     """New adapters around a model, which leave its output as it is.
 
     Args:
-        seed: Of their weights.
-        revision: Of the hub, that the model was loaded from.
+        seed: Seed of their weights.
+        revision: Revision of the hub that the model was loaded from.
 
     Raises:
         PolicyError: ``policy.lora.targets`` names what the model does not have.
@@ -81,7 +81,7 @@ def add(model: PreTrainedModel, lora: "LoraConfig", seed: int, revision: str | N
 
 
 def settings_of(place: str, revision: str | None) -> Any | None:
-    """What a folder, or a repository of the hub, says of its adapters; None for a whole model.
+    """Settings of the adapters in a folder or a repository of the hub; None for a whole model.
 
     Raises:
         ModuleNotFoundError: there are adapters, and no peft.
@@ -134,11 +134,11 @@ def attach(model: PreTrainedModel, place: str, settings: Any, lora: "LoraConfig 
     """The adapters of a folder around their model.
 
     Args:
-        settings: See :func:`settings_of`.
-        lora: What they must be, to be trained on; None merges them into the model.
+        settings: Settings of the adapters, see :func:`settings_of`.
+        lora: Settings that they must have to be trained on; None merges them into the model.
 
     Raises:
-        PolicyError: they are others than ``lora`` says.
+        PolicyError: they are not those of ``lora``.
     """
     from peft import PeftModel
 
@@ -149,7 +149,7 @@ def attach(model: PreTrainedModel, place: str, settings: Any, lora: "LoraConfig 
     adapted: Any = PeftModel.from_pretrained(model, place, **options)
     if lora is not None:
         return adapted.eval()
-    # Merged they leave the weights frozen, as they were below them.
+    # Merging leaves the weights frozen, as they were below the adapters.
     return adapted.merge_and_unload().requires_grad_(True)
 
 
@@ -163,9 +163,9 @@ def save(
     """Write the adapters that are trained, and the model that they adapt where it has no name of its own.
 
     Args:
-        folder: Where they are written.
-        target: The name that the folder will get.
-        weights: In place of the model's, which holds a part of them where processes share them.
+        folder: Folder in which they are written.
+        target: Name that the folder will get.
+        weights: Weights in place of the model's, which holds a part of them where processes share them.
     """
     settings, base = model.peft_config[_TRAINED], model.get_base_model()
     origin, before = str(base.name_or_path), settings.base_model_name_or_path
@@ -179,8 +179,8 @@ def save(
         shutil.copytree(origin, folder / _BASE)
     if (folder / _BASE).is_dir():
         settings.base_model_name_or_path = str(target.absolute() / _BASE)
-    # Beside them TRL may keep a copy of what training began with, its reference. Embeddings are not trained;
-    # to find that out peft would look for the model.
+    # TRL may keep a copy of the first adapters beside them, its reference. Embeddings are not trained; to
+    # find that out peft would look for the model.
     model.save_pretrained(
         folder, selected_adapters=[_TRAINED], state_dict=weights, save_embedding_layers=False
     )
@@ -203,7 +203,7 @@ def restore(model: Any, folder: Path) -> None:
 
 
 def _name(model: PreTrainedModel) -> str:
-    """Where a model came from, by a name that means the same from any folder."""
+    """Origin of a model, by a name that means the same from any folder."""
     name = str(model.name_or_path)
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 

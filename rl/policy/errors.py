@@ -1,4 +1,4 @@
-"""What is wrong with a policy."""
+"""The error of a policy."""
 
 from ...envs.faults import MendableError
 

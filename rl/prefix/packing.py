@@ -21,11 +21,11 @@ from .settings import Kernel
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """``R`` packed rows.
+    """A batch of ``R`` packed rows.
 
     Attributes:
         inputs: Arguments of the model: ``input_ids`` and ``position_ids`` ``[R, L]``, the mask, the layout.
-        labels: ``[R, G, C]``, what each position of a field predicts; -100 at padding.
+        labels: Token that each position of a field predicts, ``[R, G, C]``; -100 at padding.
     """
 
     inputs: dict[str, Any]
@@ -42,9 +42,9 @@ def pack(
     """Lay out one row per prompt; columns that are padding everywhere are left out.
 
     Args:
-        prompt_ids, prompt_mask: ``[R, P]``, padded on the left; every prompt has a token.
-        completion_ids, completion_mask: ``[R, G, C]``, padded on the right; a completion may be empty.
-        kernel: See :class:`recrl.rl.prefix.layouts.Packed`.
+        prompt_ids, prompt_mask: Prompts, ``[R, P]``, padded on the left; every prompt has a token.
+        completion_ids, completion_mask: Completions, ``[R, G, C]``, padded on the right; one may be empty.
+        kernel: Kernel of the attention, see :class:`recrl.rl.prefix.layouts.Packed`.
     """
     rows, groups, _ = completion_ids.shape
     device = prompt_ids.device
@@ -76,7 +76,7 @@ def pack(
 
 
 def _used(mask: Tensor) -> int:
-    """Columns up to the last one in use, at least one."""
+    """Number of columns up to the last one in use, at least one."""
     return max(1, int((mask.any(dim=0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max()))
 
 
@@ -87,16 +87,16 @@ def continuation_logits(
     shared: bool,
     kernel: Kernel = "split",
 ) -> tuple[Tensor, Tensor]:
-    """Logits that predict each completion token, and what they predict.
+    """Logits that predict each completion token, and the tokens that they predict.
 
     Args:
         model: Causal language model, not wrapped.
-        prompts, completions: As in :func:`pack`.
-        shared: Read each prompt once, see :func:`recrl.rl.prefix.sharing.can_share`; otherwise in full rows.
-        kernel: See :class:`recrl.rl.prefix.layouts.Packed`.
+        prompts, completions: Token ids and masks as in :func:`pack`.
+        shared: Whether to read each prompt once, see :func:`recrl.rl.prefix.sharing.can_share`, or full rows.
+        kernel: Kernel of the attention, see :class:`recrl.rl.prefix.layouts.Packed`.
 
     Returns:
-        ``[R, G, C, vocabulary]``, and the labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
+        Logits ``[R, G, C, vocabulary]``, and labels ``[R, G, C]`` with -100 at padding; ``C`` may be smaller
         than it was where the last columns are padding only.
     """
     (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
@@ -108,7 +108,7 @@ def continuation_logits(
         each_ids, each_mask = (x.repeat_interleave(groups, dim=0) for x in prompts)
         inputs, labels = _full_rows(each_ids, each_mask, ids.flatten(0, 1), mask.flatten(0, 1))
     with _last_positions(backbone(model), labels[0].numel()):
-        # Sliced again, for models whose head does not read the backbone's output.
+        # The logits are sliced again, for models whose head does not read the backbone's output.
         logits = model(**inputs, use_cache=False).logits[:, -labels[0].numel() :]
     labels = labels.view(*ids.shape[:2], -1)
     return logits.reshape(*labels.shape, -1), labels
@@ -130,7 +130,7 @@ def score(
         body: Its :func:`backbone`.
         prompts: Token ids and mask ``[N, P]``, padded on the left.
         completions: Token ids and mask ``[N, C]``, padded on the right.
-        copies: So many neighbours have the same prompt, and it is read once for them; 1 = full rows.
+        copies: Number of neighbours with the same prompt, which is read once for them; 1 = full rows.
     """
     (prompt_ids, prompt_mask), (ids, mask) = prompts, completions
     if copies > 1:
@@ -164,7 +164,7 @@ def score(
 def _full_rows(
     prompt_ids: Tensor, prompt_mask: Tensor, ids: Tensor, mask: Tensor
 ) -> tuple[dict[str, Any], Tensor]:
-    """One row per completion, without its last token, which predicts nothing."""
+    """Rows of one completion each, without its last token, which predicts nothing."""
     longest, width = int(prompt_mask.sum(dim=1).max()), _used(mask)
     ids, mask = ids[:, :width], mask[:, :width]
     seen = torch.cat([prompt_mask[:, -longest:], mask[:, :-1]], dim=1)
@@ -177,7 +177,7 @@ def _full_rows(
 
 
 def without_adapters(model: Any) -> Any:
-    """The model itself, where adapters (PEFT) are around it; they stay in effect."""
+    """The model inside the adapters (PEFT) that may be around it; they stay in effect."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

@@ -1,4 +1,4 @@
-"""How a configuration says whether, and by which attention, prompts are read once."""
+"""Words of a configuration for whether, and by which attention, prompts are read once."""
 
 from typing import Literal
 

@@ -28,21 +28,21 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torc
 # Sharing must save this share of the arithmetic, or its own bookkeeping outweighs it.
 _WORTHWHILE = 0.9
 
-# Tokens of an answer, and of a made-up prompt, that sharing is tried out with.
+# Tokens of an answer, and of a made-up prompt, with which sharing is tried out.
 _ANSWER, _PROMPT = 8, 24
 
-# Where a model notes that it was tried out.
+# Attribute in which a model notes that it was tried out.
 _TRIED = "_recrl_tried_shared_prefix"
 
 
 @torch.no_grad()
 def differences(model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = "split") -> Tensor:
-    """How far packed rows and a rollout are from full rows on some tokens behind a prompt, in nats.
+    """Distance of packed rows and a rollout from full rows on some tokens behind a prompt, in nats.
 
     Args:
         model: Causal language model without wrappers, whose attention can be shared; its mode is kept.
         prompt: Token ids; cut from the left if a sliding window is shorter.
-        kernel: Of the packed rows.
+        kernel: Kernel of the packed rows.
     """
     window = attention.window(model)
     tokens = _ANSWER if window is None else max(1, min(_ANSWER, window // 2))
@@ -73,13 +73,13 @@ def differences(model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = 
 
 
 def precision(model: PreTrainedModel) -> torch.dtype:
-    """What the model computes in here and now."""
+    """Dtype in which the model computes here and now."""
     kind = model.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
 
 def disagreement(mean: float | Tensor, dtype: torch.dtype) -> str | None:
-    """What is wrong with the mean of :func:`differences`, or None within the tolerance of a dtype."""
+    """Fault of the mean of :func:`differences`, or None within the tolerance of a dtype."""
     if mean <= TOLERANCE[dtype]:  # NaN is not
         return None
     return (
@@ -91,7 +91,7 @@ def disagreement(mean: float | Tensor, dtype: torch.dtype) -> str | None:
 def attempt(
     model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = "split"
 ) -> tuple[Tensor, str | None]:
-    """:func:`differences`, and why they rule sharing out; an error does too."""
+    """Result of :func:`differences`, and why it rules sharing out; an error does too."""
     setattr(model, _TRIED, True)
     try:
         found = differences(model, prompt, kernel)
@@ -107,7 +107,7 @@ def can_share(model: PreTrainedModel, tokens: int) -> bool:
 
     Args:
         model: Causal language model without wrappers and adapters.
-        tokens: Longest row, prompt and answer.
+        tokens: Tokens of the longest row, prompt and answer.
     """
     window = attention.window(model)
     if attention.unsupported(model) or (window is not None and tokens > window):
@@ -124,10 +124,10 @@ def can_share(model: PreTrainedModel, tokens: int) -> bool:
 
 
 class CostModel:
-    """When reading the prompt once pays: by counting the arithmetic of both ways.
+    """Judgement when reading the prompt once pays, by counting the arithmetic of both ways.
 
     Args:
-        model: The policy; its weights may be sharded.
+        model: Policy; its weights may be sharded.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -148,7 +148,7 @@ class CostModel:
         return self.window is None or prompt + completion <= self.window
 
     def _cost(self, tokens: float, pairs: float) -> float:
-        """Of a usual layer, with about 16 weights per squared width, over 4 times its width."""
+        """Cost of a usual layer, with about 16 weights per squared width, over 4 times its width."""
         return 8 * self._hidden * tokens + pairs
 
 
@@ -156,12 +156,12 @@ class Sharing:
     """Whether a trainer's forward passes read a prompt once, and why not.
 
     Args:
-        model: The policy without wrappers and adapters; set to shared attention unless ``mode`` is ``off``.
-        mode: ``on`` shares wherever it is exact, ``auto`` where the cost model says that it pays.
-        kernel: See :class:`recrl.rl.prefix.layouts.Packed`.
+        model: Policy without wrappers and adapters; set to shared attention unless ``mode`` is ``off``.
+        mode: Extent: ``on`` shares wherever it is exact, ``auto`` where the cost model says that it pays.
+        kernel: Kernel of the attention, see :class:`recrl.rl.prefix.layouts.Packed`.
 
     Attributes:
-        reason: Why nothing is shared; None when something may be.
+        reason: Reason why nothing is shared; None when something may be.
         understood: Whether the model's attention is one of those that this module knows.
 
     Raises:
@@ -187,7 +187,7 @@ class Sharing:
             attention.install(model)
 
     def copies(self, prompt: int, completion: int, copies: int) -> int:
-        """How many neighbours of a batch share a row; 1 = full rows (lengths in tokens)."""
+        """Number of neighbours of a batch that share a row; 1 = full rows (lengths in tokens)."""
         if self.reason is not None or not self._cost.exact(prompt, completion):
             return 1
         return copies if self.mode == "on" or self._cost.shares(prompt, completion, copies) else 1

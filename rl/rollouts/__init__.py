@@ -1,8 +1,8 @@
 """Rollouts on vLLM, provably sampled from the current policy.
 
-``base``      what an engine is, and what it answers
+``base``      an engine, and its answers
 ``settings``  the section ``rollout`` of a configuration
-``make``      the engine it makes, and the command of a server
+``make``      the engine of a configuration, and the command of a server
 ``colocate``  an engine in the trainer's process
 ``served``    engines behind HTTP
 ``weights``   the policy's parameters, whole and merged

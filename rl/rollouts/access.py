@@ -1,7 +1,7 @@
 """The key of a run's rollout servers.
 
-The key is what ``RECRL_API_KEY`` says, else one that whoever needs it first writes into the run folder, for
-its owner alone. It is on no command line and in no log.
+The key is that of ``RECRL_API_KEY``, else one that whoever needs it first writes into the run folder, for its
+owner alone. It is on no command line and in no log.
 """
 
 import os
@@ -17,10 +17,10 @@ KEY = "RECRL_API_KEY"
 """Environment variable that holds the key, of the server and of those who ask it."""
 
 KEY_FILE = "server-key"
-"""Its name in a run folder, where the variable is not set."""
+"""File of the key in a run folder, if the variable is not set."""
 
 SHORTEST = 16
-"""Characters of a key, at least."""
+"""Least number of characters of a key."""
 
 _LONGEST = 4096
 _HOLDER = "set a key with `openssl rand -hex 16`"
@@ -29,7 +29,7 @@ _HOLDER = "set a key with `openssl rand -hex 16`"
 def server_key(run: Path) -> str:
     """The key of a run's servers; made where there is none yet.
 
-    May be called by servers and ranks at the same time: all get the same one.
+    Servers and ranks may call it at the same time: all get the same one.
 
     Args:
         run: Folder of the run.
@@ -49,10 +49,10 @@ def checked_key(key: str, origin: str) -> str:
     """A key that is long enough, and that a header can carry.
 
     Args:
-        origin: Where it is from, for the error.
+        origin: Origin of the key, for the error.
 
     Raises:
-        RolloutError: it is not one; the error does not show it.
+        RolloutError: it is not such a key; the error does not show it.
     """
     if len(key) < SHORTEST:
         what = "is empty" if not key else f"has {len(key)} characters"
@@ -68,7 +68,7 @@ def checked_key(key: str, origin: str) -> str:
 
 
 def _write_key(path: Path) -> None:
-    """Whole or not at all, and never readable by others."""
+    """Write a key whole or not at all, and never readable by others."""
     aside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _read_key(path: Path) -> str:
 
 
 def described(found: os.stat_result) -> str:
-    """What a path is, whose, and who may use it, for an error."""
+    """Words for what a path is, whose, and who may use it, for an error."""
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFLNK: "a link"}
     kind = kinds.get(stat.S_IFMT(found.st_mode), "something else")
     owner = "yours" if found.st_uid == os.geteuid() else f"user {found.st_uid}'s"

@@ -18,7 +18,7 @@ from . import guard
 from .base import Answer, Request, RolloutEngine, RolloutError
 from .weights import named_weights
 
-# Log-probabilities of completion tokens `[N, C]`, of token ids and mask `[N, P + C]` and the width C.
+# Log-probabilities of completion tokens `[N, C]`, from token ids and mask `[N, P + C]` and the width C.
 LogProbabilities = Callable[[Tensor, Tensor, int], Tensor]
 
 
@@ -28,9 +28,9 @@ class RolloutClient:
     Every rank has one and calls each method, since weights may be sharded and the worst is told to all.
 
     Args:
-        engine: Answers the prompts; its owner closes it.
-        model: The policy; wrappers may be around it.
-        accelerator: Knows how its weights are sharded.
+        engine: Engine that answers the prompts; its owner closes it.
+        model: Policy; wrappers may be around it.
+        accelerator: Accelerator, which knows how the policy's weights are sharded.
     """
 
     def __init__(self, engine: RolloutEngine, model: Any, accelerator: Accelerator) -> None:
@@ -56,8 +56,8 @@ class RolloutClient:
 
         Args:
             prompts: Token ids; equal ones make one request.
-            on_answered: Called with the numbers of all answers to a prompt, and their tokens, once they are
-                there.
+            on_answered: Function that is called with the numbers of all answers to a prompt, and their
+                tokens, once they are there.
 
         Raises:
             RolloutError: an answer was not sampled from the weights that were handed over.
@@ -89,9 +89,9 @@ class RolloutClient:
 
         Args:
             prompts: Token ids; the answers to the first one are compared.
-            answers: One to each.
-            sampling: How they were drawn.
-            score: The policy's own log-probabilities.
+            answers: One answer to each.
+            sampling: Sampling by which they were drawn.
+            score: Function that gives the policy's own log-probabilities.
 
         Returns:
             The metrics of :mod:`recrl.rl.rollouts.guard` by name.

@@ -1,4 +1,4 @@
-"""What a rollout engine is: it holds some version of the policy's weights and answers prompts with it."""
+"""Rollout engines: each holds some version of the policy's weights and answers prompts with it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Weights = Callable[[], "Iterator[tuple[str, Tensor]]"]
-"""Every call walks over the policy's parameters once; collective where they are sharded."""
+"""Function that walks over the policy's parameters once a call; collective where they are sharded."""
 
 
 class RolloutError(MendableError, RuntimeError):
@@ -24,8 +24,8 @@ class Request:
 
     Attributes:
         prompt: Token ids.
-        answers: How many to sample.
-        seed: Of these answers.
+        answers: Number of answers to sample.
+        seed: Seed of these answers.
     """
 
     prompt: tuple[int, ...]
@@ -41,8 +41,7 @@ class Answer:
         tokens: Token ids, the end token included.
         logprobs: Natural logarithm of each token's probability under the distribution it was drawn from,
             after temperature and truncation.
-        versions: The weights that its tokens were drawn from, in order; one unless they were exchanged
-            midway.
+        versions: Weights that its tokens were drawn from, in order; one unless they were exchanged midway.
     """
 
     tokens: tuple[int, ...]
@@ -54,13 +53,13 @@ class RolloutEngine(Protocol):
     """Answers prompts with weights that are handed to it."""
 
     dtype: str
-    """Of its arithmetic: ``float32``, ``bfloat16`` or ``float16``."""
+    """Dtype of its arithmetic: ``float32``, ``bfloat16`` or ``float16``."""
 
     def update(self, version: str, weights: Weights) -> None:
         """Take over weights; every rank calls it, and comes back when every engine holds them.
 
         Args:
-            version: Their name from now on.
+            version: Name of the weights from now on.
             weights: Parameters under the names of a checkpoint.
 
         Raises:
@@ -72,7 +71,7 @@ class RolloutEngine(Protocol):
         """The answers to each request, of this rank alone, in order, each as soon as it is there.
 
         Raises:
-            RolloutError: an answer is missing, or not one that these weights gave.
+            RolloutError: an answer is missing, or these weights did not give it.
         """
         ...
 
@@ -103,7 +102,7 @@ def sampling_options(sampling: Sampling, request: Request) -> dict[str, Any]:
 
 
 def fault(answer: Answer, sampling: Sampling) -> str | None:
-    """Why an answer cannot be trained on, or None."""
+    """Reason why an answer cannot be trained on, or None."""
     if not 1 <= len(answer.tokens) <= sampling.max_tokens:
         return f"an answer has {len(answer.tokens)} tokens, not 1 to {sampling.max_tokens}"
     if len(answer.logprobs) != len(answer.tokens):

@@ -1,4 +1,4 @@
-"""An engine in the trainer's process: one for each rank, which answers that rank's prompts."""
+"""Engine in the trainer's process: one for each rank, which answers that rank's prompts."""
 
 import contextlib
 import gc
@@ -25,7 +25,7 @@ class ColocatedEngine:
 
     Args:
         policy: Folder of weights and tokenizer that it starts with.
-        options: Of ``vllm.LLM``, see :meth:`recrl.rl.rollouts.settings.RolloutConfig.engine_options`.
+        options: Options of ``vllm.LLM``, see :meth:`recrl.rl.rollouts.settings.RolloutConfig.engine_options`.
 
     Raises:
         RolloutError: vLLM is not installed, or refuses the policy.
@@ -118,8 +118,7 @@ def _answer(output: Any) -> Answer:
 
 @contextlib.contextmanager
 def _left_alone() -> Iterator[None]:
-    """Keep what vLLM changes for the whole process: random numbers, the number of threads and how it is
-    set."""
+    """Keep what vLLM changes for the whole process: random numbers, the number of threads and its setting."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
     with torch.random.fork_rng():
         try:

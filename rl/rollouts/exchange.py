@@ -1,7 +1,7 @@
 """The folder through which weights reach rollout servers as files.
 
-Trainer and server each know the folder from their own settings. What travels over HTTP is a version alone:
-with a path, whoever has the key could make the server read any file.
+Trainer and server each know the folder from their own settings. Only a version travels over HTTP: with a
+path, whoever has the key could make the server read any file.
 """
 
 import os
@@ -14,16 +14,16 @@ from .access import described
 from .base import RolloutError
 
 EXCHANGE = "RECRL_SERVER_EXCHANGE"
-"""Environment variable of a server: the folder, as its workers see it."""
+"""Environment variable of a server with the folder, as its workers see it."""
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
 def weights_file(folder: Path, version: str) -> Path:
-    """Where the weights of a version are.
+    """File of the weights of a version.
 
     Raises:
-        ValueError: a name that no version has.
+        ValueError: no version has that name.
     """
     if not isinstance(version, str) or not _VERSION.fullmatch(version):
         raise ValueError("no version of weights: it must be letters, digits, and . _ - between them")
@@ -31,7 +31,7 @@ def weights_file(folder: Path, version: str) -> Path:
 
 
 def exchanged_file(version: str) -> Path:
-    """Where a server finds a version.
+    """File in which a server finds a version.
 
     Raises:
         ValueError: the server has no such folder, or no such version is in it.
@@ -70,7 +70,7 @@ def make_folder(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder to which others could bring weights of theirs; one that is missing is none of those.
+    """Refuse a folder to which others could bring weights of theirs; a missing one passes.
 
     Raises:
         RolloutError: it is a link or somebody else's, or others may write there.
@@ -91,7 +91,7 @@ def check_folder(path: Path) -> None:
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file, new, that only this user can read.
+    """Make a new empty file that only this user can read.
 
     Raises:
         OSError: it cannot be made.

@@ -1,7 +1,7 @@
-"""Who may ask a rollout server what: a middleware inside vLLM.
+"""Gate of a rollout server, which decides who may ask it what: a middleware inside vLLM.
 
-vLLM itself asks for a key on its public routes only. Its development routes, of which the exchange of weights
-needs a few, can also run any method of the engine, write files and stop the server, and a browser's page may
+vLLM itself asks for a key on its public routes only. The exchange of weights needs a few of its development
+routes, which can also run any method of the engine, write files and stop the server. A browser's page may
 reach a server of loopback.
 """
 
@@ -16,9 +16,9 @@ from ...envs.http.addresses import is_loopback
 from .access import KEY, checked_key
 
 HOSTS = "RECRL_SERVER_HOSTS"
-"""Environment variable: JSON, names by which the server may be asked besides loopback's; null for any."""
+"""Environment variable of names, as JSON, to ask the server by besides loopback's; null for any."""
 
-# Says only that the server is there.
+# This route says only that the server is there.
 _HEALTH = ("GET", "/health")
 ROUTES = {
     ("GET", "/v1/models"),
@@ -32,12 +32,12 @@ ROUTES = {
     ("POST", "/update_weights"),
     ("POST", "/finish_weight_update"),
     ("POST", "/reset_prefix_cache"),
-    # Over NCCL.
+    # Exchange over NCCL.
     ("GET", "/get_world_size"),
     ("POST", "/init_weight_transfer_engine"),
     ("POST", "/update_weight_version"),
 }
-"""All that a server answers with the key; everything else of vLLM is closed."""
+"""Routes that a server answers with the key; everything else of vLLM is closed."""
 
 _Message = MutableMapping[str, Any]
 
@@ -72,7 +72,7 @@ class Gate:
             await send({"type": "http.response.body", "body": text.encode()})
 
     def _fault(self, scope: _Message) -> tuple[int, str] | None:
-        """Status and words for what must not pass. Who has no key learns nothing about routes."""
+        """Status and words for what must not pass; whoever has no key learns nothing about routes."""
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope.get("headers", ()):
             headers.setdefault(name.lower(), []).append(value)
@@ -80,7 +80,7 @@ class Gate:
         host = _only(headers, b"host")
         if not self._is_ours(host):
             return 403, "this server is not asked by that name"
-        # A page of somebody else's in a browser here; a name that leads here is none of ours.
+        # A page of another origin in a browser here; a name of its own that leads here was refused above.
         if b"origin" in headers and _only(headers, b"origin") not in (f"http://{host}", f"https://{host}"):
             return 403, "pages of other origins may not ask this server"
         if scope["type"] == "http" and route == _HEALTH:
@@ -106,6 +106,6 @@ class Gate:
 
 
 def _only(headers: dict[bytes, list[bytes]], name: bytes) -> str:
-    """A header that is there once, else nothing."""
+    """Value of a header that is there once, else nothing."""
     values = headers.get(name, [])
     return values[0].decode("latin-1") if len(values) == 1 else ""

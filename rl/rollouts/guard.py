@@ -1,7 +1,7 @@
 """Whether answers were sampled from the policy: an engine's log-probabilities against the trainer's own.
 
-Always on, for a few answers of every generation. A ratio near 1 alone proves nothing while weights stand
-still, so the version that each token was drawn from is looked at besides.
+The check is always on, for a few answers of every generation. A ratio near 1 alone proves nothing while
+weights stand still, so the version that each token was drawn from is checked besides.
 """
 
 import math
@@ -14,7 +14,7 @@ from ..prefix.sharing import TOLERANCE
 from .base import Answer, RolloutError
 
 SAMPLES = 2
-"""Answers of a rank that are compared, of its first prompt."""
+"""Number of answers to a rank's first prompt that are compared."""
 
 METRICS = (
     "logp_difference/mean",
@@ -26,10 +26,10 @@ METRICS = (
 
 
 def check_versions(answers: Sequence[Answer], version: str) -> None:
-    """Every token was drawn from the weights of this version.
+    """Refuse tokens that were not drawn from the weights of this version.
 
     Raises:
-        RolloutError: names what the engine holds.
+        RolloutError: there is one; the error names what the engine holds.
     """
     for answer in answers:
         if answer.versions != (version,):
@@ -42,16 +42,16 @@ def check_versions(answers: Sequence[Answer], version: str) -> None:
 
 
 def compare(engine: Tensor, own: Tensor, kept_mass: float) -> tuple[Tensor, Tensor]:
-    """How far an engine is off, and importance ratios.
+    """Distance of an engine from the trainer, and importance ratios.
 
     Args:
-        engine: ``[tokens]``, log-probabilities after truncation.
-        own: ``[tokens]``, the trainer's, without it.
+        engine: Log-probabilities of the engine, ``[tokens]``, after truncation.
+        own: Log-probabilities of the trainer, ``[tokens]``, without it.
         kept_mass: Least probability that truncation keeps (``top_p``); 0 where that is unknown. What is kept
             is scaled up, so an engine may be above the trainer by up to ``-log`` of it.
 
     Returns:
-        ``[tokens]`` in nats beyond what truncation explains, and ``own / engine`` as a ratio.
+        Differences ``[tokens]`` in nats beyond what truncation explains, and the ratio ``own / engine``.
     """
     apart = engine - own
     room = -math.log(kept_mass) if kept_mass else math.inf
@@ -59,7 +59,7 @@ def compare(engine: Tensor, own: Tensor, kept_mass: float) -> tuple[Tensor, Tens
 
 
 def verdict(mean: float, dtype: torch.dtype, version: str) -> str | None:
-    """What is wrong with a mean difference, or None within the tolerance of a dtype."""
+    """Fault of a mean difference, or None within the tolerance of a dtype."""
     if mean <= TOLERANCE[dtype]:  # NaN is not
         return None
     return (

@@ -1,4 +1,4 @@
-"""What a run needs of its rollout engine: the engine itself, its checks, and the command of a server."""
+"""The rollout engine of a run: the engine itself, its checks, and the command of a server."""
 
 import json
 import os
@@ -22,11 +22,11 @@ def make_engine(
     """The engine of a run; None where the trainer answers by itself.
 
     Args:
-        config: Which.
+        config: Settings of the rollouts.
         policy: Folder, or name of the hub, of the weights that it starts with.
-        dtype: Of the policy.
-        longest: Tokens of a prompt and an answer together, at most.
-        run: The run's folder.
+        dtype: Dtype of the policy.
+        longest: Largest number of tokens of a prompt and an answer together.
+        run: Folder of the run.
 
     Raises:
         RolloutError: vLLM is missing, a server is not there, or others may write where weights travel.
@@ -49,13 +49,13 @@ def make_engine(
 
 
 def check_served(config: RolloutConfig, run: Path) -> None:
-    """Refuse, before anything is trained, a key or a folder for weights that servers cannot use.
+    """Refuse a key or a folder for weights that servers cannot use, before anything is trained.
 
     Args:
-        run: The run's folder; the key is made there where there is none yet.
+        run: Folder of the run; the key is made there if there is none yet.
 
     Raises:
-        RolloutError: the key is none or known to others, or others may write where weights travel.
+        RolloutError: the key is invalid or known to others, or others may write where weights travel.
     """
     if config.engine != "vllm-server":
         return
@@ -66,7 +66,7 @@ def check_served(config: RolloutConfig, run: Path) -> None:
 
 
 def exchange_folder(config: RolloutConfig, run: Path) -> Path | None:
-    """Where weights travel as files, by the settings that trainer and servers share; None over NCCL."""
+    """Folder of weights that travel as files, by settings that trainer and servers share; None over NCCL."""
     if not config.over_files:
         return None
     if config.exchange is not None:
@@ -88,16 +88,16 @@ def server_command(
 ) -> tuple[list[str], dict[str, str]]:
     """The command that serves a policy, and what its environment needs.
 
-    The key is made where there is none yet.
+    The key is made if there is none yet.
 
     Args:
-        config, policy, dtype, longest, run: See :func:`make_engine`.
-        host, port: Where it listens.
+        config, policy, dtype, longest, run: Arguments as of :func:`make_engine`.
+        host, port: Address at which it listens.
         exposed: Whether other machines may reach it.
 
     Raises:
-        RolloutError: it would be reachable from elsewhere without leave, with a key that is none, or with
-            weights that others can write.
+        RolloutError: it would be reachable from elsewhere without leave, with an invalid key, or with weights
+            that others can write.
     """
     if not is_loopback(host) and not exposed:
         raise RolloutError(

@@ -17,13 +17,13 @@ importlib.reload(vllm_client)
 class Sender(vllm_client.VLLMClient):
     """Streams weights over NCCL to one server that is there.
 
-    TRL would ask for more than a server of ours answers, and without its key: of TRL's there is only how
-    tensors travel.
+    TRL would ask for more than a server of ours answers, and without its key: only the way that tensors
+    travel is TRL's.
 
     Args:
-        address: Of the server.
-        key: Of the server.
-        port: Over which the weights travel.
+        address: Address of the server.
+        key: Key of the server.
+        port: Port over which the weights travel.
         timeout: Seconds that an answer may take.
     """
 
@@ -34,7 +34,7 @@ class Sender(vllm_client.VLLMClient):
         self._client = Client(address, token=key, timeout=timeout, deadline=timeout)
 
     def get_server_info(self) -> dict[str, Any]:
-        """What TRL looks at before it begins: that the server takes weights, as one of ours does."""
+        """Facts that TRL looks at before it begins: the server takes weights, as one of ours does."""
         return {"weight_transfer_config": {"backend": "nccl"}}
 
     def init_communicator(self, device: torch.device | str | int = 0) -> None:

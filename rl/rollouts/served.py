@@ -1,8 +1,7 @@
 """Engines behind HTTP: one or several vLLM servers, which every rank asks for the answers to its own prompts.
 
-Weights travel as a file that the servers can read, or over NCCL. A server that was away is asked again, and
-one that lost its weights in between gets them anew from the file: no rank but the one that notices has a part
-in it.
+Weights travel as a file that the servers can read, or over NCCL. A server that was away is asked again. One
+that lost its weights in between gets them anew from the file; only the rank that notices takes part.
 """
 
 import logging
@@ -44,12 +43,12 @@ class ServedEngine:
     """Rollout servers of a run.
 
     Args:
-        servers: Their addresses, ``http://host:port``.
+        servers: Addresses of the servers, ``http://host:port``.
         exchange: Folder that trainer and servers share, for weights; None over NCCL.
         patience: Seconds that a server may be away, or answer wrongly.
         timeout: Seconds that one answer may take.
-        dtype: Of the servers' arithmetic.
-        key: Of the servers.
+        dtype: Dtype of the servers' arithmetic.
+        key: Key of the servers.
         nccl_port: First of the ports over which weights travel, one for each server; None for files.
 
     Raises:
@@ -101,7 +100,7 @@ class ServedEngine:
                     pass
         self._version = version
         if self._state.is_main_process:
-            # Together: each server reads the file by itself.
+            # All are asked together: each server reads the file by itself.
             list(self._pool.map(self._confirm, self._servers))
         self._state.wait_for_everyone()
 
@@ -110,7 +109,7 @@ class ServedEngine:
             make_folder(self._exchange)
 
     def _write(self, version: str, weights: Weights) -> None:
-        """The main process writes the file; the others only take part in gathering it."""
+        """Write the file in the main process; the others only take part in gathering it."""
         assert self._exchange is not None
         target = weights_file(self._exchange, version)
         whole = {}
@@ -166,7 +165,7 @@ class ServedEngine:
         return str(self._ask(address, "GET", "/weight_info").get("weight_version"))
 
     def _joined(self, address: str, port: int, key: str) -> Any:
-        """TRL's client, which streams weights over NCCL."""
+        """Client of TRL that streams weights over NCCL."""
         from .nccl import Sender
 
         client = Sender(address, key, port, self._timeout)
@@ -251,7 +250,7 @@ class ServedEngine:
         """A server's answer.
 
         Raises:
-            RolloutError: it refuses, which waiting would not change.
+            RolloutError: the server refuses, which waiting would not change.
         """
         client = self._clients[address]
         try:

@@ -14,7 +14,7 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 _GIB = 2**30
 _CORES = r"\d{1,5}(?:-\d{1,5})?"
-# What vLLM reads; `auto` and `nobind` are its own words.
+# Form that vLLM reads; `auto` and `nobind` are its own words.
 _THREADS = re.compile(rf"auto|nobind|all|{_CORES}(?:[,|]{_CORES})*")
 
 
@@ -22,13 +22,13 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     """Where answers are sampled during training."""
 
     engine: Engine = "transformers"
-    """``transformers`` (in the trainer, no further installation), ``vllm-colocate`` (vLLM in each process) or
-    ``vllm-server`` (vLLM in processes of its own, started by ``recrl serve``)."""
+    """Engine: ``transformers`` (in the trainer, no further installation), ``vllm-colocate`` (vLLM in each
+    process) or ``vllm-server`` (vLLM in processes of its own, started by ``recrl serve``)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the engine; ``auto`` is the policy's."""
     correction: Annotated[Literal["auto", "on", "off"], SWITCH] = "auto"
     """Weigh tokens by how much likelier the trainer finds them than the engine did (truncated importance
-    sampling, one more forward pass); ``auto``: where the engine computes in 16 bits."""
+    sampling, one more forward pass); ``auto``: if the engine computes in 16 bits."""
     prefix_caching: StrictBool = True
     """Read a prompt once for all its answers."""
     kv_cache: Annotated[float, Between(0.001, 100_000)] = 1.0
@@ -36,10 +36,9 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     gpu_memory: Annotated[float, Between(0.01, 1)] = 0.3
     """Share of a GPU's memory that an engine may count on; its keys and values take ``kv_cache`` of it."""
     compiled: StrictBool = False
-    """Compile the model, with graphs on CUDA: a start that takes minutes, faster answers."""
+    """Compile the model, with graphs on CUDA: the start takes minutes, answers are faster."""
     threads: Annotated[str, Text()] | None = None
-    """CPU only: cores of an engine (``0-3``); by default the trainer's where it is colocated, all for a
-    server."""
+    """Cores of an engine on a CPU (``0-3``); by default the trainer's if colocated, all for a server."""
     sequences: Annotated[int, Between(1, 100_000)] = 256
     """Answers that an engine works on at once."""
     tensor_parallel: Annotated[int, Between(1, 1024)] = 1
@@ -47,12 +46,12 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     servers: Annotated[tuple[Annotated[str, Text(4000)], ...], Each(least=1)] = ("http://127.0.0.1:8000",)
     """Addresses of the servers; all answer, and all hold the same weights."""
     transfer: Literal["auto", "files", "nccl"] = "auto"
-    """How weights reach servers: ``files`` over a folder that both see (any device; survives a restarted
+    """Way of weights to servers: ``files`` over a folder that both see (any device; survives a restarted
     server), ``nccl`` between GPUs; ``auto``: NCCL on CUDA."""
     exchange: Annotated[Path, Place()] | None = None
-    """That folder; by default ``/dev/shm`` where all servers are on this machine, else the run's own."""
+    """Folder of ``files``; by default ``/dev/shm`` if all servers are on this machine, else the run's own."""
     nccl_port: Annotated[int, Between(1, 65_535)] = 51216
-    """First port of the weights' way over NCCL, one for each server."""
+    """First of the ports over which weights travel by NCCL, one for each server."""
     patience: Annotated[float, Between(0.001, PATIENCE)] = 300.0
     """Seconds that a server may be away or fail before the run stops."""
     timeout: Annotated[float, Between(0.001, PATIENCE)] = 600.0
@@ -90,7 +89,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
         return self.transfer == "files" or (self.transfer == "auto" and not _on_cuda())
 
     def engine_dtype(self, policy: str) -> str:
-        """The engine's arithmetic for a policy's."""
+        """Dtype of the engine for a policy's dtype."""
         return policy if self.dtype == "auto" else self.dtype
 
     def corrects(self, policy: str) -> bool:
@@ -103,8 +102,8 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
         """Engine arguments of vLLM.
 
         Args:
-            policy: Its dtype.
-            longest: Tokens of a prompt and an answer together, at most.
+            policy: Dtype of the policy.
+            longest: Largest number of tokens of a prompt and an answer together.
         """
         return {
             "dtype": self.engine_dtype(policy),
@@ -118,7 +117,7 @@ class RolloutConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
             "enforce_eager": not self.compiled,
             # A recommended temperature beside the weights must not reach the rollouts.
             "generation_config": "vllm",
-            # Of the distribution that tokens are drawn from, not of the one before temperature and
+            # Log-probabilities of the distribution that tokens are drawn from, after temperature and
             # truncation.
             "logprobs_mode": "processed_logprobs",
         }

@@ -1,4 +1,4 @@
-"""How a vLLM engine takes over weights of the policy: a weight transfer engine inside its workers.
+"""Weight transfer engine inside vLLM's workers, by which an engine takes over weights of the policy.
 
 vLLM finds it by the entry point ``recrl`` of the group ``vllm.general_plugins`` (:func:`register`), in every
 process of its own. It serves an engine in the trainer's process, which hands tensors over, and a server,
@@ -31,7 +31,7 @@ BACKEND = "recrl"
 
 @dataclass
 class Start(WeightTransferInitInfo):
-    """Nothing has to be agreed upon."""
+    """Start of a transfer, for which nothing has to be agreed upon."""
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Update(WeightTransferUpdateInfo):
     """A part of the weights, or all of them.
 
     Attributes:
-        tensors: Name and tensor, in the trainer's own process.
-        version: Of a safetensors file in the exchange folder, which every worker can read.
+        tensors: Names and tensors, in the trainer's own process.
+        version: Version of a safetensors file in the exchange folder, which every worker can read.
     """
 
     tensors: Any = None

@@ -1,4 +1,4 @@
-"""A round trip through an engine: weights there, answers back, and what the policy itself says about them."""
+"""Round trip through an engine: weights there, answers back, and the policy's own judgement of them."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from .guard import check_versions, compare
 def round_trip(
     engine: RolloutEngine, model: Any, prompt: tuple[int, ...], version: str, weights: Weights
 ) -> float:
-    """Hand weights over and sample; the largest difference of a token's log-probability, in nats.
+    """Hand weights over, sample, and give the largest difference of a token's log-probability, in nats.
 
     Args:
-        engine: Is given ``weights``.
-        model: Holds them; on a device of its own.
+        engine: Engine that is given ``weights``.
+        model: Model that holds them, on a device of its own.
         prompt: Token ids.
         version: Name of the weights.
 

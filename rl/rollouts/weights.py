@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-# What wrappers put into names.
+# Parts that wrappers put into names.
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer.", "modules_to_save.default.")
 _PEFT = "base_model.model."
 
@@ -20,11 +20,11 @@ def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, T
     or copied before the next one is asked for. The policy itself is left as it was, to the bit.
 
     Args:
-        model: The policy; wrappers may be around it.
-        accelerator: Knows how it is sharded.
+        model: Policy; wrappers may be around it.
+        accelerator: Accelerator, which knows how the policy is sharded.
 
     Raises:
-        NotImplementedError: FSDP.
+        NotImplementedError: FSDP shards it.
     """
     if getattr(accelerator.state, "fsdp_plugin", None) is not None:
         raise NotImplementedError(

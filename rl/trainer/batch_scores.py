@@ -27,9 +27,9 @@ class TagCredit:
     """Scores of the beginnings of all answers, and the tokens of each of their tags.
 
     Attributes:
-        running: ``[sample of all ranks, position, reward]``, scores of the first 0, 1, 2, ... tags.
-        tokens: ``[sample of all ranks, position]``, how many tokens each tag has.
-        positions: ``[sample of this rank][token]``, the tag that each token belongs to.
+        running: Scores of the first 0, 1, 2, ... tags, ``[sample of all ranks, position, reward]``.
+        tokens: Number of tokens of each tag, ``[sample of all ranks, position]``.
+        positions: Tag that each token belongs to, ``[sample of this rank][token]``.
     """
 
     running: Tensor
@@ -51,7 +51,7 @@ class TagCredit:
 
 
 class Pieces:
-    """What each token of a tokenizer decodes to by itself; special tokens decode to nothing."""
+    """Text of each token of a tokenizer by itself; special tokens decode to nothing."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer: Any = tokenizer
@@ -67,17 +67,16 @@ class BatchScores:
     """Scores of the answers to one generation batch.
 
     Args:
-        engine: Scores completions.
-        problem: Names the rewards and the segments.
-        rows: This rank's samples, with ``prompt`` and the columns of the data; a group's samples are
-            neighbours.
-        group_size: Completions of a prompt.
-        tokenizer: Decodes the answers that are asked for early.
-        pieces: Splits answers into tags; None credits whole answers.
-        early: Let ``ask`` hand out groups before the batch is whole.
+        engine: Engine that scores completions.
+        problem: Problem that names the rewards and the segments.
+        rows: Samples of this rank, with ``prompt`` and the data's columns; those of a group are neighbours.
+        group_size: Number of completions of a prompt.
+        tokenizer: Tokenizer that decodes the answers that are asked for early.
+        pieces: Texts of tokens, to split answers into tags; None credits whole answers.
+        early: Whether ``ask`` may hand out groups before the batch is whole.
 
     Attributes:
-        scores: ``[N of all ranks, K + segments]`` after ``score``, NaN = missing.
+        scores: Scores after ``score``, ``[N of all ranks, K + segments]``, NaN = missing.
         tags: Credit of the tags after ``score``; None credits whole answers.
         spent: Seconds of each reward and share of failed samples of this rank, by the name of their metric.
     """
@@ -110,7 +109,7 @@ class BatchScores:
 
         Args:
             members: Rows of the answers.
-            tokens: Of each.
+            tokens: Token ids of each.
         """
         if self._early is None:
             return
@@ -146,12 +145,12 @@ class BatchScores:
         """Score the whole batch and gather the scores; every rank calls it.
 
         Args:
-            prompts, completions, completion_ids: This rank's, as TRL hands them to rewards.
+            prompts, completions, completion_ids: Samples of this rank, as TRL hands them to rewards.
             more: Columns that the data do not have.
-            learn: Show the batch to the rewards that remember samples.
+            learn: Whether to show the batch to the rewards that remember samples.
 
         Returns:
-            ``[N of all ranks, K]`` in the order of the problem's rewards.
+            Scores ``[N of all ranks, K]`` in the order of the problem's rewards.
 
         Raises:
             RewardError: a reward failed on some rank.
@@ -199,7 +198,7 @@ def _columns(
 def _gathered(running: np.ndarray, positions: list[list[int]], device: torch.device) -> TagCredit:
     """Credit of all ranks' tags.
 
-    Every rank is brought to the same number of positions; past its end an answer keeps what it has.
+    Every rank is brought to the same number of positions; past its end an answer keeps its last score.
     """
     lengths = int(gather(torch.tensor([running.shape[1]], device=device)).max())
     padded = np.pad(running, ((0, 0), (0, lengths - running.shape[1]), (0, 0)), mode="edge")

@@ -22,7 +22,7 @@ class ConflictLog:
     """Metrics of the objective, its constraints and their conflicts.
 
     Args:
-        problem: Names the rewards; one of its constraints is warned of once when it seems out of reach.
+        problem: Problem that names the rewards; a constraint that seems out of reach is warned of once.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -49,8 +49,8 @@ class ConflictLog:
         """Conflict between the rewards, see :func:`recrl.rl.optimizer.conflict.conflict_metrics`.
 
         Args:
-            groups: ``[group, sample, column]``.
-            advantages: ``[group, sample]``.
+            groups: Scores, ``[group, sample, column]``.
+            advantages: Advantages, ``[group, sample]``.
         """
         problem = self._problem
         return conflict_metrics(
@@ -71,9 +71,9 @@ class ConflictLog:
         Args:
             model: The policy, which every rank runs: sharded weights (ZeRO-3) need it.
             output: Prompts and completions of this rank, as TRL makes them.
-            scores: Of its samples, ``[sample, column]``.
-            group_size: Completions of a prompt.
-            temperature: Of the sampling.
+            scores: Scores of its samples, ``[sample, column]``.
+            group_size: Number of completions of a prompt.
+            temperature: Temperature of the sampling.
         """
         names = self._problem.names
         n = min(len(scores) // group_size, _COSINE_GROUPS) * group_size

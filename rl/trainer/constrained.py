@@ -10,7 +10,7 @@ knows the others, and nothing else does:
 ``tests/rl/trainer/test_trl_seams.py`` holds them against the installed TRL.
 
 Checkpoint behaviour: besides what :mod:`recrl.rl.trainer.resumable` keeps, ``constraints.json`` holds the
-multipliers, their units and the generation index, and each rank keeps the memory of its stateful rewards. The
+multipliers, their units and the generation index. Each rank keeps the memory of its stateful rewards. The
 multipliers are never stepped twice for one generation batch.
 """
 
@@ -52,23 +52,23 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     """GRPO that maximises one reward while others are held at their targets; the rest is as in TRL.
 
     Args:
-        model: The policy: a path, a hub name, or a model. One that is given loaded must have been loaded from
-            a path if ``args.beta > 0``, since the reference is loaded from it.
-        reward_funcs: One reward or a list: functions, objects and classes with
-            :func:`recrl.reward`, or wrapped in :class:`recrl.Reward`; names of registered rewards; entries of
-            a configuration (dicts or :class:`recrl.rewards.RewardSpec`). Or an engine that scores by them.
+        model: Policy: a path, a hub name, or a model. One that is given loaded must have been loaded from a
+            path if ``args.beta > 0``, since the reference is loaded from it.
+        reward_funcs: One reward or a list: functions, objects and classes with :func:`recrl.reward`, or
+            wrapped in :class:`recrl.Reward`; names of registered rewards; entries of a configuration (dicts
+            or :class:`recrl.rewards.RewardSpec`). Or an engine that scores by them.
         args: TRL's arguments. ``reward_weights`` are for the rules that add rewards up.
-        train_dataset, eval_dataset, processing_class: TRL's.
+        train_dataset, eval_dataset, processing_class: TRL's parameters of the same names.
         objective: Name of the reward to maximise, which may be left out where there is one; or the whole
             problem over the rewards, constraints included.
-        constraints: What has to hold, such as ``"brevity >= 0.8 (mean)"``, ``"toxic <= 0.1 for 0.95 (rate)"``
-            or ``"length in [20, 40] where segment=cold (mean)"``.
+        constraints: Constraints such as ``"brevity >= 0.8 (mean)"``, ``"toxic <= 0.1 for 0.95 (rate)"`` or
+            ``"length in [20, 40] where segment=cold (mean)"``.
         rule: Name of the advantage rule, see :mod:`recrl.rl.optimizer.advantages`.
         duals: Settings of the multipliers.
-        credit: ``tag`` gives the tokens of each tag an advantage of their own, from the rewards that are
+        credit: Unit of credit: ``tag`` gives the tokens of each tag an advantage of their own, from rewards
             declared ``per="tag"`` or ``"tag_mean"``; ``sequence`` gives every token of an answer the same.
-        gradient_conflict_every: Estimate the cosines of the rewards' gradients in the last layer once in so
-            many generation batches, at the cost of one more forward pass; 0 = never.
+        gradient_conflict_every: Number of generation batches after which cosines of the rewards' gradients in
+            the last layer are estimated once, at the cost of one more forward pass; 0 = never.
         resources: Objects that rewards may name as a parameter, the same for all samples.
         options: TRL's other parameters (``peft_config``, ``tools``, ``environment_factory``, ``callbacks``,
             ...), and those of :class:`recrl.rl.trainer.shared.SharedPrefixGRPOTrainer`.
@@ -176,7 +176,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
     @property
     def _group_size(self) -> int:
-        """Completions of a prompt."""
+        """Number of completions of a prompt."""
         return self.num_generations if self.model.training else self.num_generations_eval
 
     @property
@@ -228,7 +228,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
                 device=self.accelerator.device,
             )
             if training and not self._memories_checked:
-                # What cannot be saved is found now, not at the first checkpoint.
+                # A memory that cannot be saved is found now, not at the first checkpoint.
                 on_all_or_none(self.engine.state_dict, RewardError)
                 self._memories_checked = True
         for name, value in batch.spent.items():  # of this rank; TRL averages over ranks
@@ -314,7 +314,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
 
 
 def _placeholder(name: str) -> Any:
-    """TRL wants callables to name its reward columns after; the engine does the scoring."""
+    """Callable that TRL names a reward column after; the engine does the scoring."""
 
     def score(**_: Any) -> list[float]:
         raise RuntimeError(

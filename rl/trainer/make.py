@@ -32,7 +32,7 @@ def serving_length(
     tokenizer: PreTrainedTokenizerBase,
     answer_tokens: int,
 ) -> int:
-    """Tokens of a prompt and an answer together, at most."""
+    """Largest number of tokens of a prompt and an answer together."""
     return longest_prompt([row["prompt"] for row in rows], tokenizer) + (
         config.max_answer_tokens or answer_tokens
     )
@@ -61,13 +61,13 @@ def make_trainer(
     """The trainer of a run.
 
     Args:
-        model: Loaded from a folder, which a rollout engine starts with.
-        rows: ``prompt`` and the columns that the rewards read.
-        rollout: Where answers are sampled; by default in the trainer. Its engine is the caller's to close.
+        model: Policy loaded from a folder, which a rollout engine starts with.
+        rows: Rows with ``prompt`` and the columns that the rewards read.
+        rollout: Sampler of the answers; by default the trainer. Its engine is the caller's to close.
         answer_tokens: Default of ``config.max_answer_tokens``.
         output: Folder of checkpoints and TensorBoard events.
-        name: The run's, for trackers.
-        trust_remote_code: Run the code that comes with the model, which the reference is loaded with again.
+        name: Name of the run, for trackers.
+        trust_remote_code: Whether code that comes with the model runs when the reference is loaded again.
 
     Raises:
         ValueError: the batch does not divide over processes and micro-batches.
@@ -115,7 +115,7 @@ def make_trainer(
     rollout = rollout or RolloutConfig()
     dtype = str(model.dtype).removeprefix("torch.")
     longest = serving_length(config, rows, tokenizer, answer_tokens)
-    # Before the trainer, whose constructor seeds what is random.
+    # Made before the trainer, whose constructor seeds what is random.
     rollouts = make_engine(rollout, str(model.name_or_path), dtype, longest, output.parent)
     trainer = ConstrainedGRPOTrainer(
         model,

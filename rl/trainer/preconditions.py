@@ -1,4 +1,4 @@
-"""What must hold before a constrained training starts; each fault is a ValueError that names the fix.
+"""Conditions of a constrained training, checked before it starts; a fault is a ValueError with the fix.
 
 TRL would find some of these late, and others never.
 """
@@ -15,12 +15,12 @@ from ...rewards import RewardEngine
 from ..decoding.generate import check_window
 from .settings import check_halves
 
-# So many of the prompts with the most characters are tokenised to find the one with the most tokens.
+# Number of prompts with the most characters that are tokenised to find the one with the most tokens.
 _LONGEST = 32
 
 
 def check_memories(engine: RewardEngine, processes: int) -> None:
-    """What a reward remembers is the same on every rank."""
+    """Refuse rewards that would remember different samples on different ranks."""
     if processes > 1 and (names := engine.forgetful()):
         raise ValueError(
             f"reward {names[0]!r} remembers samples but has no update method, so that each of {processes} "
@@ -30,7 +30,7 @@ def check_memories(engine: RewardEngine, processes: int) -> None:
 
 
 def check_groups(args: GRPOConfig) -> None:
-    """A group stays on one rank: whole-group rewards and shared prefixes need it."""
+    """Refuse groups that straddle ranks: whole-group rewards and shared prefixes need them whole."""
     batch, steps, group = args.per_device_train_batch_size, args.steps_per_generation, args.num_generations
     assert steps is not None, "GRPOConfig fills it in"
     assert group is not None, "GRPOConfig has a default"
@@ -45,7 +45,7 @@ def check_groups(args: GRPOConfig) -> None:
 
 
 def check_prompts(args: GRPOConfig, data: Dataset | IterableDataset | None) -> None:
-    """There are enough prompts for one generation batch, where their number is known."""
+    """Refuse fewer prompts than one generation batch has, where their number is known."""
     if not isinstance(data, Dataset):
         return
     assert args.generation_batch_size is not None, "GRPOConfig fills it in"
@@ -64,16 +64,16 @@ def check_lengths(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """The longest prompts fit the model's window together with an answer; a rollout checks again."""
+    """Refuse prompts that do not fit the model's window with an answer; a rollout checks again."""
     if not isinstance(data, Dataset) or "prompt" not in data.column_names:
         return  # an environment writes the prompts, or they come as a stream
     check_window(model, longest_prompt(data["prompt"], tokenizer), args.max_completion_length or 0)
 
 
 def longest_prompt(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest of some prompts, texts or conversations.
+    """Number of tokens of the longest of some prompts, texts or conversations.
 
-    Found by their characters, so that not every prompt has to be tokenised twice.
+    It is found by their characters, so that not every prompt has to be tokenised twice.
     """
     texts = {repr(prompt): prompt for prompt in prompts}
     longest = [texts[key] for key in sorted(texts, key=len)[-_LONGEST:]]
@@ -86,6 +86,6 @@ def longest_prompt(prompts: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -
 
 
 def check_gradient_conflict(args: GRPOConfig, every: int) -> None:
-    """Groups are large enough to be played against themselves in two halves."""
+    """Refuse groups that are too small to be compared with themselves in two halves."""
     assert args.num_generations is not None, "GRPOConfig has a default"
     check_halves(args.num_generations, every)

@@ -1,15 +1,15 @@
 """``ResumableGRPOTrainer``: TRL's GRPO whose interrupted and resumed runs equal the uninterrupted one.
 
-Of TRL 1.16 and transformers these private steps are extended:
+These private steps of TRL 1.16 and transformers are extended:
 
 ``_get_train_sampler``             an epoch has the order that it has in an uninterrupted run
 ``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.checkpoints`)
 ``_get_output_dir``                leads aside meanwhile
-``_prepare_for_training``          what was prepared is restored by ``_restore``, besides what each rank knows
+``_prepare_for_training``          ``_restore`` fills what was prepared, and what each rank knows
 ``_load_from_checkpoint``          reads weights, of adapters too: no code in a file runs
-``_load_rng_state``                reads random states: the same
+``_load_rng_state``                reads random states: no code in a file runs
 
-Beyond what transformers saves (weights, optimiser, scheduler, random states) a checkpoint holds of each rank
+Beyond what transformers saves (weights, optimiser, scheduler, random states) a checkpoint holds for each rank
 the number of micro-steps and, where a generation batch serves several optimiser steps, that batch.
 """
 
@@ -44,7 +44,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     Subclasses extend ``rank_state`` and ``load_rank_state``, and ``save_shared`` and ``load_shared``.
     """
 
-    # What TRL's attributes hold after its constructor; it declares them wider.
+    # Types that TRL's attributes have after its constructor; it declares them wider.
     args: GRPOConfig
     model: torch.nn.Module
     num_generations: int
@@ -54,7 +54,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _aside: Path | None = None
 
     def rank_state(self) -> dict[str, Any]:
-        """What this rank alone knows, of what :mod:`recrl.envs.storage.states` writes."""
+        """State that this rank alone knows, of types that :mod:`recrl.envs.storage.states` writes."""
         reused = self._step % self._micro_steps_per_generation != 0
         return {
             "micro_step": self._step,
@@ -66,7 +66,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         """Restore ``rank_state``.
 
         Args:
-            state: Of this rank; where other numbers of processes wrote the checkpoint, of one of theirs.
+            state: State of this rank; of one of theirs if another number of processes wrote the checkpoint.
         """
         # TRL counts micro-steps from 0 after a resume, and would take the wrong part of a batch.
         self._step = state["micro_step"]
@@ -83,10 +83,10 @@ class ResumableGRPOTrainer(GRPOTrainer):
             )
 
     def save_shared(self, folder: Path) -> None:
-        """Write what all ranks know alike; called on the first one."""
+        """Write the state that all ranks share; called on the first one."""
 
     def load_shared(self, folder: Path) -> None:
-        """Restore it, on every rank."""
+        """Restore the state that all ranks share, on every rank."""
 
     def save_policy(self, folder: Path) -> None:
         """Write the policy as :func:`recrl.rl.policy.loading.save_policy` does; called on every rank."""
@@ -102,7 +102,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         """Train.
 
         Args:
-            resume_from_checkpoint: A checkpoint's folder; True is the newest whole one.
+            resume_from_checkpoint: Folder of a checkpoint; True is the newest whole one.
 
         Raises:
             CheckpointError: these processes cannot go on from it, or one could not be written.
@@ -193,7 +193,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
         return prepared
 
     def _restore(self, folder: Path) -> None:
-        """What transformers does here itself, each part in its own words; and what it does not know."""
+        """Restore what transformers would here, with an error for each part, and what it does not know."""
         manifest, name = checkpoints.read(folder), str(folder)
         if self.is_deepspeed_enabled:
             with reading(folder, "shards (global_step*)"):
@@ -215,7 +215,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         policy: Any = self.model if model is None else model
         with reading(resume_from_checkpoint, "weights"):
-            # Where a reference is kept beside the adapters, transformers would read that alone.
+            # If a reference is kept beside the adapters, transformers would read that alone.
             if adapters.has_adapters(policy):
                 adapters.restore(policy, Path(resume_from_checkpoint))
             else:
@@ -227,12 +227,12 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
 
 class _SameOrder(Sampler[int]):
-    """TRL's order of the prompts, the same in an epoch that a resumed run starts in.
+    """TRL's order of the prompts, unchanged in the epoch in which a resumed run starts.
 
     TRL draws one order an epoch from a generator, which a resumed run would start anew.
 
     Args:
-        epoch: Number of the epoch that is about to begin.
+        epoch: Function that gives the number of the epoch that is about to begin.
     """
 
     def __init__(self, sampler: RepeatSampler, epoch: Callable[[], int]) -> None:
@@ -254,7 +254,7 @@ def _rank_file(rank: int) -> str:
 
 
 def _rank_state(folder: Path, rank: int) -> Any:
-    """What a rank knew; earlier versions wrote it by torch."""
+    """State of a rank in a checkpoint; earlier versions wrote it by torch."""
     stem = folder / _rank_file(rank)
     earlier = stem.with_name(f"{stem.name}.pt")
     if earlier.is_file():

@@ -1,4 +1,4 @@
-"""The section ``train`` of a configuration, and what must hold of its numbers together.
+"""The section ``train`` of a configuration, and checks of its numbers together.
 
 ``TrainConfig``   constrained GRPO
 ``check_split``   whether a step's answers split over processes
@@ -33,7 +33,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     micro_batches: Annotated[int, Between(1, 100_000)] = 1
     """Forward-backward passes that a process splits its share of a step into: less memory, same result."""
     learning_rate: Annotated[float, Between(0, 1)] = 1e-4
-    """AdamW's peak."""
+    """Peak of AdamW's learning rate."""
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """Learning rate after the warm-up; a decay calms the last steps."""
     warmup_steps: Annotated[int, Between(0, MANY)] = 5
@@ -43,9 +43,9 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     temperature: Annotated[float, Between(0.01, 100)] = 1.0
     """Sampling temperature of the rollouts."""
     top_p: Annotated[float, Between(0.001, 1)] = 1.0
-    """Nucleus of the rollouts."""
+    """Nucleus of the rollouts' sampling."""
     max_answer_tokens: Annotated[int, Between(1, 1_000_000)] | None = None
-    """Longest answer; by default what the form of the task needs."""
+    """Tokens of the longest answer; by default what the form of the task needs."""
     kl: Annotated[float, Between(0, 1e6)] = 0.0
     """Weight of KL(policy || warm start), in units of the objective; rescaled with the advantages."""
     loss: Literal["dapo", "dr_grpo", "grpo", "bnpo"] = "dapo"
@@ -64,7 +64,7 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Seconds that a process may wait for the others in one exchange."""
 
     report_to: Annotated[tuple[Annotated[str, Text(100)], ...], Each(least=1), ONE] = ("tensorboard",)
-    """Where every step is logged besides ``metrics.jsonl``: trackers that transformers knows, or ``none``."""
+    """Trackers that get every step besides ``metrics.jsonl``: those that transformers knows, or ``none``."""
     trl: dict[str, Any] = {}
     """Fields of TRL's ``GRPOConfig`` that are passed on to it, but for those that recrl sets."""
 
@@ -91,11 +91,11 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
 
 
 def check_split(prompts: int, group: int, processes: int, micro_batches: int) -> None:
-    """A step's answers split into whole groups over processes, and into equal parts there.
+    """Refuse answers of a step that do not split into whole groups over processes and equal parts there.
 
     Args:
-        prompts: Of a step, over all processes.
-        group: Answers to each.
+        prompts: Number of prompts of a step, over all processes.
+        group: Number of answers to each.
     """
     samples, parts = prompts * group, processes * micro_batches
     if samples % parts or (samples // processes) % group:
@@ -108,7 +108,7 @@ def check_split(prompts: int, group: int, processes: int, micro_batches: int) ->
 
 
 def check_halves(group: int, every: int) -> None:
-    """Groups can be halved, where their halves are compared once in ``every`` generation batches."""
+    """Refuse groups that cannot be halved, if halves are compared once in ``every`` generation batches."""
     if every < 0 or (every and group < 4):
         raise ValueError(
             f"gradient_conflict_every={every} with num_generations={group}: it compares two halves of "

@@ -1,6 +1,6 @@
 """``SharedPrefixGRPOTrainer``: TRL's GRPO that reads each prompt once and says where the time goes.
 
-Of TRL 1.16's private steps these are replaced:
+These private steps of TRL 1.16 are replaced:
 
 ``_get_per_token_logps_and_entropies``  reads each prompt once for all its completions
                                         (:mod:`recrl.rl.prefix.packing`)
@@ -51,17 +51,17 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
     """TRL's trainer with TRL's results, sooner.
 
     Args:
-        prefix_sharing: Read each prompt once per group, in rollouts and in forward passes: ``auto`` where it
-            pays, ``on`` wherever it is exact, ``off`` never.
+        prefix_sharing: Whether each prompt is read once per group, in rollouts and in forward passes:
+            ``auto`` where it pays, ``on`` wherever it is exact, ``off`` never.
         prefix_attention: Attention of a packed row, see :class:`recrl.rl.prefix.layouts.Packed`.
-        rollouts: Samples the answers instead of the trainer; it is handed the weights whenever they have
-            changed.
-        correct_rollouts: Weigh tokens by how much likelier the policy finds them than the engine did (TRL's
-            ``vllm_importance_sampling_*`` settings).
-        model, reward_funcs, args, train_dataset, trls, options: TRL's.
+        rollouts: Engine that samples the answers instead of the trainer; it is handed the weights whenever
+            they have changed.
+        correct_rollouts: Whether to weigh tokens by how much likelier the policy finds them than the engine
+            did (TRL's ``vllm_importance_sampling_*`` settings).
+        model, reward_funcs, args, train_dataset, trls, options: Parameters of TRL.
 
     Attributes:
-        sharing: What is shared, and why not.
+        sharing: Whether prompts are shared, and why not.
         clock: Seconds of each part of a step; logged as ``time/*``.
 
     Raises:
@@ -107,8 +107,8 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         self.add_callback(self.clock)
 
     def timed(self, part: Part) -> AbstractContextManager[None]:
-        """Count what runs inside as a part of a training step; an evaluation is none, nor is what a trainer
-        does before its constructor has ended."""
+        """Count what runs inside as a part of a training step; an evaluation is not counted, nor what a
+        trainer does before its constructor has ended."""
         counted = self.model.training and hasattr(self, "clock")
         return self.clock.part(part) if counted else nullcontext()
 
@@ -195,8 +195,7 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
 
     def _get_dataloader(self, *arguments: Any, **options: Any) -> Any:
         loader = super()._get_dataloader(*arguments, **options)
-        # Rows are texts and numbers for the rewards: looking through them for tensors to move took longer
-        # than the rewards.
+        # Rows are texts and numbers for the rewards: a search for tensors to move took longer than they did.
         if isinstance(loader, DataLoaderShard):
             loader.device = None
         return loader
@@ -219,7 +218,7 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             return super()._generate(prompts)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """Each distinct prompt once."""
+        """Tokenise each distinct prompt once."""
         if self._is_vlm or self.environment_factories is not None:
             return super()._tokenize_prompts(prompts)
         keys = [repr(prompt) for prompt in prompts]
@@ -251,11 +250,11 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         return answers, None
 
     def answered(self, members: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
-        """All answers to one prompt are there, others may not be.
+        """React to the answers to one prompt, once all are there; those to others may not be.
 
         Args:
             members: Their samples of this rank's batch.
-            tokens: Of each.
+            tokens: Token ids of each.
         """
 
     @property
@@ -330,6 +329,6 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
 
 
 def default_arguments(model: str | PreTrainedModel) -> GRPOConfig:
-    """TRL's, where a script gives none: the output folder is named after the model."""
+    """TRL's arguments where a script gives none: the output folder is named after the model."""
     path = model if isinstance(model, str) else str(model.config.name_or_path or "")
     return GRPOConfig(f"{Path(path).name or 'policy'}-GRPO")

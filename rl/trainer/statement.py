@@ -1,4 +1,4 @@
-"""What a script says in TRL's words, as an engine and a problem: reward functions, objective, constraints."""
+"""Engine and problem from a script's reward functions, objective and constraints, in TRL's words."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ RewardLike = Callable[..., Any] | Reward | RewardSpec | Mapping[str, Any] | str
 # Rules that add rewards up, each by a weight.
 _ADDING_UP = ("weighted_sum", "gdpo", "gd2po", "dvao")
 
-# What rewards may read besides the columns of the data, where an environment plays along.
+# Name that rewards may read besides the columns of the data, where an environment plays along.
 ENVIRONMENTS = "environments"
 
 
@@ -40,15 +40,15 @@ def stated(
     """Engine and problem of a trainer, from a script's words or as they are given.
 
     Args:
-        rewards: One, several, or an engine.
-        objective: Name of the reward to maximise; may be left out where there is one. Or the whole problem.
-        constraints: On the rewards.
+        rewards: One reward, several, or an engine.
+        objective: Name of the reward to maximise, optional if there is one; or the whole problem.
+        constraints: Constraints on the rewards.
         rule: Name of the advantage rule.
         args: TRL's arguments, which may weigh rewards.
-        columns: Of the training data.
+        columns: Columns of the training data.
         resources: Objects that rewards may name as a parameter.
         environments: Whether rewards may read the environment of each sample.
-        open_ended: Whether samples carry further columns, which nobody knows yet.
+        open_ended: Whether samples carry further columns, not known yet.
 
     Raises:
         RewardSpecError: a reward declares no range, cannot be found, or reads what nothing provides.
@@ -116,7 +116,7 @@ def weights_of(args: GRPOConfig, names: Sequence[str], rule: str) -> dict[str, f
     """TRL's weights of the rewards, for the rules that add them up.
 
     Raises:
-        ValueError: TRL's settings say otherwise than the rule how rewards become advantages.
+        ValueError: TRL's settings contradict the rule on how rewards become advantages.
     """
     own = {"gdpo": "normalize_then_sum"}.get(rule, "sum_then_normalize")
     if args.multi_objective_aggregation not in ("sum_then_normalize", own):

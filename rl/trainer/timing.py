@@ -1,6 +1,6 @@
-"""Where the time of a training step goes.
+"""Time of the parts of a training step.
 
-Wall time of the host. A GPU runs behind it: its work is counted where the host next waits for it, which
+It is wall time of the host. A GPU runs behind: its work is counted where the host next waits for it, which
 within a rollout, a reward or an optimiser step happens before the part ends.
 """
 
@@ -51,7 +51,7 @@ class StepClock(TrainerCallback):
             self._inside.pop()
 
     def rest(self, name: Part) -> None:
-        """What no part claims counts as ``name`` until the step ends."""
+        """Count what no part claims as ``name`` until the step ends."""
         self._switch()
         self._inside[0] = name
 
@@ -65,11 +65,11 @@ class StepClock(TrainerCallback):
         self.step = dict.fromkeys(PARTS, 0.0)
 
     def on_substep_end(self, *_: Any, **__: Any) -> None:
-        """The gradient goes on accumulating."""
+        """Go on: the gradient accumulates further."""
         self.rest("other")
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """The optimiser has stepped: log the step. Logging and saving count for the next one."""
+        """Log the step, now that the optimiser has stepped. Logging and saving count for the next one."""
         self.rest("other")
         for name, seconds in self.step.items():
             self.total[name] += seconds

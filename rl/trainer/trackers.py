@@ -1,4 +1,4 @@
-"""``train.report_to``: where transformers sends what every step logs."""
+"""``train.report_to``: trackers to which transformers sends what every step logs."""
 
 import importlib.util
 import os

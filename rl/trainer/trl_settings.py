@@ -1,7 +1,7 @@
 """``train.trl``: which fields of TRL's ``GRPOConfig`` a run may set itself.
 
-A field that a setting of recrl stands for, or that would break what recrl promises (exact resumes, the same
-prompts and answers in every stage), is refused with what to use instead.
+A field is refused, with what to use instead, if a setting of recrl stands for it or if it would break what
+recrl promises: exact resumes, the same prompts and answers in every stage.
 
 ``check_fields``  names and kinds of values, when a configuration is read
 ``check_values``  TRL's own checks, before anything starts
@@ -116,14 +116,14 @@ OWNED: dict[str, str] = {
     "remove_unused_columns": _OWN,
     "dataloader_pin_memory": _OWN,
 }
-"""Fields that a run does not set, and what to do instead."""
+"""Fields that a run may not set, and what to do instead."""
 
 
 def check_fields(given: Mapping[str, Any]) -> None:
     """Refuse fields that recrl owns or TRL does not have, and values of another kind.
 
     Raises:
-        ValueError: the first of them, by name.
+        ValueError: there is one; the first is named.
     """
     check_plain(dict(given))
     for name, value in given.items():
@@ -151,7 +151,7 @@ def check_fields(given: Mapping[str, Any]) -> None:
 
 
 def check_values(given: Mapping[str, Any], *, on_cpu: bool) -> None:
-    """Let TRL look at the values.
+    """Let TRL check the values.
 
     Raises:
         ValueError: TRL refuses one.
@@ -160,7 +160,7 @@ def check_values(given: Mapping[str, Any], *, on_cpu: bool) -> None:
         return
     from trl import GRPOConfig
 
-    # With one of them the arguments would set up how weights are sharded, for whatever is loaded later.
+    # With these variables the arguments would set up how weights are sharded, for whatever is loaded later.
     sharding = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP")
     before = {name: os.environ.pop(name) for name in sharding if name in os.environ}
     try:
