@@ -21,8 +21,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     output: Annotated[Path, typer.Option(help="Folder of the result and its report.")] = Path("runs/offers"),
-    cache: Annotated[Path, typer.Option(help="Of the panel's tables.")] = CACHE,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    cache: Annotated[Path, typer.Option(help="Folder of the panel's tables.")] = CACHE,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:
     """The ranker behind offer_acceptance on later campaigns: ranking, calibration, baselines."""

@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     output: Annotated[Path, typer.Option(help="Folder of the result and its report.")] = Path("runs/rewards"),
     rounds: Annotated[int, typer.Option(min=3, help="Calls that a median is of.")] = 50,
-    steps: Annotated[int, typer.Option(min=4, help="Of the demo's training.")] = 12,
+    steps: Annotated[int, typer.Option(min=4, help="Steps of the demo's training.")] = 12,
     warm_up: Annotated[int, typer.Option(min=1, help="Steps of its warm start; the demo has 900.")] = 200,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:

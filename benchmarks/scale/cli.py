@@ -28,13 +28,13 @@ def main(
     ] = Path("runs/scale"),
     parts: Annotated[List, typer.Option(help=f"Of {', '.join(PARTS)}; all by default ({MANY}).")] = None,
     events: Annotated[List, typer.Option(help=f"Sizes of logs; 1500000,15000000,60000000 ({MANY}).")] = None,
-    processes: Annotated[int, typer.Option(min=2, help="That share a training step.")] = 2,
+    processes: Annotated[int, typer.Option(min=2, help="Processes that share a training step.")] = 2,
     model: Annotated[str, typer.Option(help="Policy of the training steps, see recrl bench speed.")] = "15M",
     strategies: Annotated[List, typer.Option(help=f"ddp,zero1,zero2,zero3 ({MANY}).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Measured of each launch.")] = 5,
     rounds: Annotated[int, typer.Option(min=1, help="Launches of each kind, and builds of each log.")] = 3,
     trials: Annotated[int, typer.Option(min=1, help="Runs that are killed.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the moments at which they are.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the moments at which they are.")] = 0,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:
     """Large logs, several processes, and runs that are killed and go on."""

@@ -46,9 +46,9 @@ def speed(
     ] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Measured steps of each kind; 5.")] = None,
     warmup: Annotated[int | None, typer.Option(min=1, help="Steps before them; 2.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, prompts and sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights, prompts and sampling.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of torch in each process; all cores by default.")
+        int | None, typer.Option(min=1, help="Threads of torch in each process; all cores by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the finished cells of the folder.")] = False,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
