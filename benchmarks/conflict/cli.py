@@ -65,7 +65,9 @@ def conflict(
     ] = None,
     samples: Annotated[int, typer.Option(rich_help_panel=_OWN, help="Answers sampled for each prompt.")] = 8,
     max_tokens: Annotated[int, typer.Option(rich_help_panel=_OWN, help="Longest sampled answer.")] = 128,
-    temperature: Annotated[float, typer.Option(rich_help_panel=_OWN, help="Temperature of the sampling.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(rich_help_panel=_OWN, help="Temperature of the sampling.")
+    ] = 1.0,
     batch_size: Annotated[int, typer.Option(rich_help_panel=_OWN, help="Answers sampled at once.")] = 64,
     limit: Annotated[
         int | None, typer.Option(rich_help_panel=_OWN, min=1, help="At most this many prompts.")
