@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from .faults import MendableError
 from .lookup import Lookup
 from .markdown import code, text
 from .settings import MANY, Between
@@ -51,7 +52,7 @@ AWKWARD = (
 """Odd answers, as they occur early in training; every reward has to bear them."""
 
 
-class TaskError(ValueError):
+class TaskError(MendableError, ValueError):
     """A task cannot be had, or not with these settings or data; the message names the fix."""
 
 
@@ -179,6 +180,7 @@ class Task(ABC):
         """
         self.settings, self.source = settings, source
         self.resources: dict[str, Any] = {}
+        self._loaded: dict[str, list[dict[str, Any]]] = {}
 
     # What is asked.
 
@@ -227,10 +229,6 @@ class Task(ABC):
             rows = [{"user": i, "unseen": True, **row} for i, row in enumerate(self.load(split))]
             self._loaded[split] = rows
         return self._loaded[split]
-
-    @cached_property
-    def _loaded(self) -> dict[str, list[dict[str, Any]]]:
-        return {}
 
     # How an answer is read and taught.
 

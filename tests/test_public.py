@@ -12,16 +12,12 @@ import recrl
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy")
-    model, tokenizer = fixed_rollouts.policy_and_tokenizer()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return fixed_rollouts.saved_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.mark.parametrize("name", recrl.__all__)
 def test_its_example_runs(name, policy, tmp_path):
-    text = getattr(recrl, name).__doc__.replace("path-or-hub-name", str(policy))
+    text = getattr(recrl, name).__doc__.replace("path-or-hub-name", policy)
     # A machine without a GPU is said to be one.
     here = f"GRPOConfig({str(tmp_path)!r}, use_cpu=True, report_to='none', max"
     text = text.replace("GRPOConfig(max", here)

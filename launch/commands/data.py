@@ -29,6 +29,7 @@ def build(
     from ..config.schema import ConfigError
 
     settings = load(config, overrides or [], resolve=False)
+    # What reads data is imported behind the configuration, whose mistakes need not wait for it.
     from ...envs.data import shards
     from ...envs.data.prepared import prepare
 

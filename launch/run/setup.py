@@ -41,9 +41,9 @@ class Setup:
 
 def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Task and rewards of a run."""
+    task = tasks.make(config.task, config.data)
+    check_task(config, task)
     try:
-        task = tasks.make(config.task, config.data)
-        check_task(config, task)
         check_segments(config.problem(), task.names, task.values)
     except ValueError as error:
         raise ConfigError(str(error)) from error

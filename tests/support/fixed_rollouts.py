@@ -76,6 +76,13 @@ def policy_and_tokenizer(hidden: int = 32) -> tuple[Any, Any]:
     return policy.load(config, options=CATALOG.tags, texts=texts)
 
 
+def saved_policy(folder: Path) -> str:
+    """That policy as a folder, for whoever loads one by its place."""
+    for part in policy_and_tokenizer():
+        part.save_pretrained(folder)
+    return str(folder)
+
+
 def arguments(output: Path, **options: Any) -> GRPOConfig:
     settings = {
         "output_dir": str(output),

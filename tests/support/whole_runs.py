@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -28,11 +29,12 @@ SMALL = {
 }
 
 
-def recrl(*arguments: str, **options) -> subprocess.Popen:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+def recrl(*arguments: str, environment: Mapping[str, str] | None = None, **options) -> subprocess.Popen:
+    """A command in a process of its own; ``environment`` goes before the one of the tests."""
+    usual = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
         [sys.executable, "-m", "recrl.launch.cli", *arguments],
-        env=environment,
+        env={**usual, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -40,8 +42,8 @@ def recrl(*arguments: str, **options) -> subprocess.Popen:
     )
 
 
-def finished(*arguments: str, code: int = 0) -> str:
-    process = recrl(*arguments)
+def finished(*arguments: str, code: int = 0, environment: Mapping[str, str] | None = None) -> str:
+    process = recrl(*arguments, environment=environment)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-4000:]
     return output

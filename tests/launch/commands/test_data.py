@@ -99,6 +99,13 @@ def test_a_damaged_log_is_one_line_and_exit_code_2(recrl, config, tmp_path):
     assert line.endswith("set data.bad_rows=drop to leave such rows out and count them")
 
 
+def test_a_task_that_cannot_be_had_is_one_line_and_exit_code_2(recrl, tmp_path):
+    code, _, said = recrl("data", "describe", "prompts", f"task.path={tmp_path / 'nowhere.jsonl'}")
+    assert code == 2
+    assert "nowhere.jsonl: no such file or folder" in " ".join(said.split())
+    assert "Traceback" not in said
+
+
 def test_the_list_of_rewards_imports_no_file_of_the_folder(tmp_path):
     for name in ("rewards.py", "own_rewards.py", "sitecustomized.py"):
         (tmp_path / name).write_text(REWARD)

@@ -1,16 +1,14 @@
 """A package of rewards that pip installed is found, used in a constraint, saved and resumed."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 
+import plugins
 import pytest
 import yaml
 from places import ROOT
 from safetensors.numpy import load_file
-from whole_runs import SMALL, lines
+from whole_runs import SMALL, finished, lines, recrl
 
 from recrl.launch.signals import PREEMPTED
 
@@ -19,56 +17,22 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Environment in which the example package is installed, beside the one of the tests."""
-    folder = tmp_path_factory.mktemp("site")
-    source = tmp_path_factory.mktemp("source")
-    for path in (PLUGIN, PLUGIN / "shop_rewards"):
-        (source / path.relative_to(PLUGIN)).mkdir(exist_ok=True)
-        for file in path.glob("*.*"):
-            if file.is_file():
-                (source / file.relative_to(PLUGIN)).write_bytes(file.read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--no-index", "--target", str(folder), str(source)], check=True)
-    assert (folder / "shop_rewards").is_dir()
-    return {
-        **os.environ,
-        "PYTHONPATH": str(folder),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
+def environment(tmp_path_factory):
+    return plugins.installed(PLUGIN, tmp_path_factory.mktemp("plugin"))
 
 
-def recrl(environment, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "recrl.launch.cli", *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(environment, *arguments, code=0):
-    process = recrl(environment, *arguments)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == code, output[-4000:]
-    return output
-
-
-def test_a_package_of_rewards_is_listed_with_where_it_comes_from(installed):
-    listed = " ".join(finished(installed, "rewards", "list").split())
+def test_a_package_of_rewards_is_listed_with_where_it_comes_from(environment):
+    listed = " ".join(finished("rewards", "list", environment=environment).split())
     assert "fresh_food" in listed
     assert "entry point" in listed
-    shown = finished(installed, "rewards", "show", "wide_shelf")
+    shown = finished("rewards", "show", "wide_shelf", environment=environment)
     for word in ("0 to 1", "memory", "often", "Share of an answer's tags", 'constraints: ["wide_shelf >= '):
         assert word in shown
 
 
 @pytest.mark.slow
 def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
-    installed, tmp_path, cache, panel_task
+    environment, tmp_path, cache, panel_task
 ):
     """Stopped by SIGTERM and resumed, against a run that nothing stopped; one reward has a memory."""
     config = {
@@ -90,8 +54,8 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finished(installed, "train", str(path), f"output={whole}")
-    process = recrl(installed, "train", str(path), f"output={stopped}")
+    finished("train", str(path), f"output={whole}", environment=environment)
+    process = recrl("train", str(path), f"output={stopped}", environment=environment)
     until = time.monotonic() + 300
     while not ((stopped / "metrics.jsonl").exists() and len(lines(stopped)) >= 2):
         assert process.poll() is None, process.communicate()[0][-4000:]
@@ -101,7 +65,9 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
     output, _ = process.communicate(timeout=300)
     assert process.returncode == PREEMPTED, output[-4000:]
     assert len(lines(stopped)) < STEPS
-    finished(installed, "train", str(stopped / "config.yaml"), "--resume", "auto")  # as the output says
+    finished(
+        "train", str(stopped / "config.yaml"), "--resume", "auto", environment=environment
+    )  # as the output says
 
     one, other = (load_file(run / "policy" / "model.safetensors") for run in (whole, stopped))
     assert all((one[name] == other[name]).all() for name in one)

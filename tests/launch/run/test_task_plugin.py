@@ -1,13 +1,12 @@
 """A task of one's own: a package that pip installed, or a class in a file, trains under a constraint."""
 
 import json
-import os
-import subprocess
-import sys
 
+import plugins
 import pytest
 import yaml
 from places import ROOT
+from whole_runs import finished
 
 from recrl.envs import task as tasks
 from recrl.envs.data.prepared import DataConfig
@@ -19,33 +18,18 @@ PLUGIN = ROOT / "examples" / "task-plugin"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The environment of a process that sees the example package, as pip would install it."""
-    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "ticket_routing/__init__.py"):
-        (source / name).parent.mkdir(exist_ok=True)
-        (source / name).write_bytes((PLUGIN / name).read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "--no-index", "--target", str(folder), str(source)], check=True)
-    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-
-
-def recrl(environment, *arguments):
-    command = [sys.executable, "-m", "recrl.launch.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def environment(tmp_path_factory):
+    return plugins.installed(PLUGIN, tmp_path_factory.mktemp("plugin"))
 
 
 def test_the_package_is_short():
     assert len((PLUGIN / "ticket_routing" / "__init__.py").read_text().splitlines()) <= 60
 
 
-def test_a_package_of_a_task_trains_under_a_constraint(installed, tmp_path):
+def test_a_package_of_a_task_trains_under_a_constraint(environment, tmp_path):
     config, run = str(PLUGIN / "config.yaml"), tmp_path / "run"
-    assert "Which two desks should see it?" in recrl(installed, "data", "describe", config)
-    recrl(installed, "train", config, f"output={run}", "train.steps=4", "train.save_every=2")
+    assert "Which two desks should see it?" in finished("data", "describe", config, environment=environment)
+    finished("train", config, f"output={run}", "train.steps=4", "train.save_every=2", environment=environment)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all("constraint/hours <= 5/slack" in row for row in rows)
@@ -57,7 +41,7 @@ def test_a_package_of_a_task_trains_under_a_constraint(installed, tmp_path):
     assert saved["task"] == {"use": "tickets", "max_train_episodes": None, "tickets": 400}
     assert "hours <= 5" in (run / "report.md").read_text()
     # It goes on, with the settings of a task that the reader of the saved ones has not imported.
-    recrl(installed, "train", str(run / "config.yaml"), "train.steps=5", "--resume", "auto")
+    finished("train", str(run / "config.yaml"), "train.steps=5", "--resume", "auto", environment=environment)
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 5
 
 

@@ -41,11 +41,7 @@ def vowels(completions, **_):
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     """A folder; its tokenizer can write and read tool calls."""
-    folder = tmp_path_factory.mktemp("policy")
-    model, tokenizer = fixed_rollouts.policy_and_tokenizer()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return fixed_rollouts.saved_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture

@@ -46,11 +46,7 @@ class Plain:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("policy")
-    model, tokenizer = fixed_rollouts.policy_and_tokenizer()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return fixed_rollouts.saved_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture
