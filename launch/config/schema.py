@@ -15,7 +15,7 @@ from ...envs.data.settings import DataConfig
 from ...envs.faults import MendableError
 from ...envs.settings import LARGEST_SEED, MANY, Between, Each, Place, Text
 from ...envs.tags.settings import TagsConfig
-from ...envs.task import TaskSettings, settings_class
+from ...envs.task import TaskSettings
 from ...rewards import RewardSpec, RewardSpecError, resolve_all
 from ...rl.evaluation.settings import EvaluationConfig
 from ...rl.goal import check_credit, check_rule, state
@@ -47,6 +47,7 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """Seed of everything random."""
     data: DataConfig = DataConfig()
     """Source of the episodes."""
+    # Read by `validate`, since its class depends on which task it names.
     task: SerializeAsAny[TaskSettings] = TagsConfig()
     """Task of the policy."""
     policy: PolicyConfig = PolicyConfig()
@@ -81,14 +82,6 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
         if isinstance(value, Sequence) and not isinstance(value, str):
             return [{"name": item} if isinstance(item, str) else item for item in value]
         return value
-
-    @field_validator("task", mode="before")
-    @classmethod
-    def _of_its_task(cls, value: Any) -> Any:
-        section = {"use": value} if isinstance(value, str) else value
-        if not isinstance(section, Mapping):
-            return section
-        return settings_class(str(section.get("use", "tags"))).model_validate(dict(section))
 
     @field_validator("rollout", mode="before")
     @classmethod

@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_file
 
 from .errors import PolicyError
-from .folders import holds_adapters
+from .folders import ADAPTER_SETTINGS, holds_adapters
 
 if TYPE_CHECKING:
     from .settings import LoraConfig
@@ -114,7 +114,7 @@ def base_of(place: str, settings: Any) -> str:
         return str(inside)
     if not name:
         raise PolicyError(
-            f"policy.model={place}: its {ADAPTER_CONFIG_NAME} does not name the model that it adapts; write "
+            f"policy.model={place}: its {ADAPTER_SETTINGS} does not name the model that it adapts; write "
             "it there as base_model_name_or_path"
         )
     beside = Path(place) / name
@@ -124,7 +124,7 @@ def base_of(place: str, settings: Any) -> str:
     if not Path(name).is_dir() and (name.startswith((".", "~", "/")) or name.count("/") > 1):
         raise PolicyError(
             f"policy.model={place} adapts the model in {name}, which is not there (from {os.getcwd()}); "
-            f"put it back, or write its place into {Path(place) / ADAPTER_CONFIG_NAME} "
+            f"put it back, or write its place into {Path(place) / ADAPTER_SETTINGS} "
             "(base_model_name_or_path)"
         )
     return str(name)
