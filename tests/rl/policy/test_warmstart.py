@@ -1,18 +1,18 @@
 import contextlib
 import json
-import multiprocessing
 import os
-import random
 import shutil
-import signal
-import time
+import subprocess
+import sys
 import zlib
 
+import killed_warm_starts
 import numpy as np
 import poisoned
 import pytest
 import tiny_models
 import torch
+from killed_warm_starts import STEPS, TAGS, forty_rows, started
 from listed import Listed
 
 from recrl.envs.catalog import Catalog
@@ -131,60 +131,6 @@ def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
 
 # --- checkpoints of its own ---
 
-TAGS = Catalog([f"tag {letter}" for letter in "abcdefghijklmnop"])
-STEPS = 9
-
-
-def forty_rows():
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(40):
-        history = rng.permutation(16)[: 1 + i % 7].tolist()
-        content = f"<user>\n{TAGS.render(history)}</user>"
-        rows.append(
-            {"prompt": [{"role": "user", "content": content}], "target": history[:2], "history": history}
-        )
-    return rows
-
-
-def started(
-    checkpoint=None, *, stop_after=None, seed=3, rows=None, on_step=lambda step, loss: None, **settings
-):
-    """A warm start of a new policy; its weights, losses, and what was asked in each step."""
-    rows = forty_rows() if rows is None else rows
-    config = PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300))
-    model, tokenizer = policy.load(config, options=TAGS.tags, texts=[r["prompt"][0]["content"] for r in rows])
-    asked, real = [], module._loss
-
-    def spy(model, tokenizer, prompts, answers):
-        asked.append([[prompt[0]["content"] for prompt in prompts], answers])
-        return real(model, tokenizer, prompts, answers)
-
-    def stop():
-        return len(taken) == stop_after
-
-    taken = []
-
-    def step_taken(step, loss):
-        taken.append(step)
-        on_step(step, loss)
-
-    options = WarmStartConfig(**{"steps": STEPS, "prompts_per_step": 8, "lists_per_prompt": 2, **settings})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_loss", spy)
-        losses = warm_start(
-            model,
-            tokenizer,
-            rows,
-            Listed(TAGS, 3),
-            options,
-            seed,
-            step_taken,
-            checkpoint=checkpoint,
-            stop=stop,
-        )
-    return {name: value.clone() for name, value in model.state_dict().items()}, losses, asked, taken
-
 
 @pytest.fixture(scope="module")
 def whole():
@@ -286,38 +232,20 @@ def test_adapters_alone_are_trained_kept_and_gone_on_from(tmp_path):
 
 
 def test_a_killed_warm_start_loses_the_steps_since_its_checkpoint_and_nothing_else(tmp_path, whole):
-    """Eight real kills, at any moment: within steps and while a checkpoint is written.
-
-    Every second one waits for a new checkpoint, so that they get somewhere at any pace.
-    """
-    checkpoint, context, draw = tmp_path / "warm", multiprocessing.get_context("fork"), random.Random(0)
-    reached = [0]
-    for trial in range(8):
-        process = context.Process(target=alone, args=(checkpoint,))
-        process.start()
-        while trial % 2 and process.is_alive() and step_of(checkpoint) <= reached[-1]:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        reached.append(step_of(checkpoint))
+    """Eight real kills, at any moment: within steps and while a checkpoint is written."""
+    checkpoint = tmp_path / "warm"
+    killed = subprocess.run(
+        [sys.executable, killed_warm_starts.__file__, checkpoint, "8"],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    reached = json.loads(killed.stdout)
     assert reached == sorted(reached)
     assert len(set(reached)) > 2
     assert_equal(started(checkpoint, save_every=1), whole)
     assert {path.name for path in tmp_path.iterdir()} <= {"warm"}
-
-
-def step_of(checkpoint):
-    """The last step that a checkpoint holds; 0 while it is exchanged for the next."""
-    try:
-        return json.loads((checkpoint / "manifest.json").read_text())["step"]
-    except OSError:
-        return 0
-
-
-def alone(checkpoint):
-    torch.set_num_threads(1)
-    started(checkpoint, save_every=1)
 
 
 def test_what_was_written_but_not_yet_named_is_gone_on_from(tmp_path, whole):
