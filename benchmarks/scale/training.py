@@ -24,8 +24,8 @@ from recrl.launch.cluster.serve import free_port
 from recrl.rl import checkpoints, policy
 from recrl.rl.optimizer.settings import DualConfig
 from recrl.rl.processes import distributed_state
-from recrl.rl.trainer.make import make_trainer
 from recrl.rl.trainer.settings import TrainConfig
+from recrl.rl.trainer.without_vllm import import_trl
 
 from .. import BenchmarkError
 from ..memory import memory
@@ -124,7 +124,7 @@ def _launch(kind: Kind, job: Job) -> dict[str, Any]:
     output = Path(job.output)
     output.mkdir()
     (output / "job.json").write_text(json.dumps(asdict(job)))
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(strategy_file(kind.strategy)), "--num_processes", str(kind.processes)]
     if kind.processes > 1:
         command += ["--main_process_port", str(free_port())]
@@ -162,6 +162,9 @@ class _Clock(TrainerCallback):
 
 def main() -> None:
     """Main function of one process."""
+    import_trl()
+    from recrl.rl.trainer.make import make_trainer
+
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     torch.set_num_threads(1)
     state = distributed_state()

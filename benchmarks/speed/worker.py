@@ -12,6 +12,8 @@ import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
+from recrl.rl.trainer.without_vllm import import_trl
+
 from .messages import FAULT, LOG, OUT_OF_MEMORY, Job
 
 
@@ -33,6 +35,7 @@ def serve(job: Job, connection: Connection) -> None:
 
             answers.take(job, connection)
         else:
+            import_trl()
             from . import steps
 
             steps.take(job, connection)

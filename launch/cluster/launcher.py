@@ -109,7 +109,7 @@ def plan(
     file = check_shape(config, strategy, cluster.nodes, cluster.processes)
     _check_machine(cluster, strategy, file)
     total = cluster.nodes * cluster.processes
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += [
         "--config_file",
         str(file),

@@ -4,15 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import yaml
 
 from ...envs.markdown import code, text
 from ...envs.task import find
-from .plots import _plot_conflict, _plot_time, _plot_trade_off, _plot_training
 from .sections import _conflict, _constraint_names, _failed, _infeasible, _population, _time
-
-matplotlib.use("Agg")
 
 
 def write(folder: Path) -> Path:
@@ -24,6 +20,11 @@ def write(folder: Path) -> Path:
     Returns:
         Path of ``report.md``.
     """
+    import matplotlib  # half a second, which every start would wait for
+
+    matplotlib.use("Agg")
+    from .plots import _plot_conflict, _plot_time, _plot_trade_off, _plot_training
+
     config = yaml.safe_load((folder / "config.yaml").read_text())
     result = json.loads((folder / "evaluation.json").read_text())
     shown = json.loads((folder / "examples.json").read_text())

@@ -67,6 +67,7 @@ def test_the_same_rewards_are_logged(folder, lora):
     assert "constraint/brevity >= 0.8/multiplier" in after[-1]
 
 
+@pytest.mark.slow
 def test_two_processes_run_it_too(folder):
     """With shared prompts, which is the default, and with adapters."""
     script = "import json, sys\n"

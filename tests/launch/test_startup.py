@@ -44,7 +44,7 @@ COMMANDS = {
     ("rewards", "check", "recal"): (2, "unknown reward 'recal'; did you mean 'recall'?"),
     ("rewards", "list"): (0, "Recall@K"),
     ("rewards", "show", "recall"): (0, "name    recall"),
-    ("launch", "demo", "--dry-run", "--strategy", "cpu", "--gpus", "1"): (0, "accelerate_cli launch"),
+    ("launch", "demo", "--dry-run", "--strategy", "cpu", "--gpus", "1"): (0, "accelerate.commands.launch"),
     ("launch", "demo", "--dry-run", "--strategy", "zero9"): (2, "--strategy 'zero9' is unknown"),
     ("launch", "demo", "--slurm", "--gpus", "2"): (0, "#SBATCH --nodes=1"),
 }

@@ -77,6 +77,7 @@ def test_quota_without_a_floor_is_own_frequency_within_the_lookback(panel_task):
         assert chosen[: len(recent)] == recent[:3]
 
 
+@pytest.mark.slow
 def test_the_type_track_comes_out_at_its_figures(cache):
     """About 1,350 tags ``category > type``: harder, and own frequency leads by more."""
     task = prepare(DataConfig(track="type", cache=cache))

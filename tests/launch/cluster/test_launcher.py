@@ -51,7 +51,7 @@ def test_several_machines():
         "GLOO_SOCKET_IFNAME": "lo",
         "NCCL_SOCKET_IFNAME": "lo",
     }
-    assert words[1:4] == ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    assert words[1:3] == ["-m", "accelerate.commands.launch"]
     assert Path(after(words, "--config_file")).name == "zero3.yaml"
     assert [after(words, f"--{name}") for name in ("num_processes", "num_machines", "machine_rank")] == [
         "32",
@@ -150,8 +150,7 @@ def test_processes_that_would_be_one_are_refused(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
+        "accelerate.commands.launch",
         "--config_file",
         str(file),
     ]

@@ -62,6 +62,7 @@ def start(tmp_path):
         found.communicate()
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_still_is_named_and_ended(start):
     processes = start((0, 3), (1, 3), (2, 3))
     time.sleep(PATIENCE * 1.5)
@@ -78,6 +79,7 @@ def test_a_process_that_stands_still_is_named_and_ended(start):
     assert processes[1].wait(5) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_process_that_came_to_its_end_is_not_missed(start):
     first, second = start((0, 2), (1, 2, "leaves"))
     time.sleep(1.2)

@@ -41,6 +41,7 @@ def weights(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_stops_goes_on_and_is_evaluated(config, tmp_path):
     run = tmp_path / "run"
     finished("train", str(config), "train.steps=1")

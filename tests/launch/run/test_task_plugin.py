@@ -26,6 +26,7 @@ def test_the_package_is_short():
     assert len((PLUGIN / "ticket_routing" / "__init__.py").read_text().splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_a_package_of_a_task_trains_under_a_constraint(environment, tmp_path):
     config, run = str(PLUGIN / "config.yaml"), tmp_path / "run"
     assert "Which two desks should see it?" in finished("data", "describe", config, environment=environment)

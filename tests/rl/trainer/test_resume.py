@@ -135,7 +135,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", ["plain", *(pytest.param(name, marks=pytest.mark.slow) for name in RUNS if name != "plain")]
+)
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path, name):
     """Stopped after every step: amid an epoch, at its end, or between two uses of a batch."""
     whole, asked, logs = train(tmp_path / "whole", **RUNS[name])
