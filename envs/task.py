@@ -155,6 +155,8 @@ class Task(ABC):
         Settings: The section ``task`` of a configuration.
         form: What an answer is.
         columns: Names of what rewards may read of a row, besides ``prompt``.
+        outcomes: Those of the columns that are known only after an answer was shown.
+        splits: Splits that :meth:`load` knows.
         headline: Metric by which deployed answers are ranked; None takes the run's objective.
         reference: Baseline that deployed answers are compared with; None takes the warm start.
         summary: Further metrics that a short table shows.
@@ -166,6 +168,8 @@ class Task(ABC):
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
     form: Lines | Text
     columns: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("train", "test")
     headline: str | None = None
     reference: str | None = None
     summary: tuple[str, ...] = ()
@@ -186,7 +190,7 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, split: str) -> Sequence[Row]:
-        """All rows of ``train`` or ``test``: ``prompt``, and :attr:`columns`; ``user`` and ``unseen`` where
+        """All rows of one of :attr:`splits`: ``prompt``, and :attr:`columns`; ``user`` and ``unseen`` where
         the data tell users apart."""
 
     def rows(self, split: str, limit: int | None = None, *, unseen: bool = False) -> list[dict[str, Any]]:

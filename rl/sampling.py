@@ -72,3 +72,8 @@ class Constraint(Protocol):
             last: Token that each took in the step before; None in the first step.
         """
         ...
+
+    def bonus(self, answers: Sequence[int]) -> Tensor | None:
+        """Additions to the logits of these answers, in nats, shaped as what :meth:`allowed` gave them just
+        before; None for none."""
+        return None

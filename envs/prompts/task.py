@@ -32,6 +32,7 @@ class Prompts(Task):
         rows = read("task.path", settings.path)
         others = read("task.test_path", settings.test_path) if settings.test_path is not None else None
         self.columns = self._readable(rows, settings.path)
+        self.outcomes = () if settings.reference is None else (settings.reference,)
         self._split = self._held_out(rows, others)
         for split in _SPLITS:
             if not self._split[split]:

@@ -36,6 +36,8 @@ class Tags(Task):
 
     Settings = TagsConfig
     columns = COLUMNS
+    outcomes = ("target",)
+    splits = ("train", "validation", "test")
     reference = "quota"
     data: Data
     settings: TagsConfig

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ...envs.task import TradeOff
+from ...rl.evaluation.settings import UNPRICED
 from .sections import _seconds
 
 
@@ -71,18 +72,31 @@ def _plot_time(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _plot_trade_off(deployed: Mapping[str, Any], plotted: TradeOff, path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(8, 5))
-    for i, (name, table) in enumerate(deployed["metrics"].items()):
+    figure, axis = plt.subplots(figsize=(9.5, 5))
+    ours = {"trained": "C3", "warm start": "C1"}
+    markers = iter("s^vD<>pPX*hd" * len(deployed["metrics"]))
+    for name, table in deployed["metrics"].items():
         x, y = table[plotted.x], table[plotted.y]
-        color = "C3" if name == "trained" else "C1" if name == "warm start" else "grey"
+        policy = name.removesuffix(UNPRICED)
+        color, filled = ours.get(policy, "0.45"), name in ours or policy not in ours
         # Not as error bars: an interval of equal values can miss their mean by a rounding.
-        axis.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=color)
-        axis.plot((x["mean"], x["mean"]), (y["low"], y["high"]), color=color)
-        axis.plot(x["mean"], y["mean"], "o" if name in ("trained", "warm start") else "s", color=color)
-        below = -12 if i % 2 else 6
-        axis.annotate(name, (x["mean"], y["mean"]), textcoords="offset points", xytext=(6, below))
+        axis.plot((x["low"], x["high"]), (y["mean"], y["mean"]), color=color, linewidth=1)
+        axis.plot((x["mean"], x["mean"]), (y["low"], y["high"]), color=color, linewidth=1)
+        axis.plot(
+            x["mean"],
+            y["mean"],
+            "o" if policy in ours else next(markers),
+            color=color,
+            markerfacecolor=color if filled else "white",
+            label=name,
+            linestyle="none",
+        )
     if plotted.floor:
-        axis.axvline(plotted.floor, color="black", linewidth=0.8, linestyle="--")
+        axis.axvline(
+            plotted.floor, color="black", linewidth=0.8, linestyle="--", label=f"bound: {plotted.floor:g}"
+        )
+    # Beside the axes, so that it covers nothing.
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     axis.set_xlabel(plotted.label)
     axis.set_ylabel(plotted.y)
     axis.set_title(plotted.title)

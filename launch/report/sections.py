@@ -9,6 +9,13 @@ from ...envs.markdown import code, table, text
 from ...envs.task import Words
 from ...rl.trainer.timing import PARTS
 
+_FITTED = {
+    "population": "The prices are the smallest that meet the bounds for the very users of this report; that "
+    "reads none of their outcomes.",
+    "validation": "The prices are the smallest that meet the bounds on the validation split, with a margin "
+    "for its sampling error; the means are those of that split.",
+}
+
 
 def _population(name: str, population: Mapping[str, Any], words: Words, objective: str) -> list[str]:
     sampled, deployed = population["sampled"], population["deployed"]
@@ -95,6 +102,38 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
     if words.trade_off is not None:
         lines += [f"![{words.trade_off.caption}](plots/deployed-{name.replace(' ', '-')}.png)", ""]
     return lines
+
+
+def _held(result: Mapping[str, Any]) -> list[str]:
+    """The prices that hold bounds in deployed answers."""
+    held = result.get("hold", {})
+    lines: list[str] = []
+    if rows := [(policy, one) for policy, found in held.items() for one in found["prices"]]:
+        fit = next(iter(held.values()))["fit"]
+        lines = [
+            "## Prices of what is shown",
+            "",
+            "While a deployed answer is written, what a line adds to a constrained reward is worth a price: "
+            f"so many nats of the line's log-probability for one unit of the reward. {_FITTED[fit]}",
+            "",
+            table(
+                ["policy", "constraint", "price", "mean without prices", "mean with them", ""],
+                [
+                    [
+                        policy,
+                        text(one["name"]),
+                        f"{one['price']:.3g}",
+                        f"{one['free']:.3f}",
+                        f"{one['held']:.3f}",
+                        "met" if one["met"] else "**cannot be met**: that is the best that prices attain",
+                    ]
+                    for policy, one in rows
+                ],
+            ),
+            "",
+        ]
+    apart = {name: why for found in held.values() for name, why in found["not held"].items()}
+    return lines + [f"No price holds {text(name)}: it {why}.\n" for name, why in apart.items()]
 
 
 def _reference(deployed: Mapping[str, Any]) -> str:

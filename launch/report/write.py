@@ -8,7 +8,7 @@ import yaml
 
 from ...envs.markdown import code, text
 from ...envs.task import find
-from .sections import _conflict, _constraint_names, _failed, _infeasible, _population, _time
+from .sections import _conflict, _constraint_names, _failed, _held, _infeasible, _population, _time
 
 
 def write(folder: Path) -> Path:
@@ -55,6 +55,7 @@ def write(folder: Path) -> Path:
     ]
     for name, population in result["populations"].items():
         lines += _population(name, population, words, config["optimizer"]["objective"])
+    lines += _held(result)
     lines += [
         "## Training",
         "",

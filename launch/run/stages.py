@@ -109,7 +109,10 @@ def evaluate(
         with setup.display.stage(f"evaluating the {name} policy", 2 * len(rows)) as advance:
 
             def on_batch(stage: str, done: int, advance: Any = advance, name: str = name) -> None:
-                advance(done + (len(rows) if stage == "deployed" else 0))
+                if stage in ("sampled", "deployed"):
+                    advance(done + (len(rows) if stage == "deployed" else 0))
+                else:
+                    advance(2 * len(rows), f"{stage}: {done} prompts")
                 stop.check(f"while the {name} policy was evaluated")
 
             with stop.deferred():

@@ -23,7 +23,7 @@ from ..spec import RewardSpec
 from .binding import BATCH, Batch, bind, derived_by
 from .calls import OutOfTimeError, Turns, loop, result
 from .early import Early
-from .preconditions import check_call, unsaved
+from .preconditions import beyond_serving, check_call, unsaved
 from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
 
@@ -122,6 +122,7 @@ class RewardEngine:
         columns: Mapping[str, Sequence[Any]],
         group_size: int,
         early: Early | None = None,
+        only: Collection[str] | None = None,
     ) -> np.ndarray:
         """Score one batch of N completions with each of the K rewards.
 
@@ -131,27 +132,29 @@ class RewardEngine:
             columns: dataset columns, N entries each.
             group_size: completions per prompt; must divide N.
             early: groups of this batch that were given before.
+            only: rewards that are asked, none that adds up others; all by default.
 
         Returns:
-            scores[sample, reward], float32 ``[N, K]`` in the order of ``names``; NaN = missing.
+            scores[sample, reward], float32 ``[N, K]`` in the order of ``names``; NaN = missing, or not asked.
 
         Raises:
             RewardError: a reward failed, and its ``on_error`` is ``raise`` or its ``max_missing`` is reached.
             ValueError: the batch is not as announced: N % group_size, a column's length, a missing column.
         """
-        batch = self._batch(prompts, completions, columns, group_size, derived(self._scored))
+        chosen = [one for one in self._scored if only is None or one.call.reward.name in only]
+        batch = self._batch(prompts, completions, columns, group_size, derived(chosen))
         asked = early.answers(completions) if early is not None else {}
         try:
-            found = self._scores(self._scored, batch, asked)
+            found = self._scores(chosen, batch, asked)
         finally:
             if early is not None:  # a part may have failed while others are on their way
                 early.cancel()
         scores = np.full((batch.n, len(self.names)), np.nan)
-        for one, (column, faults) in zip(self._scored, found, strict=True):
+        for one, (column, faults) in zip(chosen, found, strict=True):
             scores[:, self.names.index(one.call.reward.name)] = column
             if one.call.spec.on_error == "missing":
                 one.count(batch.n, faults)
-        for reward, (parts, weights) in self._sums.items():
+        for reward, (parts, weights) in self._sums.items() if only is None else ():
             total: list[float] = (scores[:, parts] @ np.array(weights)).tolist()
             summed = [None if np.isnan(value) else value for value in total]
             added = checked_scores(reward, summed, batch.n, "samples")
@@ -208,6 +211,64 @@ class RewardEngine:
         for i, answer in enumerate(answers):
             running[i, len(answer.slots) + 1 :] = running[i, min(len(answer.slots), lengths - 1)]
         return running
+
+    def score_lines(
+        self,
+        prompts: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]],
+        lines: Sequence[str],
+        names: Collection[str],
+    ) -> np.ndarray:
+        """What each line adds to an answer to each prompt, by rewards of ``PER_TAG``.
+
+        Args:
+            prompts: N prompts.
+            columns: dataset columns, N entries each.
+            lines: texts of M answers of one line.
+            names: rewards, each of ``PER_TAG``; by the mean over a list a line counts for 1 / ``slots``.
+
+        Returns:
+            ``[N, M, K]`` float32; 0 for other rewards, and where a value is missing.
+        """
+        chosen = [one for one in self._scored if one.call.reward.name in names]
+        assert all(one.call.reward.per in PER_TAG for one in chosen), "a judgement of whole answers"
+        n, answers = len(prompts), self._derived("answers", lines)
+        read = {name for one in chosen for name in one.call.sources.columns}
+        if any(one.call.sources.everything for one in chosen):
+            read = {*columns, "prompts"}
+        given = {"prompts": prompts, **columns}
+        batch = Batch(
+            n * len(lines),
+            1,
+            range(n * len(lines)),
+            columns={
+                **{name: [value for value in given[name] for _ in lines] for name in read if name in given},
+                "completions": [*lines] * n,
+            },
+            derived={"answers": answers * n},
+            resources=self.resources,
+        )
+        found = np.zeros((n, len(lines), len(self.names)), dtype=np.float32)
+        for one, (values, _) in zip(chosen, self._scores(chosen, batch, {}), strict=True):
+            k = self.names.index(one.call.reward.name)
+            found[:, :, k] = np.nan_to_num(values.reshape(n, -1))
+            if one.call.reward.per == "tag_mean":
+                found[:, :, k] /= self.resources["slots"]
+        return found
+
+    def unheld(self, name: str, outcomes: Collection[str]) -> str | None:
+        """Why a reward cannot be computed for an answer before its outcome is known; None if it can.
+
+        Args:
+            name: name of the reward.
+            outcomes: columns that hold outcomes.
+        """
+        for reward, (parts, _) in self._sums.items():
+            if reward.name == name:
+                why = (self.unheld(self.names[k], outcomes) for k in parts)
+                return next(filter(None, why), None)
+        (call,) = [one.call for one in self._scored if one.call.reward.name == name]
+        return beyond_serving(call, outcomes)
 
     def learn(
         self,

@@ -83,6 +83,26 @@ def check_call(call: Call, resources: Collection[str]) -> None:
         )
 
 
+def beyond_serving(call: Call, outcomes: Collection[str]) -> str | None:
+    """Why a reward cannot be computed for an answer that is shown, before its outcome; None if it can.
+
+    Args:
+        outcomes: Columns that hold outcomes.
+    """
+    read = {*call.sources.columns, *call.sources.resources}
+    if seen := sorted(read.intersection(outcomes)):
+        return f"reads the outcome ({', '.join(seen)})"
+    if call.sources.everything and outcomes:
+        return "takes **kwargs and so may read the outcome; name what it reads"
+    if call.reward.per == "group":
+        return "compares several answers to a prompt"
+    if call.stateful:
+        return "remembers earlier answers"
+    if live := sorted(read.intersection(LIVE)):
+        return f"reads {', '.join(live)}, which a training alone has"
+    return None
+
+
 def unsaved(name: str, state: Any) -> str | None:
     """Why the state of a reward cannot be saved in a checkpoint; None if it can."""
     why = states.fault(state)

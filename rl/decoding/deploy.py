@@ -11,7 +11,12 @@ from ..sampling import Constraint, Sampling
 from .forms import longest_answer, token_constraint
 from .generate import generate
 from .kept import Kept
+from .lists import DistinctLines
 from .settings import Decoding
+
+# First prompt and first behind the last -> additions to each option's log-probability in nats,
+# ``[prompts, copies, options]``.
+Bonuses = Callable[[int, int], torch.Tensor]
 
 
 @torch.no_grad()
@@ -24,6 +29,7 @@ def answer_texts(
     copies: int = 1,
     batch_size: int,
     constraint: Constraint | None = None,
+    before: Callable[[int, int], None] = lambda first, end: None,
     kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
@@ -31,6 +37,8 @@ def answer_texts(
 
     Args:
         batch_size: Number of answers at once.
+        before: Function that is called with the numbers of the first prompt of a batch and of the first
+            behind it, before they are answered.
         kept: Answers of an earlier attempt, which are not sampled again.
         on_batch: Function that is called with the number of prompts answered so far.
     """
@@ -39,6 +47,7 @@ def answer_texts(
     texts = kept.begin() if kept is not None else []
     at_once = max(1, batch_size // copies)
     for first in range(len(texts) // copies, len(prompts), at_once):
+        before(first, min(first + at_once, len(prompts)))
         encoded: Any = tokenizer.apply_chat_template(
             list(prompts[first : first + at_once]), add_generation_prompt=True, return_dict=True
         )
@@ -59,6 +68,8 @@ def deploy(
     *,
     decoding: Decoding = "distinct",
     batch_size: int = 128,
+    bonuses: Bonuses | None = None,
+    copies: int = 1,
     kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
@@ -67,6 +78,8 @@ def deploy(
     Args:
         form: Form of an answer.
         decoding: Limit on what may be written, see :mod:`recrl.rl.decoding.forms`.
+        bonuses: What favours options, with ``distinct`` only; None for nothing.
+        copies: Number of answers to each prompt, which differ by their bonuses.
         kept: Answers of an earlier attempt, see :func:`answer_texts`.
 
     Raises:
@@ -75,14 +88,22 @@ def deploy(
     """
     vocabulary = model.config.get_text_config().vocab_size
     constraint = token_constraint(form, tokenizer, vocabulary, decoding)
+
+    def priced(first: int, end: int) -> None:
+        if bonuses is not None:
+            assert isinstance(constraint, DistinctLines), "only lists of different options can be priced"
+            constraint.price(bonuses(first, end).flatten(0, 1))
+
     max_tokens = constraint.max_tokens if constraint else longest_answer(form, tokenizer)
     return answer_texts(
         model,
         tokenizer,
         prompts,
         Sampling(max_tokens, ends=(int(tokenizer.eos_token_id),), temperature=0.0),
+        copies=copies,
         batch_size=batch_size,
         constraint=constraint,
+        before=priced,
         kept=kept,
         on_batch=on_batch,
     )

@@ -90,6 +90,8 @@ class _Allowed(LogitsProcessor):
             return scores
         allowed = self._constraint.allowed(self._open, last).to(scores.device)
         scores = scores.clone()
+        if (bonus := self._constraint.bonus(self._open)) is not None:
+            scores[self._open] += bonus.to(scores.device)
         scores[self._open] = scores[self._open].masked_fill(~allowed, -torch.inf)
         return scores
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -102,9 +103,50 @@ class DistinctLines(Constraint):
         self._after = [torch.tensor([*children], dtype=torch.long) for children in self._trie.children]
         self._after.append(torch.tensor([tokenizer.eos_token_id]))
         self._rows: list[_Row] = []
+        self._bonuses: Tensor | None = None
+
+    def price(self, bonuses: Tensor | None) -> None:
+        """Favour options in the answers that begin next.
+
+        Args:
+            bonuses: ``[answers, options]``, what is added to an option's log-probability, in nats; None for
+                nothing. An option of several tokens has all of it at the first token that tells it from
+                others, as far as they have less.
+        """
+        self._bonuses = bonuses
 
     def begin(self, answers: int) -> None:
-        self._rows = [_Row() for _ in range(answers)]
+        self._rows = [_Row(answer) for answer in range(answers)]
+        if self._bonuses is not None:
+            # What is left to be named; a named option favours no token any more.
+            self._left = self._bonuses.clone()
+
+    def bonus(self, answers: Sequence[int]) -> Tensor | None:
+        if self._bonuses is None:
+            return None
+        found = torch.zeros(len(answers), self._vocabulary)
+        at: dict[int, list[int]] = defaultdict(list)
+        for place, answer in enumerate(answers):
+            at[self._rows[answer].node].append(place)
+        for node, places in at.items():
+            if len(self._after[node]) == 1:  # nothing to choose
+                continue
+            options, child = self._below[node]
+            left = self._left[torch.tensor([answers[place] for place in places])][:, options]
+            best = left.new_full((len(places), len(self._after[node])), -torch.inf)
+            best.scatter_reduce_(1, child.expand(len(places), -1), left, "amax")
+            found[torch.tensor(places)[:, None], self._after[node]] = best
+        return found
+
+    @cached_property
+    def _below(self) -> list[tuple[Tensor, Tensor]]:
+        """Options below each node, and for each the place of the child that leads to it."""
+        children = [{child: i for i, child in enumerate(row.values())} for row in self._trie.children]
+        below: list[list[tuple[int, int]]] = [[] for _ in children]
+        for option, path in enumerate(self._trie.path):
+            for parent, _, child in path:
+                below[parent].append((option, children[parent][child]))
+        return [tuple(torch.tensor(found, dtype=torch.long).view(-1, 2).T) for found in below]
 
     def allowed(self, answers: Sequence[int], last: Sequence[int] | None) -> Tensor:
         rows = [self._rows[answer] for answer in answers]
@@ -126,6 +168,8 @@ class DistinctLines(Constraint):
         if option is None:
             return
         row.named += 1
+        if self._bonuses is not None:
+            self._left[row.answer, option] = -torch.inf
         row.node = _ROOT if row.named < self._count else _FULL
         for parent, edge, node in self._trie.path[option]:
             row.taken[node] += 1
@@ -136,7 +180,8 @@ class DistinctLines(Constraint):
 class _Row:
     """State of one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: int) -> None:
+        self.answer = answer
         self.named = 0
         self.node = _ROOT
         self.taken: dict[int, int] = defaultdict(int)  # node -> named options at or below it

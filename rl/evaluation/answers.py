@@ -4,7 +4,7 @@
 ``deployed``  greedy, lists without duplicates unless set otherwise: the task's own metrics
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Row, Task
 from ...rewards import RewardEngine
-from ..decoding.deploy import answer_texts, deploy
+from ..decoding.deploy import Bonuses, answer_texts, deploy
 from ..decoding.kept import Kept
 from ..optimizer.problem import Problem, segment_indicators
 from ..sampling import Sampling
+from .hold import Hold, as_json, holdable
 from .settings import EvaluationConfig
 
 
@@ -30,11 +31,15 @@ class Answers:
         scores: Scores of sampled answers, ``[rows, answers, columns]`` (``Problem.columns``); NaN = missing.
         deployed: One deployed answer to each row.
         sampled: One sampled answer to each row.
+        unpriced: Deployed answers without prices; None where there are none.
+        hold: What holds the bounds in deployed answers, see :func:`recrl.rl.evaluation.hold.as_json`.
     """
 
     scores: npt.NDArray[np.float32]
     deployed: list[str]
     sampled: list[str]
+    unpriced: list[str] | None = None
+    hold: dict[str, Any] | None = None
 
 
 def test_rows(task: Task, config: EvaluationConfig) -> list[dict[str, Any]]:
@@ -92,8 +97,13 @@ def scored(
     tokenizer: PreTrainedTokenizerBase,
     engine: RewardEngine,
     copies: int = 1,
+    only: Collection[str] | None = None,
 ) -> tuple[npt.NDArray[np.float32], dict[str, list[Any]]]:
-    """Scores of ``copies`` answers to every row, ``[answers, rewards]``, and the columns they were given."""
+    """Scores of ``copies`` answers to every row, ``[answers, rewards]``, and the columns they were given.
+
+    Args:
+        only: Rewards that are asked; all by default.
+    """
     names = [key for key in rows[0] if key != "prompt"]
     columns: dict[str, list[Any]] = {key: [row[key] for row in rows for _ in range(copies)] for key in names}
     columns["completion_ids"] = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -102,6 +112,7 @@ def scored(
         [[{"role": "assistant", "content": text}] for text in texts],
         columns,
         copies,
+        only=only,
     )
     return scores, columns
 
@@ -124,7 +135,8 @@ def answer(
     Args:
         sampling: Sampling of the rollouts.
         kept: Store of the answers of ``sampled`` or ``deployed``, in case the process stops.
-        on_batch: Function that is called with ``sampled`` or ``deployed`` and the number of prompts answered.
+        on_batch: Function that is called with ``sampled``, ``deployed`` or ``priced`` and the number of
+            prompts answered.
     """
     scores, texts = sample(
         model,
@@ -139,14 +151,52 @@ def answer(
         kept=kept("sampled"),
         on_batch=lambda done: on_batch("sampled", done),
     )
-    deployed = deploy(
+    prompts = [row["prompt"] for row in rows]
+    unpriced = deploy(
         model,
         tokenizer,
-        [row["prompt"] for row in rows],
+        prompts,
         task.form,
         decoding=config.decoding,
         batch_size=config.batch_size,
         kept=kept("deployed"),
         on_batch=lambda done: on_batch("deployed", done),
     )
-    return Answers(scores, deployed, texts[:: config.answers_per_prompt])
+    sampled = texts[:: config.answers_per_prompt]
+    if config.hold == "off":
+        return Answers(scores, unpriced, sampled)
+    constraints, why_not = holdable(task, engine, problem, config, rows)
+    if not constraints:
+        return Answers(scores, unpriced, sampled, hold=as_json([], why_not, config.fit))
+
+    def answers(asked: Sequence[Row], bonuses: Bonuses, copies: int, stage: str) -> list[str]:
+        return deploy(
+            model,
+            tokenizer,
+            [row["prompt"] for row in asked],
+            task.form,
+            batch_size=config.batch_size * copies,
+            bonuses=bonuses,
+            copies=copies,
+            on_batch=lambda done: on_batch(stage, done),
+        )
+
+    names = {constraint.reward for constraint in constraints}
+    fitted_on = rows if config.fit == "population" else task.rows("validation", config.max_episodes)
+    fitted = Hold(task, engine, problem, constraints, fitted_on)
+    prices, priced = fitted.fit(
+        lambda asked, bonuses, copies: answers(asked, bonuses, copies, "prices"),
+        lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
+        margin=config.fit == "validation",
+    )
+    deployed = unpriced
+    if prices.any():
+        served = fitted if fitted_on is rows else Hold(task, engine, problem, constraints, rows)
+        deployed = answers(rows, served.bonuses(prices[None]), 1, "priced")
+    return Answers(
+        scores,
+        deployed,
+        sampled,
+        unpriced if prices.any() else None,
+        as_json(priced, why_not, config.fit),
+    )

@@ -7,6 +7,9 @@ from pydantic import BaseModel, field_validator
 from ...envs.settings import MANY, Between
 from ..decoding.settings import Decoding, check_installed
 
+UNPRICED = ", no prices"
+"""Words behind a policy's name in tables, for its deployed answers without prices."""
+
 
 class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Evaluation of a run on the test split."""
@@ -22,6 +25,13 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     decoding: Decoding = "distinct"
     """Constraint on deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the
     policy ends the list; needs the package xgrammar) or ``free``. Free text is not constrained."""
+
+    hold: Literal["auto", "off"] = "auto"
+    """Whether deployed answers hold the run's constraints: ``auto`` puts the smallest prices that meet the
+    bounds on what a policy may choose, for every mean of a reward that reads no outcome and judges lines."""
+    fit: Literal["population", "validation"] = "population"
+    """Users that these prices are fitted on: those that are served, whose outcomes are not read, or those of
+    the validation split, with a margin for its sampling error."""
 
     @field_validator("decoding")
     @classmethod

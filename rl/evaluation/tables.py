@@ -15,6 +15,7 @@ from ...envs.task import Row, Task
 from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
 from .answers import Answers
+from .settings import UNPRICED
 
 
 def evaluation(
@@ -42,8 +43,10 @@ def evaluation(
         exposure).
     """
     texts = {name: answerer(rows) for name, answerer in task.baselines(floors).items()}
+    texts |= {f"{name}{UNPRICED}": found.unpriced for name, found in answers.items() if found.unpriced}
     texts |= {name: found.deployed for name, found in answers.items()}
     deployed = {name: task.metrics(rows, given, partial(scored, given)) for name, given in texts.items()}
+    held = {name: found.hold for name, found in answers.items() if found.hold is not None}
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     populations = {task.populations[0]: unseen} if unseen.any() else {}
     if not unseen.all():
@@ -52,6 +55,7 @@ def evaluation(
     return {
         **task.facts(floors),
         "decoding": decoding,
+        **({"hold": held} if held else {}),
         "populations": {
             name: {
                 "episodes": int(chosen.sum()),

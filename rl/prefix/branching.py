@@ -62,6 +62,8 @@ def decode(
         which = numbers.flatten()[live.cpu()].tolist()
         if constraint is not None:
             allowed = constraint.allowed(which, tokens[live, 0].tolist() if step else None)
+            if (bonus := constraint.bonus(which)) is not None:
+                logits[live] += bonus.to(device)
             logits[live] = logits[live].masked_fill(~allowed.to(device), -torch.inf)
         logits = warpers(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
         if sampling.temperature:

@@ -38,7 +38,7 @@ _SHARED: dict[str, Any] = {
         {"name": "both", "sum": {"recall": 1.0, "diversity": 0.5}},
     ],
     "train": {"steps": 3, "prompts_per_step": 4, "group_size": 4, "save_every": 3},
-    "evaluation": {"max_episodes": 16},
+    "evaluation": {"max_episodes": 16, "hold": "off"},
 }
 KINDS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (

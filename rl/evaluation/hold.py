@@ -1,0 +1,223 @@
+"""Bounds that deployed answers hold: prices on what a policy may choose, fitted on the users that are served.
+
+A policy that meets a bound in its sampled answers may miss it in those that are shown, since greedy decoding
+shows its likeliest answer alone. So every constraint that can be judged without the outcome gets a price, in
+nats per unit of its reward: what a line adds to the reward, times the price, is added to the line's
+log-probability while the list is written. The smallest prices that meet the bounds interfere least.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...envs.statistics import estimate
+from ...envs.task import Lines, Row, Task, evenly
+from ...rewards import RewardEngine
+from ...rewards.base import PER_TAG
+from ..decoding.deploy import Bonuses
+from ..optimizer.constraints import Constraint
+from ..optimizer.problem import Problem, segment_indicators
+from .prices import Slacks, smallest_prices
+from .settings import EvaluationConfig
+
+Floats = npt.NDArray[np.floating]
+
+# Rows, bonuses and copies -> answers; rows, answers and copies -> scores.
+Answering = Callable[[Sequence[Row], Bonuses, int], Sequence[str]]
+Scoring = Callable[[Sequence[Row], Sequence[str], int], npt.NDArray[np.floating]]
+
+# Slack that is as good as none, as a share of what a reward's values span.
+_TOLERANCE = 1e-3
+# Rows of the first search, spread evenly.
+_SOME = 256
+# Rows of a table of gains that are scored together.
+_AT_ONCE = 128
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Price of one constraint.
+
+    Attributes:
+        name: Name of the constraint.
+        price: Nats per unit of its reward.
+        free, held: Mean of the constrained value without any price, and with all of them.
+        bound: Bound on that mean.
+        met: Whether the bound holds on the rows that the price was fitted on.
+    """
+
+    name: str
+    price: float
+    free: float
+    held: float
+    bound: float
+    met: bool
+
+
+def holdable(
+    task: Task, engine: RewardEngine, problem: Problem, config: EvaluationConfig, rows: Sequence[Row]
+) -> tuple[list[Constraint], dict[str, str]]:
+    """Constraints that prices can hold in deployed answers, and for each other one why not.
+
+    Args:
+        rows: Rows that are answered.
+    """
+    able, why_not = [], {}
+    rewards = {reward.name: reward for reward in engine.rewards}
+    for constraint in problem.constraints:
+        reward = rewards[constraint.reward]
+        why = None
+        if constraint.kind != "mean":
+            why = f"is a {constraint.kind}"
+        elif not isinstance(task.form, Lines) or config.decoding != "distinct":
+            why = "prices act on lists of different options"
+        elif reason := engine.unheld(reward.name, task.outcomes):
+            why = f"{reward.name} {reason}"
+        elif reward.per not in PER_TAG:
+            why = f"{reward.name} judges whole answers, and has no value for a line"
+        elif constraint.segment is not None and not any(
+            str(row[constraint.segment.column]) == constraint.segment.value for row in rows
+        ):
+            why = f"no prompt is of {constraint.segment}"
+        if why is None:
+            able.append(constraint)
+        else:
+            why_not[constraint.name] = why
+    return able, why_not
+
+
+class Hold:
+    """Prices of some constraints over some rows.
+
+    Args:
+        constraints: Constraints as :func:`holdable` gave them.
+        rows: Rows that are answered.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        engine: RewardEngine,
+        problem: Problem,
+        constraints: Sequence[Constraint],
+        rows: Sequence[Row],
+    ) -> None:
+        self._engine, self._problem, self._constraints = engine, problem, list(constraints)
+        self._rows, self._form = rows, cast(Lines, task.form)
+        self._columns = [engine.names.index(c.reward) for c in self._constraints]
+        self._signs = np.array([c.sign for c in self._constraints], dtype=float)
+        self._bounds = np.array([c.bound for c in self._constraints], dtype=float)
+        self._gains: dict[int, npt.NDArray[np.float32]] = {}
+        self._inside = self._members()
+
+    def _members(self) -> npt.NDArray[np.bool_]:
+        """``[row, constraint]``: rows that a constraint speaks of."""
+        inside = np.ones((len(self._rows), len(self._constraints)), dtype=bool)
+        columns = {name: [row[name] for row in self._rows] for name, _ in self._problem.segments}
+        members = segment_indicators(self._problem, columns, len(self._rows)).numpy() == 1
+        for k, constraint in enumerate(self._constraints):
+            if constraint.segment is not None:
+                inside[:, k] = members[:, self._problem.segments.index(constraint.segment)]
+        return inside
+
+    def fit(self, answer: Answering, scored: Scoring, *, margin: bool = False) -> tuple[Floats, list[Priced]]:
+        """The smallest prices that meet the bounds: on some rows first, then on all.
+
+        Args:
+            answer: Function that lets the policy answer some rows, so many times each, under bonuses.
+            scored: Function that scores such answers, ``[answer, reward]``.
+            margin: Whether the lower end of the slack's interval must reach 0, not its mean alone.
+
+        Returns:
+            Prices ``[constraint]``, and what they attain.
+        """
+        ranges = [self._problem.ranges[c.reward] for c in self._constraints]
+        tolerance = [_TOLERANCE * min(1.0, high - low) for low, high in ranges]
+        # A line's gain times such a price is about a nat.
+        steps = [1 / self._span(k) for k in range(len(self._constraints))]
+
+        def values(prices: Floats, chosen: Sequence[int]) -> Floats:
+            """``[row, copy, constraint]``; NaN in rows outside of a constraint's segment."""
+            rows, copies = [self._rows[i] for i in chosen], len(prices)
+            scores = scored(rows, answer(rows, self.bonuses(prices, chosen), copies), copies)
+            found = scores[:, self._columns].reshape(len(rows), copies, -1).astype(float)
+            return np.where(self._inside[chosen][:, None, :], found, np.nan)
+
+        every = list(range(len(self._rows)))
+        unpriced = values(np.zeros((1, len(steps))), every)[:, 0]
+        free = np.nanmean(unpriced, axis=0)
+        margins = self._margins(unpriced) if margin else np.zeros(len(steps))
+
+        def slacks(chosen: Sequence[int]) -> Slacks:
+            def at(prices: Floats) -> Floats:
+                means = np.nanmean(values(prices, chosen), axis=0)
+                return self._signs * (means - self._bounds) - margins
+
+            return at
+
+        slack: Floats = self._signs * (free - self._bounds) - margins
+        prices: Floats = np.zeros(len(steps))
+        if (slack < 0).any():
+            some = evenly(len(every), _SOME)
+            if len(some) < len(every) and self._inside[some].any(axis=0).all():
+                prices = smallest_prices(slacks(some), steps, tolerance).prices
+            found = smallest_prices(slacks(every), steps, tolerance, prices)
+            slack, prices = found.slacks, found.prices
+        held = self._bounds + self._signs * (slack + margins)
+        return prices, [
+            Priced(c.name, float(prices[k]), float(free[k]), float(held[k]), c.bound, bool(slack[k] >= 0))
+            for k, c in enumerate(self._constraints)
+        ]
+
+    def bonuses(self, prices: Floats, chosen: Sequence[int] | None = None) -> Bonuses:
+        """Additions to the log-probability of each option.
+
+        Args:
+            prices: ``[copies, constraint]``.
+            chosen: Numbers of the rows that are answered; all by default.
+        """
+        numbers = range(len(self._rows)) if chosen is None else chosen
+        weights = torch.from_numpy((prices * self._signs).astype(np.float32))
+
+        def found(first: int, end: int) -> torch.Tensor:
+            rows = list(numbers[first:end])
+            gains = np.stack([self._gain(row) for row in rows])
+            inside = self._inside[rows, None, :]
+            return torch.einsum("rok,ck->rco", torch.from_numpy(gains * inside), weights)
+
+        return found
+
+    def _gain(self, row: int) -> npt.NDArray[np.float32]:
+        """What each option adds to each constrained reward in a row, ``[option, constraint]``."""
+        if row not in self._gains:
+            numbers = range(row, min(row + _AT_ONCE, len(self._rows)))
+            rows = [self._rows[i] for i in numbers]
+            names = [key for key in rows[0] if key != "prompt"]
+            found = self._engine.score_lines(
+                [row["prompt"] for row in rows],
+                {name: [row[name] for row in rows] for name in names},
+                [self._form.render([i]) for i in range(len(self._form.options))],
+                {c.reward for c in self._constraints},
+            )[:, :, self._columns]
+            self._gains |= dict(zip(numbers, found, strict=True))
+        return self._gains[row]
+
+    def _span(self, k: int) -> float:
+        """Typical distance between the options that add most and least to a constraint's reward."""
+        gains = np.stack([self._gain(row)[:, k] for row in range(min(_AT_ONCE, len(self._rows)))])
+        return float(np.median(gains.max(axis=1) - gains.min(axis=1))) or 1.0
+
+    def _margins(self, values: Floats) -> Floats:
+        """Distance of each mean from the lower end of its interval."""
+        users = np.array([row["user"] for row in self._rows])
+        found = [estimate(column, users) for column in values.T]
+        return np.array([one.mean - one.low for one in found])
+
+
+def as_json(priced: Sequence[Priced], why_not: Mapping[str, str], fit: str) -> dict[str, Any]:
+    """What an evaluation keeps of the prices of one policy."""
+    return {"fit": fit, "prices": [asdict(one) for one in priced], "not held": dict(why_not)}
