@@ -112,7 +112,9 @@ def evaluate(
                 if stage in ("sampled", "deployed"):
                     advance(done + (len(rows) if stage == "deployed" else 0))
                 else:
-                    advance(2 * len(rows), f"{stage}: {done} prompts")
+                    advance(
+                        2 * len(rows) - (stage == "prices" or done < len(rows)), "prices that hold bounds"
+                    )
                 stop.check(f"while the {name} policy was evaluated")
 
             with stop.deferred():

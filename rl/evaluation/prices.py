@@ -65,7 +65,7 @@ def smallest_prices(
             # A price that others made too high comes down, too.
             if at[k] < 0 or (prices[k] > 0 and at[k] > tolerance[k]):
                 prices, at = _one(slacks, prices, k, steps[k], tolerance[k])
-        if (at >= 0).all() or np.allclose(prices, before, rtol=1e-3):
+        if np.allclose(prices, before, rtol=1e-3):
             break
     return Found(prices, at)
 

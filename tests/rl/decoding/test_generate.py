@@ -14,7 +14,7 @@ from recrl.rl.prefix import attention, sharing
 from recrl.rl.prefix import packing as prefix
 from recrl.rl.prefix.branching import _draw
 from recrl.rl.prefix.sharing import can_share
-from recrl.rl.sampling import Sampling
+from recrl.rl.sampling import Constraint, Sampling
 
 VOCABULARY, FAMILIES, SLIDING, STATEFUL = (
     getattr(tiny_models, name) for name in ("VOCABULARY", "FAMILIES", "SLIDING", "STATEFUL")
@@ -293,7 +293,7 @@ def test_a_sliding_window_that_is_long_enough_is_shared():
 # --- constraints ---
 
 
-class Script:
+class Script(Constraint):
     """Allows two tokens at each step of an answer, its end alone at the last; keeps what it is asked."""
 
     def __init__(self, lengths):
