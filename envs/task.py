@@ -52,6 +52,10 @@ AWKWARD = (
 """Odd answers, as they occur early in training; every reward has to bear them."""
 
 
+PRICED = "priced"
+"""Name of the baseline that ranks by :meth:`Task.ranker` under the run's bounds."""
+
+
 class TaskError(MendableError, ValueError):
     """A task cannot be had, or not with these settings or data; the message names the fix."""
 
@@ -288,6 +292,14 @@ class Task(ABC):
             floors: Reward -> bound that the run holds its mean above.
         """
         return {}
+
+    def ranker(self) -> Callable[[Sequence[Row]], Values] | None:
+        """What can be had without a language model: a function that scores the options of every row,
+        ``[rows, options]``, in about the objective's units; None for none.
+
+        Under the run's bounds it is the baseline ``priced``.
+        """
+        return None
 
     def metrics(
         self, rows: Sequence[Row], texts: Sequence[str], scored: Callable[[], Mapping[str, Values]]

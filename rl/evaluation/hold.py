@@ -124,12 +124,20 @@ class Hold:
                 inside[:, k] = members[:, self._problem.segments.index(constraint.segment)]
         return inside
 
-    def fit(self, answer: Answering, scored: Scoring, *, margin: bool = False) -> tuple[Floats, list[Priced]]:
+    def fit(
+        self,
+        answer: Answering,
+        scored: Scoring,
+        *,
+        unpriced: Sequence[str] | None = None,
+        margin: bool = False,
+    ) -> tuple[Floats, list[Priced]]:
         """The smallest prices that meet the bounds: on some rows first, then on all.
 
         Args:
             answer: Function that lets the policy answer some rows, so many times each, under bonuses.
             scored: Function that scores such answers, ``[answer, reward]``.
+            unpriced: Answers without prices, where they are known.
             margin: Whether the lower end of the slack's interval must reach 0, not its mean alone.
 
         Returns:
@@ -140,17 +148,19 @@ class Hold:
         # A line's gain times such a price is about a nat.
         steps = [1 / self._span(k) for k in range(len(self._constraints))]
 
-        def values(prices: Floats, chosen: Sequence[int]) -> Floats:
+        def values(prices: Floats, chosen: Sequence[int], texts: Sequence[str] | None = None) -> Floats:
             """``[row, copy, constraint]``; NaN in rows outside of a constraint's segment."""
             rows, copies = [self._rows[i] for i in chosen], len(prices)
-            scores = scored(rows, answer(rows, self.bonuses(prices, chosen), copies), copies)
+            if texts is None:
+                texts = answer(rows, self.bonuses(prices, chosen), copies)
+            scores = scored(rows, texts, copies)
             found = scores[:, self._columns].reshape(len(rows), copies, -1).astype(float)
             return np.where(self._inside[chosen][:, None, :], found, np.nan)
 
         every = list(range(len(self._rows)))
-        unpriced = values(np.zeros((1, len(steps))), every)[:, 0]
-        free = np.nanmean(unpriced, axis=0)
-        margins = self._margins(unpriced) if margin else np.zeros(len(steps))
+        own = values(np.zeros((1, len(steps))), every, unpriced)[:, 0]
+        free = np.nanmean(own, axis=0)
+        margins = self._margins(own) if margin else np.zeros(len(steps))
 
         def slacks(chosen: Sequence[int]) -> Slacks:
             def at(prices: Floats) -> Floats:
@@ -165,7 +175,8 @@ class Hold:
             some = evenly(len(every), _SOME)
             if len(some) < len(every) and self._inside[some].any(axis=0).all():
                 prices = smallest_prices(slacks(some), steps, tolerance).prices
-            found = smallest_prices(slacks(every), steps, tolerance, prices)
+            known = None if prices.any() else slack
+            found = smallest_prices(slacks(every), steps, tolerance, prices, known)
             slack, prices = found.slacks, found.prices
         held = self._bounds + self._signs * (slack + margins)
         return prices, [

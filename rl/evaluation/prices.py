@@ -18,6 +18,7 @@ TOGETHER = 8
 _FIRST: Floats = np.geomspace(0.25, 32.0, TOGETHER)
 # Shares of a price that was right for other rows, or for other prices of the others.
 _NEAR = np.array([0.0, 0.7, 0.88, 0.96, 1.0, 1.05, 1.15, 1.5])
+_AROUND = np.array([-0.25, -0.1, -0.04, -0.01, 0.01, 0.04, 0.1, 0.25])
 _LOOKS, _ROUNDS = 4, 5
 
 
@@ -45,6 +46,7 @@ def smallest_prices(
     steps: Sequence[float],
     tolerance: Sequence[float],
     start: Floats | None = None,
+    known: Floats | None = None,
 ) -> Found:
     """Smallest prices that meet all constraints, if there are any; as good as was found otherwise.
 
@@ -56,9 +58,10 @@ def smallest_prices(
         steps: A price of each constraint that begins to matter.
         tolerance: Slack of each constraint that is as good as none.
         start: Prices to begin with, such as those of a part of the rows; zero by default.
+        known: Slacks at them, where they were looked at already.
     """
     prices: Floats = np.zeros(len(steps)) if start is None else start
-    at = slacks(prices[None])[0]
+    at = slacks(prices[None])[0] if known is None else known
     for _ in range(_ROUNDS):
         before = prices.copy()
         for k in range(len(steps)):
@@ -88,17 +91,20 @@ def _one(slacks: Slacks, prices: Floats, k: int, step: float, tolerance: float) 
         tried, found = along(around)
     if not (found[:, k] >= 0).any():
         return tried[-1], found[-1]  # out of reach
-    high = highest
+    high, below = highest, np.nan  # and the slack at ``low``
     for looks in range(_LOOKS + 1):
         met = np.flatnonzero(found[:, k] >= 0)
+        first = int(met[0]) if len(met) else len(around)
         if len(met):
-            first = int(met[0])
             best, high = (tried[first], found[first]), around[first]
-            low = around[first - 1] if first else low
-        else:
-            low = around[-1]
+        if first:
+            low, below = around[first - 1], found[first - 1, k]
         if looks == _LOOKS or best[1][k] <= tolerance or high - low <= 1e-3 * high:
             break
         around = np.linspace(low, high, TOGETHER + 2)[1:-1]
+        if below < 0:
+            # Close to where a straight line says, and less and less close in case it is none.
+            root = below / (below - best[1][k])
+            around = low + (high - low) * np.clip(root + _AROUND, 0.01, 0.99)
         tried, found = along(around)
     return best

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ...envs.statistics import Estimate, Values, estimate, paired_difference
-from ...envs.task import Row, Task
+from ...envs.task import PRICED, Row, Task
 from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
 from .answers import Answers
@@ -26,6 +26,7 @@ def evaluation(
     floors: Mapping[str, float],
     scored: Callable[[Sequence[str]], Mapping[str, Values]],
     decoding: Decoding,
+    priced: tuple[Sequence[str], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Every table of a report, as JSON.
 
@@ -36,6 +37,7 @@ def evaluation(
         floors: Reward -> bound that baselines meet.
         scored: Function that scores one answer to every row with the run's rewards.
         decoding: Decoding of the deployed answers.
+        priced: Answers of the task's ranker under the bounds, and their prices.
 
     Returns:
         What was asked for, and ``populations``: per population ``sampled`` (rewards, objective, constraints)
@@ -43,10 +45,19 @@ def evaluation(
         exposure).
     """
     texts = {name: answerer(rows) for name, answerer in task.baselines(floors).items()}
+    if priced is not None:
+        texts[PRICED] = list(priced[0])
     texts |= {f"{name}{UNPRICED}": found.unpriced for name, found in answers.items() if found.unpriced}
     texts |= {name: found.deployed for name, found in answers.items()}
     deployed = {name: task.metrics(rows, given, partial(scored, given)) for name, given in texts.items()}
-    held = {name: found.hold for name, found in answers.items() if found.hold is not None}
+    constrained = {c.reward for c in problem.constraints if c.kind == "mean"}
+    for name in (*answers, *(f"{name}{UNPRICED}" for name in answers), PRICED, task.reference):
+        if name in deployed and (lacking := constrained - deployed[name].keys()):
+            scores = scored(texts[name])
+            deployed[name] = {**deployed[name], **{reward: scores[reward] for reward in sorted(lacking)}}
+    held: dict[str, Any] = {name: found.hold for name, found in answers.items() if found.hold is not None}
+    if priced is not None:
+        held[PRICED] = dict(priced[1])
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     populations = {task.populations[0]: unseen} if unseen.any() else {}
     if not unseen.all():
@@ -129,7 +140,10 @@ def _deployed(
     problem: Problem,
     policies: Sequence[str],
 ) -> dict[str, Any]:
-    headline, reference = task.headline or problem.objective, task.reference or policies[0]
+    headline = task.headline or problem.objective
+    references = [task.reference or policies[0]]
+    if PRICED in values:  # answers that hold the same bounds by the same means
+        references = list(dict.fromkeys([PRICED, *references, policies[0]]))
     users = np.array([row["user"] for row in rows])
 
     def table(name: str) -> dict[str, Any]:
@@ -153,6 +167,8 @@ def _deployed(
             continue
         row: dict[str, Any] = {"name": constraint.name, "bound": constraint.bound}
         for name in values:
+            if constraint.reward not in values[name]:
+                continue
             value = np.where(inside, values[name][constraint.reward], np.nan)
             slack = estimate(constraint.sign * (value - constraint.bound), users)
             row[name] = {"slack": asdict(slack), **_verdict(slack)}
@@ -160,11 +176,18 @@ def _deployed(
     return {
         "metrics": {name: table(name) for name in values},
         "exposure": {name: task.spread(given) for name, given in texts.items()},
-        f"difference to {reference}": {
-            name: asdict(paired_difference(values[name][headline], values[reference][headline], users))
-            for name in values
+        **{
+            f"difference to {reference}": {
+                name: asdict(paired_difference(values[name][headline], values[reference][headline], users))
+                for name in values
+            }
+            for reference in references
         },
-        f"share of {reference}": values[policies[-1]][headline].mean() / values[reference][headline].mean(),
+        **{
+            f"share of {reference}": values[policies[-1]][headline].mean()
+            / values[reference][headline].mean()
+            for reference in references
+        },
         "constraints": constraints,
     }
 
