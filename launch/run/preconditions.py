@@ -51,7 +51,7 @@ def check_task(config: RunConfig, task: Task) -> None:
 
     Raises:
         ConfigError: a warm start without demonstrations, credit that the form of answers does not allow, or
-            an evaluation without an episode.
+            an evaluation without an episode, or prices of a split that the task has not.
         ModuleNotFoundError: the deployed lists need a package that cannot be imported.
     """
     if config.evaluation.decoding == "grammar":
@@ -65,6 +65,11 @@ def check_task(config: RunConfig, task: Task) -> None:
         raise ConfigError(
             f"optimizer.credit=tag: answers of task.use={config.task.use} are free text, not one tag a "
             "line; set optimizer.credit=sequence"
+        )
+    if config.evaluation.fit == "validation" and "validation" not in task.splits:
+        raise ConfigError(
+            f"evaluation.fit=validation: task.use={config.task.use} has no validation split, but "
+            f"{', '.join(task.splits)}; set evaluation.fit=population"
         )
     if not task.count("test", unseen=config.evaluation.users == "unseen"):
         raise ConfigError(

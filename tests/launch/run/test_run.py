@@ -73,6 +73,14 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     result = json.loads((run / "evaluation.json").read_text())
     assert result["populations"]["unseen users"]["episodes"] == 24
 
+    # What is shown holds every bound, of both policies and of the ranking without a language model.
+    assert list(result["hold"]) == ["warm start", "trained", "priced"]
+    assert all(one["met"] for held in result["hold"].values() for one in held["prices"])
+    for constraint in result["populations"]["unseen users"]["deployed"]["constraints"]:
+        for policy in result["hold"]:
+            assert constraint[policy]["slack"]["mean"] >= -1e-6, (constraint["name"], policy)
+    assert "## Prices of what is shown" in report
+
     # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
     assert "holds a run already" in here("train", str(config), code=2)
     here("eval", str(run), "evaluation.max_episodes=10")
