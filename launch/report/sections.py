@@ -9,6 +9,10 @@ from ...envs.markdown import code, table, text
 from ...envs.task import Words
 from ...rl.trainer.timing import PARTS
 
+# Standard deviation of a price over its mean, above which it has not settled.
+_RESTLESS = 0.2
+# Steps that are too few to say so.
+_FEW_STEPS = 5
 _FITTED = {
     "population": "The prices are the smallest that meet the bounds for the very users of this report; that "
     "reads none of their outcomes.",
@@ -133,7 +137,7 @@ def _held(result: Mapping[str, Any]) -> list[str]:
             "",
         ]
     apart = {name: why for found in held.values() for name, why in found["not held"].items()}
-    return lines + [f"No price holds {text(name)}: it {why}.\n" for name, why in apart.items()]
+    return lines + [f"No price holds {text(name)}: {text(why)}.\n" for name, why in apart.items()]
 
 
 def _references(deployed: Mapping[str, Any]) -> list[str]:
@@ -250,6 +254,45 @@ def _infeasible(log: Sequence[Mapping[str, Any]]) -> list[str]:
         if key.startswith("constraint/") and key.endswith("/explanation")
     ]
     return [line for reason in found for line in (f"**Infeasible?** {text(reason)}.", "")]
+
+
+def _settled(log: Sequence[Mapping[str, Any]], constraints: Sequence[str]) -> list[str]:
+    """Prices of the last fifth of the steps, and whether they stand still; nothing for a handful of steps."""
+    late = log[-(len(log) // 5) :]
+    if len(log) // 5 < _FEW_STEPS:
+        return []
+    rows, restless = [], []
+    for name in constraints:
+        prices, slacks = (
+            np.array([row[f"constraint/{name}/{what}"] for row in late], dtype=float)  # None: no score
+            for what in ("price", "slack")
+        )
+        if np.isnan(prices).all():
+            continue
+        low, high = np.nanpercentile(prices, [5, 95])
+        mean = float(np.nanmean(prices))
+        variation = float(np.nanstd(prices)) / mean if mean > 0 else 0.0
+        shown = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        slack = f"{np.nanmean(slacks):+.3f}" if not np.isnan(slacks).all() else "-"
+        rows.append([text(name), shown, f"{variation:.2f}", slack])
+        if variation > _RESTLESS:
+            restless.append(text(name))
+    if not rows:
+        return []
+    verdict = (
+        f"**Not settled**: the price of {' and of '.join(restless)} still moves by more than {_RESTLESS:.0%} "
+        "of itself. Read it as an order of magnitude."
+        if restless
+        else f"All prices have settled: they move by less than {_RESTLESS:.0%} of themselves."
+    )
+    return [
+        f"Over the last fifth ({len(late)} steps), with the range of nine tenths of the steps:",
+        "",
+        table(["constraint", "price", "standard deviation / mean", "mean slack"], rows),
+        "",
+        verdict,
+        "",
+    ]
 
 
 def _failed(log: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ import yaml
 
 from ...envs.markdown import code, text
 from ...envs.task import find
-from .sections import _conflict, _constraint_names, _failed, _held, _infeasible, _population, _time
+from .sections import _conflict, _constraint_names, _failed, _held, _infeasible, _population, _settled, _time
 
 
 def write(folder: Path) -> Path:
@@ -69,6 +69,7 @@ def write(folder: Path) -> Path:
         "A slack at or above zero meets the constraint. "
         "A price is what one unit of the bound costs in units of the objective.",
         "",
+        *_settled(log, constraints),
         *_conflict(log),
         *_time(log),
         "## Ten answers",

@@ -72,7 +72,7 @@ def holdable(
         reward = rewards[constraint.reward]
         why = None
         if constraint.kind != "mean":
-            why = f"is a {constraint.kind}"
+            why = f"it is a {constraint.kind}, not a mean"
         elif not isinstance(task.form, Lines) or config.decoding != "distinct":
             why = "prices act on lists of different options"
         elif reason := engine.unheld(reward.name, task.outcomes):
