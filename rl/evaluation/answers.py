@@ -130,11 +130,11 @@ def priced_ranking(
     constraints, why_not = holdable(task, engine, problem, config, rows) if config.hold != "off" else ([], {})
     if not constraints or (ranker := task.ranker()) is None:
         return None
-    form = cast(Lines, task.form)
-    hold = Hold(task, engine, problem, constraints, rows)
-    scores = ranker(rows)
+    form, fitted_on = cast(Lines, task.form), _fitted_on(task, rows, config)
+    ranked_rows = rows if fitted_on is rows else [*fitted_on, *rows]
+    scores = ranker(ranked_rows)
     scale = float(scores.std()) or 1.0
-    place = {id(row): i for i, row in enumerate(rows)}
+    place = {id(row): i for i, row in enumerate(ranked_rows)}
 
     def ranked(asked: Sequence[Row], bonuses: Bonuses, copies: int) -> list[str]:
         own = torch.from_numpy(scores[[place[id(row)] for row in asked]] / scale)
@@ -143,11 +143,19 @@ def priced_ranking(
         return [form.render(chosen) for chosen in best.tolist()]
 
     names = {constraint.reward for constraint in constraints}
-    prices, priced = hold.fit(
-        ranked, lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0]
+    prices, priced = Hold(task, engine, problem, constraints, fitted_on).fit(
+        ranked,
+        lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
+        margin=config.fit == "validation",
     )
     told = [replace(one, price=one.price * scale) for one in priced]
-    return ranked(rows, hold.bonuses(prices[None]), 1), as_json(told, why_not, "population")
+    served = Hold(task, engine, problem, constraints, rows)
+    return ranked(rows, served.bonuses(prices[None]), 1), as_json(told, why_not, config.fit)
+
+
+def _fitted_on(task: Task, rows: Sequence[Row], config: EvaluationConfig) -> Sequence[Row]:
+    """Rows that prices are fitted on, for rows that are answered."""
+    return rows if config.fit == "population" else task.rows("validation", config.max_episodes)
 
 
 def answer(
@@ -215,7 +223,7 @@ def answer(
         )
 
     names = {constraint.reward for constraint in constraints}
-    fitted_on = rows if config.fit == "population" else task.rows("validation", config.max_episodes)
+    fitted_on = _fitted_on(task, rows, config)
     fitted = Hold(task, engine, problem, constraints, fitted_on)
     prices, priced = fitted.fit(
         lambda asked, bonuses, copies: answers(asked, bonuses, copies, "prices"),

@@ -11,7 +11,7 @@ from recrl.envs.task import Lines, Text
 from recrl.rewards import RewardEngine, reward
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
-from recrl.rl.evaluation.answers import answer, scored
+from recrl.rl.evaluation.answers import answer, priced_ranking, scored
 from recrl.rl.evaluation.hold import Hold, holdable
 from recrl.rl.evaluation.settings import EvaluationConfig
 from recrl.rl.goal import state
@@ -177,6 +177,29 @@ def test_nothing_is_priced_when_it_is_off_or_free(model, engine, rows):
     found = answered(model, engine, rows, ["novelty >= 0.7 (mean)"], decoding="free")
     assert found.unpriced is None
     assert "lists of different options" in found.hold["not held"]["novelty >= 0.7"]
+
+
+@pytest.mark.parametrize("fit", ["population", "validation"])
+def test_a_ranking_without_a_language_model_holds_the_same_bounds(model, engine, rows, fit):
+    """By the best options under its scores and prices: no list of the same novelty scores more."""
+    problem = state(engine.rewards, "recall", ["novelty >= 0.6 (mean)"])
+    task = Listed(TAGS, SLOTS)
+    task.rows = lambda split, limit=None, **_: {"validation": rows[: ROWS // 2]}[split]
+    config = EvaluationConfig(fit=fit)
+    task.ranker = lambda: None
+    assert priced_ranking(task, rows, engine, problem, config, model[1]) is None
+    worth = np.random.default_rng(1).random((2 * ROWS, len(TAGS))) + np.linspace(0, 0.1, len(TAGS))
+    place = {row["user"]: i for i, row in enumerate(rows)}
+    task.ranker = lambda: lambda asked: worth[[place[row["user"]] for row in asked]]
+    texts, held = priced_ranking(task, rows, engine, problem, config, model[1])
+    (one,) = held["prices"]
+    assert one["met"]
+    assert held["fit"] == fit
+    assert means(model, engine, rows, texts)["novelty"] >= 0.6 - (fit == "validation") * 0.05
+    for row, text in zip(rows, texts, strict=True):
+        novel = np.array([tag not in row["lookback"] for tag in range(len(TAGS))])
+        best = np.argsort(-(worth[row["user"]] + one["price"] * novel / SLOTS))[:SLOTS]
+        assert set(TAGS.parse(text).slots) == set(best.tolist())
 
 
 @pytest.mark.parametrize(
