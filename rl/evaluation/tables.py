@@ -170,9 +170,12 @@ def _deployed(
             if constraint.reward not in values[name]:
                 continue
             value = np.where(inside, values[name][constraint.reward], np.nan)
+            if np.isnan(value).all():  # no answer has a score, such as of a reward whose server is away
+                continue
             slack = estimate(constraint.sign * (value - constraint.bound), users)
             row[name] = {"slack": asdict(slack), **_verdict(slack)}
-        constraints.append(row)
+        if policies[-1] in row:
+            constraints.append(row)
     return {
         "metrics": {name: table(name) for name in values},
         "exposure": {name: task.spread(given) for name, given in texts.items()},

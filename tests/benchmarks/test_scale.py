@@ -55,7 +55,7 @@ def test_a_run_that_gets_a_signal_ends_as_one_that_nobody_touched(whole, trial):
     said = (config.parent / f"trial-{number}.log").read_text()
     stopped = {
         "warm start": "of the warm start; go on with: recrl train",
-        "evaluation": "policy was evaluated",
+        "evaluation": "SIGTERM: stopped",  # while a policy is evaluated, or between two
     }
     assert stopped.get(trial.stage, "going on from") in said
     # It can tell: one step less, another weight, a file that is left.

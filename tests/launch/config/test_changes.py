@@ -29,7 +29,7 @@ GRAVE = [
     "policy={model: some/model, revision: v2}",
     "warm_start.steps=10",
     "warm_start.learning_rate=0.1",
-    "optimizer.rule=gdpo",
+    "optimizer.rule=log_lambda",
     "optimizer.objective=diversity",
     "optimizer.constraints=[novelty >= 0.31 (mean)]",
     "optimizer.duals.kp=1",
@@ -135,6 +135,6 @@ def test_settings_that_cannot_be_compared_are_said(saved, text):
 def test_a_saved_configuration_is_read_as_any_other(saved):
     """By YAML 1.1 a person's ``5e-4`` would be text."""
     text = saved.read_text()
-    assert "learning_rate: 0.0005" in text
-    saved.write_text(text.replace("learning_rate: 0.0005", "learning_rate: 5e-4"))
+    assert "learning_rate: 0.0002" in text
+    saved.write_text(text.replace("learning_rate: 0.0002", "learning_rate: 2e-4"))
     assert changes.compare(saved, load("demo"), "checkpoint-3") == []
