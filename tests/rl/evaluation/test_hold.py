@@ -108,10 +108,10 @@ def means(model, engine, rows, texts, inside=None):
     [
         ["novelty >= 0.7 (mean)"],
         ["novelty <= 0.1 (mean)"],
-        ["novelty >= 0.6 (mean)", "vowel >= 0.5 (mean)"],
-        ["novelty in [0.3, 0.4] (mean)", "vowel <= 0.1 (mean)"],
+        pytest.param(["novelty >= 0.6 (mean)", "vowel >= 0.5 (mean)"], marks=pytest.mark.slow),
+        pytest.param(["novelty in [0.3, 0.4] (mean)", "vowel <= 0.1 (mean)"], marks=pytest.mark.slow),
     ],
-    ids=lambda constraints: ", ".join(constraints),
+    ids=", ".join,
 )
 def test_what_is_deployed_meets_every_bound(model, engine, rows, constraints):
     found = answered(model, engine, rows, constraints)
@@ -156,6 +156,7 @@ def test_a_segment_is_held_alone(model, engine, rows):
     assert not changed[~inside].any()
 
 
+@pytest.mark.slow
 def test_a_bound_out_of_reach_is_said_with_what_prices_attain(model, engine, rows):
     # Lists of nothing but the four vowels cannot be new to households that bought some of them.
     found = answered(model, engine, rows, ["vowel >= 0.9 (mean)", "novelty >= 0.9 (mean)"])
