@@ -440,3 +440,37 @@ def test_a_class_that_is_no_reward(spec):
         engine(spec(dict))
     with pytest.raises(RewardSpecError, match=r"'r': params .*'size'.* do not fit"):
         engine(spec(Seen, params={"size": 1}))
+
+
+# --- what a line adds ---
+
+
+def test_what_a_line_adds_is_the_score_of_an_answer_of_that_line():
+    built = engine("recall", "novelty", "validity", "hit", columns=("target", "week", "lookback"))
+    columns = {**COLUMNS, "lookback": [[0], [1], [0, 1], []]}
+    lines = ["milk", "eggs", "no such tag"]
+    found = built.score_lines(PROMPTS, columns, lines, {"recall", "novelty"})
+    assert found.shape == (4, 3, 4)
+    for j, line in enumerate(lines):
+        whole = built.score(PROMPTS, [line] * 4, columns, 1)
+        np.testing.assert_allclose(found[:, j, 0], whole[:, 0])
+        # One of two slots: half of a mean over the list.
+        np.testing.assert_allclose(found[:, j, 1], whole[:, 1] / 2)
+    assert not found[:, :, 2:].any()
+
+
+def test_rewards_that_are_not_asked_have_no_score():
+    built = engine("validity", "recall", "length")
+    scores = built.score(PROMPTS, COMPLETIONS, COLUMNS, 2, only={"recall"})
+    np.testing.assert_array_equal(np.isnan(scores), [[True, False, True]] * 4)
+    whole = built.score(PROMPTS, COMPLETIONS, COLUMNS, 2)
+    np.testing.assert_array_equal(scores[:, 1], whole[:, 1])
+
+
+def test_a_sum_is_judged_by_its_parts_before_the_outcome():
+    total = RewardSpec(name="total", sum={"validity": 1.0, "recall": 1.0}, range=(0, 2))
+    free = RewardSpec(name="free", sum={"validity": 1.0, "length": 1.0}, range=(0, 2))
+    built = engine("validity", "recall", "length", total, free)
+    assert built.unheld("free", {"target"}) is None
+    assert built.unheld("total", {"target"}) == "reads the outcome (target)"
+    assert built.unheld("total", {"week"}) is None

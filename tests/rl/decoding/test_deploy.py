@@ -58,6 +58,28 @@ def test_each_choice_is_the_likeliest_tag_that_is_left():
         ids = [*ids, tokens[chosen]]
 
 
+@TOKENS
+@pytest.mark.parametrize("shared", [True, False], ids=["our sampler", "transformers"])
+def test_options_that_are_worth_enough_are_chosen_whatever_the_policy_thinks(tags, shared, monkeypatch):
+    """Each copy of an answer has a bonus of its own; without one it is the policy's own choice."""
+    model, tokenizer = load(tags)
+    if not shared:
+        monkeypatch.setattr("recrl.rl.decoding.generate.can_share", lambda *_: False)
+    form = Lines(CATALOG.tags, 3)
+    wanted = [[5, 0, 2], [1, 4, 3]]
+    bonuses = torch.zeros(len(PROMPTS), 3, len(CATALOG))
+    for copy, order in enumerate(wanted):
+        for place, option in enumerate(order):
+            bonuses[:, copy, option] = 300.0 - 100 * place
+    found = deploy(
+        model, tokenizer, PROMPTS, form, batch_size=6, bonuses=lambda first, end: bonuses[first:end], copies=3
+    )
+    own = deploy(model, tokenizer, PROMPTS, form)
+    for i, text in enumerate(own):
+        lists = [list(CATALOG.parse(answer).slots) for answer in found[3 * i : 3 * i + 3]]
+        assert lists == [*wanted, list(CATALOG.parse(text).slots)]
+
+
 def next_tokens(tokens, lines, slots, end):
     """What may follow ``tokens``: the next token of a line that is not written yet, or the end."""
     left, here = list(lines), []
