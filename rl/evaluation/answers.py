@@ -143,13 +143,14 @@ def priced_ranking(
         return [form.render(chosen) for chosen in best.tolist()]
 
     names = {constraint.reward for constraint in constraints}
-    prices, priced = Hold(task, engine, problem, constraints, fitted_on).fit(
+    fitted = Hold(task, engine, problem, constraints, fitted_on)
+    prices, priced = fitted.fit(
         ranked,
         lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
         margin=config.fit == "validation",
     )
     told = [replace(one, price=one.price * scale) for one in priced]
-    served = Hold(task, engine, problem, constraints, rows)
+    served = fitted if fitted_on is rows else Hold(task, engine, problem, constraints, rows)
     return ranked(rows, served.bonuses(prices[None]), 1), as_json(told, why_not, config.fit)
 
 

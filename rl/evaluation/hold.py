@@ -90,6 +90,19 @@ def holdable(
     return able, why_not
 
 
+def rows_inside(
+    problem: Problem, constraints: Sequence[Constraint], rows: Sequence[Row]
+) -> npt.NDArray[np.bool_]:
+    """``[row, constraint]``: rows that a constraint speaks of, all but for one of a segment."""
+    inside = np.ones((len(rows), len(constraints)), dtype=bool)
+    columns = {name: [row[name] for row in rows] for name, _ in problem.segments}
+    members = segment_indicators(problem, columns, len(rows)).numpy() == 1
+    for k, constraint in enumerate(constraints):
+        if constraint.segment is not None:
+            inside[:, k] = members[:, problem.segments.index(constraint.segment)]
+    return inside
+
+
 class Hold:
     """Prices of some constraints over some rows.
 
@@ -112,17 +125,7 @@ class Hold:
         self._signs = np.array([c.sign for c in self._constraints], dtype=float)
         self._bounds = np.array([c.bound for c in self._constraints], dtype=float)
         self._gains: dict[int, npt.NDArray[np.float32]] = {}
-        self._inside = self._members()
-
-    def _members(self) -> npt.NDArray[np.bool_]:
-        """``[row, constraint]``: rows that a constraint speaks of."""
-        inside = np.ones((len(self._rows), len(self._constraints)), dtype=bool)
-        columns = {name: [row[name] for row in self._rows] for name, _ in self._problem.segments}
-        members = segment_indicators(self._problem, columns, len(self._rows)).numpy() == 1
-        for k, constraint in enumerate(self._constraints):
-            if constraint.segment is not None:
-                inside[:, k] = members[:, self._problem.segments.index(constraint.segment)]
-        return inside
+        self._inside = rows_inside(problem, constraints, rows)
 
     def fit(
         self,

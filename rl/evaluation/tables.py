@@ -13,8 +13,9 @@ import torch
 from ...envs.statistics import Estimate, Values, estimate, paired_difference
 from ...envs.task import PRICED, Row, Task
 from ..decoding.settings import Decoding
-from ..optimizer.problem import Problem, constraint_values, objective_values, segment_indicators
+from ..optimizer.problem import Problem, constraint_values, objective_values
 from .answers import Answers
+from .hold import rows_inside
 from .settings import UNPRICED
 
 
@@ -153,16 +154,12 @@ def _deployed(
                 found[metric] = estimated
         return found
 
-    columns = {column: [row[column] for row in rows] for column, _ in problem.segments}
-    members = segment_indicators(problem, columns, len(rows)).numpy() == 1
     constraints = []
-    for constraint in problem.constraints:
+    members = rows_inside(problem, problem.constraints, rows)
+    for constraint, inside in zip(problem.constraints, members.T, strict=True):
         # Only rewards that are metrics of a deployed answer too can be read off it.
         if constraint.kind != "mean" or constraint.reward not in values[policies[-1]]:
             continue
-        inside = np.ones(len(rows), dtype=bool)
-        if constraint.segment is not None:
-            inside = members[:, problem.segments.index(constraint.segment)]
         if not inside.any():  # no episode of that segment in this population
             continue
         row: dict[str, Any] = {"name": constraint.name, "bound": constraint.bound}
