@@ -4,14 +4,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
 from ..envs.faults import MendableError
@@ -67,6 +67,29 @@ def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:
     if faults:
         raise fault or failure(f"on another rank: {faults[0]}")
     return found
+
+
+def whole(parameters: Sequence[torch.Tensor], accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """Context in which parameters are whole; where ZeRO-3 shards them, every process has to enter it."""
+    plugin = accelerator.state.deepspeed_plugin if hasattr(accelerator.state, "deepspeed_plugin") else None
+    if plugin is None or plugin.zero_stage != 3:
+        return nullcontext()
+    from deepspeed import zero
+
+    return zero.GatheredParameters(list(parameters))
+
+
+@contextmanager
+def unsharded() -> Iterator[None]:
+    """Context in which a process may load a whole model of its own, also while ZeRO-3 shards another."""
+    from transformers.integrations import deepspeed
+
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def check_launch(on_cpu: bool) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from ...envs.task import TradeOff
 from ...rl.evaluation.settings import UNPRICED
@@ -31,6 +32,34 @@ def _plot_training(
         if constraints:
             axis.legend(loc="best")
     _save(figure, path)
+
+
+def _plot_validation(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    steps = [one["step"] for one in found]
+    headline = found[0]["headline"]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), sharex=True)
+    _ranges(top, steps, [one["metrics"][headline] for one in found], "C0", headline)
+    top.set_ylabel(f"{headline}, validation")
+    for i, name in enumerate(found[0]["constraints"]):
+        _ranges(bottom, steps, [one["constraints"][name] for one in found], f"C{i + 1}", name)
+    bottom.axhline(0, color="black", linewidth=0.8)
+    bottom.set_ylabel("slack (met at 0 and above)")
+    bottom.set_xlabel("step")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if found[0]["constraints"]:
+        bottom.legend(loc="best")
+    _save(figure, path)
+
+
+def _ranges(
+    axis: Any, steps: Sequence[int], values: Sequence[Mapping[str, float]], colour: str, label: str
+) -> None:
+    """Means over steps, with their intervals."""
+    means = np.array([one["mean"] for one in values])
+    low, high = (np.array([one[end] for one in values]) for end in ("low", "high"))
+    axis.errorbar(
+        steps, means, yerr=(means - low, high - means), color=colour, marker="o", capsize=3, label=label
+    )
 
 
 def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:

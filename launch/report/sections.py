@@ -7,6 +7,7 @@ import numpy as np
 
 from ...envs.markdown import code, table, text
 from ...envs.task import Words
+from ...rl.evaluation.validation import merit
 from ...rl.trainer.timing import PARTS
 
 # Standard deviation of a price over its mean, above which it has not settled.
@@ -291,6 +292,34 @@ def _settled(log: Sequence[Mapping[str, Any]], constraints: Sequence[str]) -> li
         table(["constraint", "price", "standard deviation / mean", "mean slack"], rows),
         "",
         verdict,
+        "",
+    ]
+
+
+def _validated(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Validations while the run trained, and which of them the policy is of; nothing without any."""
+    if not found:
+        return []
+    headline, constraints = found[0]["headline"], list(found[0]["constraints"])
+    chosen = max(found, key=merit)
+    return [
+        f"The policy is that of step {chosen['step']}, the best of {len(found)} validations on "
+        f"{found[0]['episodes']} episodes of the validation split: no bound missed beyond its interval, then "
+        f"the highest {text(headline)}.",
+        "",
+        table(
+            ["step", text(headline), *(f"slack, {text(name)}" for name in constraints)],
+            [
+                [
+                    f"**{one['step']}**" if one is chosen else f"{one['step']}",
+                    _interval(one["metrics"][headline]),
+                    *(_signed(one["constraints"][name]) for name in constraints),
+                ]
+                for one in found
+            ],
+        ),
+        "",
+        "![Validations over steps](plots/validation.png)",
         "",
     ]
 

@@ -8,7 +8,17 @@ import yaml
 
 from ...envs.markdown import code, text
 from ...envs.task import find
-from .sections import _conflict, _constraint_names, _failed, _held, _infeasible, _population, _settled, _time
+from .sections import (
+    _conflict,
+    _constraint_names,
+    _failed,
+    _held,
+    _infeasible,
+    _population,
+    _settled,
+    _time,
+    _validated,
+)
 
 
 def write(folder: Path) -> Path:
@@ -23,12 +33,13 @@ def write(folder: Path) -> Path:
     import matplotlib  # half a second, which every start would wait for
 
     matplotlib.use("Agg")
-    from .plots import _plot_conflict, _plot_time, _plot_trade_off, _plot_training
+    from .plots import _plot_conflict, _plot_time, _plot_trade_off, _plot_training, _plot_validation
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
     result = json.loads((folder / "evaluation.json").read_text())
     shown = json.loads((folder / "examples.json").read_text())
     log = _read_lines(folder / "metrics.jsonl")
+    validations = _read_lines(path) if (path := folder / "validation.jsonl").exists() else []
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     task = find(config["task"].get("use", "tags"))
@@ -37,6 +48,8 @@ def write(folder: Path) -> Path:
     _plot_training(log, constraints, config["optimizer"]["objective"], plots / "training.png")
     _plot_conflict(log, plots / "conflict.png")
     _plot_time(log, plots / "time.png")
+    if validations:
+        _plot_validation(validations, plots / "validation.png")
     for name, population in result["populations"].items():
         if words.trade_off is not None:
             path = plots / f"deployed-{name.replace(' ', '-')}.png"
@@ -70,6 +83,7 @@ def write(folder: Path) -> Path:
         "A price is what one unit of the bound costs in units of the objective.",
         "",
         *_settled(log, constraints),
+        *_validated(validations),
         *_conflict(log),
         *_time(log),
         "## Ten answers",

@@ -3,11 +3,13 @@
 ``Recorder``   writes ``metrics.jsonl`` and moves the display
 ``Interrupt``  stops all processes at the same step when one of them got a signal
 ``StepLog``    a file of JSON lines, one a step, which a resumed run goes on with
+``read_steps`` its lines
 """
 
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,14 @@ class StepLog:
         if self._path.exists():
             with self._path.open("rb") as stream:
                 os.fsync(stream.fileno())
+
+
+def read_steps(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a file that :class:`StepLog` writes; none without one."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if _earlier(line, sys.maxsize)]
 
 
 def _earlier(line: str, first: int) -> bool:

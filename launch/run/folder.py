@@ -42,6 +42,8 @@ ENTRIES = frozenset(
         ".warm.writing",
         "metrics.jsonl",
         "checkpoints",
+        "validation.jsonl",
+        "best",
         "policy",
         ".policy.writing",
         "answers",

@@ -2,9 +2,9 @@
 
 The run folder holds ``run.json`` (its marker), ``config.yaml`` (resolved), ``catalog.json``,
 ``warm_start.jsonl``, ``warm/`` (the policy after the warm start, which is also the KL reference),
-``metrics.jsonl``, ``checkpoints/``, ``policy/`` (the trained policy), TensorBoard events,
-``evaluation.json``, ``examples.json``, ``report.md`` and ``plots/``; while they last also ``warm_start/``
-(its checkpoint) and ``answers/`` (of the evaluation).
+``metrics.jsonl``, ``checkpoints/``, ``validation.jsonl``, ``best/``, ``policy/`` (the trained policy),
+TensorBoard events, ``evaluation.json``, ``examples.json``, ``report.md`` and ``plots/``; while they last also
+``warm_start/`` (its checkpoint) and ``answers/`` (of the evaluation).
 
 A signal may stop it at any time: every stage saves what going on needs, or takes too little time to need it.
 """
@@ -25,7 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...rl import checkpoints, policy
 from ...rl.checkpoints import CheckpointError
-from ...rl.policy.loading import merge, save_policy
+from ...rl.policy.loading import merge
 from ...rl.rollouts.make import check_served
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import distributed_state
@@ -37,7 +37,8 @@ from .heartbeats import Heartbeats
 from .preconditions import check_machine, check_training
 from .progress import Display
 from .setup import Setup, prepare_setup
-from .stages import evaluate_run, optimise, reference_start, trainer_of, warmed
+from .stages import chosen_policy, evaluate_run, optimise, reference_start, trainer_of, warmed
+from .validation import over_patience
 
 
 def train(
@@ -89,14 +90,14 @@ def train(
         if state.is_main_process:
             folder.settle()
         if trainer is not None:
-            optimise(setup, trainer, last, stop)
-            trainer.save_policy(folder.path / "policy")
-        elif state.is_main_process and last is not None:  # stopped behind its last step
-            trained, _ = policy.load(config.policy.at(last))
-            save_policy(trained, tokenizer, folder.path / "policy")
+            optimise(setup, trainer, tokenizer, last, stop)
+            if not config.evaluation.every:
+                trainer.save_policy(folder.path / "policy")
         if state.is_main_process:
             # From the folder, and whole: under ZeRO-3 each process holds a part, and would load one.
             unset_hf_deepspeed_config()
+            if trainer is None or config.evaluation.every:
+                chosen_policy(setup, tokenizer, last)
             if config.policy.lora is not None and config.policy.lora.merge:
                 merge(folder.path / "policy", config.policy)
             evaluate_run(setup, tokenizer, stop)
@@ -198,7 +199,10 @@ def _prepared(
         _same_data(folder, config, setup)
     beats.reached("data")
     model, tokenizer = warmed(setup, state, stop, beats)
-    if last is not None and checkpoints.read(last).step >= config.train.steps:
+    if last is not None and (
+        checkpoints.read(last).step >= config.train.steps
+        or (config.evaluation.every and over_patience(folder.path, config.evaluation))
+    ):
         return None, setup, tokenizer
     trainer = trainer_of(setup, model, tokenizer)
     if last is None and config.optimizer.reference.prompts:

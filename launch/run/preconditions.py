@@ -51,7 +51,7 @@ def check_task(config: RunConfig, task: Task) -> None:
 
     Raises:
         ConfigError: a warm start without demonstrations, credit that the form of answers does not allow, or
-            an evaluation without an episode, or prices of a split that the task has not.
+            an evaluation or a validation without an episode, or prices of a split that the task has not.
         ModuleNotFoundError: the deployed lists need a package that cannot be imported.
     """
     if config.evaluation.decoding == "grammar":
@@ -70,6 +70,11 @@ def check_task(config: RunConfig, task: Task) -> None:
         raise ConfigError(
             f"evaluation.fit=validation: task.use={config.task.use} has no validation split, but "
             f"{', '.join(task.splits)}; set evaluation.fit=population"
+        )
+    if config.evaluation.every and not ("validation" in task.splits and task.count("validation")):
+        raise ConfigError(
+            f"evaluation.every={config.evaluation.every}: task.use={config.task.use} has no episode to "
+            "validate on; set evaluation.every=0"
         )
     if not task.count("test", unseen=config.evaluation.users == "unseen"):
         raise ConfigError(

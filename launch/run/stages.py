@@ -26,6 +26,7 @@ from ...rl.optimizer.start import describe, reference_multipliers
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import save_policy
 from ...rl.policy.warmstart import StoppedWarmStart, warm_start
+from ...rl.trainer.averaging import WeightAverage
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
 from ..report import write as report
@@ -34,6 +35,7 @@ from .callbacks import Interrupt, Recorder, StepLog
 from .heartbeats import Heartbeats
 from .preconditions import check_lengths
 from .setup import Setup
+from .validation import Validation, best_policy
 
 # Seeds of the parts of a run, apart from one another so that changing one part leaves the others alone.
 _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
@@ -46,7 +48,13 @@ _EXAMPLES = 10
 _WARMING = "warm_start"
 
 
-def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, stop: Stop) -> None:
+def optimise(
+    setup: Setup,
+    trainer: ConstrainedGRPOTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    last: Path | None,
+    stop: Stop,
+) -> None:
     """Reinforcement learning, from a checkpoint or from the warm start."""
     config, folder = setup.config, setup.folder
     interrupt = Interrupt(trainer, stop)
@@ -58,6 +66,8 @@ def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, s
             stop.deferred(),
         ):
             trainer.add_callback(Recorder(trainer, folder / "metrics.jsonl", advance, first))
+            if config.evaluation.every:
+                trainer.add_callback(Validation(setup, trainer, tokenizer, first))
             trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
     finally:
         if trainer.rollouts is not None:
@@ -65,6 +75,20 @@ def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, s
     if interrupt.agreed is not None:
         stop.received = interrupt.agreed
         stop.check(f"after step {trainer.state.global_step}")
+
+
+def chosen_policy(setup: Setup, tokenizer: PreTrainedTokenizerBase, last: Path | None) -> None:
+    """Write the policy of a run whose training has ended: the best that was validated, else that of its last
+    checkpoint."""
+    config, folder = setup.config, setup.folder
+    if config.evaluation.every and (best := best_policy(folder)) is not None:
+        model, _ = policy.load(config.policy.at(best))
+    else:
+        assert last is not None, "what was neither validated nor saved is still in the trainer"
+        model, _ = policy.load(config.policy.at(last))
+        if config.train.average:
+            WeightAverage.apply(model, last)
+    save_policy(model, tokenizer, folder / "policy")
 
 
 def evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:

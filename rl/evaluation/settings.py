@@ -26,6 +26,13 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     """Constraint on deployed lists: ``distinct`` (exactly K different options), ``grammar`` (one to K, the
     policy ends the list; needs the package xgrammar) or ``free``. Free text is not constrained."""
 
+    every: Annotated[int, Between(0, MANY)] = 0
+    """Validate the policy once in so many training steps, and after the last; the best becomes the run's
+    policy. 0: no validation, and the last policy is the run's."""
+    validation_episodes: Annotated[int, Between(1, MANY)] | None = 500
+    """Largest number of episodes of the validation split for that, evenly spread."""
+    patience: Annotated[int, Between(0, MANY)] = 0
+    """Validations in a row without a better policy after which the training ends; 0: it never ends early."""
     hold: Literal["auto", "off"] = "auto"
     """Whether deployed answers hold the run's constraints: ``auto`` puts the smallest prices that meet the
     bounds on what a policy may choose, for every mean of a reward that reads no outcome and judges lines."""

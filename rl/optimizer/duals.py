@@ -75,6 +75,9 @@ class Duals:
         I_k  <- clip(I_k + ki e_k, 0, lam_max),     held while saturated at lam_max and e_k > 0
         lam_k = clip(I_k + p_k, 0, lam_max)
 
+    Both gains are multiplied by the pace of the policy, its learning rate over the peak of it: what hardly
+    moves any more answers no price, and would only leave the noise of batches in it.
+
     The integrator is projected dual ascent; the P term damps it as in PID Lagrangian methods (Stooke et al.
     2020, arXiv 2007.03964). Infeasibility is suspected when over the last `window` generations e_k never fell
     to the tolerance and did not improve by it from the first half to the second, while the constraints hold
@@ -83,7 +86,7 @@ class Duals:
 
     Checkpoint behaviour: `state_dict` holds all that `update` changes, floats in hexadecimal: a resumed run
     continues bit for bit. Settings are not in it, they come from the resuming run. A generation that was
-    already stepped is skipped, so a resume never steps twice.
+    already stepped is skipped, so a resume never steps twice. The pace comes with each update.
 
     Args:
         problem: Objective and constraints.
@@ -101,7 +104,7 @@ class Duals:
         self.ki, self.window = config.resolved(total_steps)
         self.kp = config.kp if controller == "pi" else 0.0
         constraints = problem.constraints
-        self.step, self.generation = 0, -1
+        self.step, self.generation, self._pace = 0, -1, 1.0
         self.calibration = UnitCalibration(problem, config.calibration_batches)
         self._sign = torch.tensor([float(c.sign) for c in constraints], dtype=torch.float64)
         self._is_dual = torch.tensor([c.kind != "gate" for c in constraints], dtype=torch.bool)
@@ -127,7 +130,7 @@ class Duals:
             )
         self._integral = multipliers.double().clamp(0.0, self.config.lam_max).where(self._is_dual, 0.0)
 
-    def update(self, rewards: Tensor, group_size: int, generation: int) -> bool:
+    def update(self, rewards: Tensor, group_size: int, generation: int, pace: float = 1.0) -> bool:
         """Step every multiplier once on one generation batch.
 
         Args:
@@ -135,10 +138,12 @@ class Duals:
                 infinite = missing.
             group_size: Number of samples per prompt.
             generation: Index of the batch; one that is not above the last one stepped is skipped.
+            pace: Learning rate of the policy over its peak, 0 to 1.
 
         Returns:
             Whether it stepped. A matrix that is not made of whole groups and all rewards is a ValueError.
         """
+        self._pace = pace
         if generation <= self.generation:
             return False
         names = self.problem.columns
@@ -169,12 +174,12 @@ class Duals:
         for k in live.nonzero().flatten().tolist():
             self._means[k].append(mean[k].item())
 
-        saturated = (self._integral + self.kp * self._violation >= cfg.lam_max) & (error > 0)
+        saturated = (self._integral + pace * self.kp * self._violation >= cfg.lam_max) & (error > 0)
         infeasible = torch.tensor([self._infeasible(k) for k in range(len(live))], dtype=torch.bool)
         if self.controller == "log":
-            moved = (self._integral * (_LOG_STEP * error).exp()).clamp(_LOG_LEAST, cfg.lam_max)
+            moved = (self._integral * (pace * _LOG_STEP * error).exp()).clamp(_LOG_LEAST, cfg.lam_max)
         else:
-            moved = (self._integral + self.ki * error).clamp(0.0, cfg.lam_max)
+            moved = (self._integral + pace * self.ki * error).clamp(0.0, cfg.lam_max)
         self._integral = moved.where(live & ~saturated & ~infeasible, self._integral)
         self.step, self.generation = self.step + 1, generation
         return True
@@ -198,7 +203,7 @@ class Duals:
     @property
     def multipliers(self) -> Tensor:
         """Multipliers lam_k, `[constraint]` float64, normalised units, in [0, lam_max]; 0 for gates."""
-        return (self._integral + self.kp * self._violation).clamp(0.0, self.config.lam_max)
+        return (self._integral + self._pace * self.kp * self._violation).clamp(0.0, self.config.lam_max)
 
     @property
     def units(self) -> Units:
@@ -256,7 +261,7 @@ class Duals:
         for k, c in enumerate(constraints):
             bound = 1.0 if c.kind == "gate" else c.bound_at(generation)
             mean, status = self._mean[k].item(), self.status(k)
-            p = self.kp * self._violation[k].item()
+            p = self._pace * self.kp * self._violation[k].item()
             attained = c.sign * max((c.sign * seen for seen in self._means[k]), default=math.nan)
             others = self._competing(k) if status == "infeasible_suspected" else ()
             numbers = (mean, bound, c.sign * (mean - bound), lam[k], price[k], p, i[k])

@@ -1,12 +1,13 @@
 """The policy's parameters as a rollout engine wants them: whole, merged, and under a checkpoint's names."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from ..processes import whole
 
 # Parts that wrappers put into names.
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer.", "modules_to_save.default.")
@@ -35,7 +36,7 @@ def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, T
     policy = accelerator.unwrap_model(model)
     if not hasattr(policy, "peft_config"):
         for name, parameter in policy.named_parameters():
-            with _whole([parameter], accelerator):
+            with whole([parameter], accelerator):
                 yield _plain(name), parameter.data
         return
     prefix = policy.base_model.prefix  # of the names of an adapter's own parameters
@@ -44,7 +45,7 @@ def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, T
         if module is policy or not _owns_layer(module):
             continue
         base = module.get_base_layer()
-        with _whole(list(module.parameters()), accelerator):
+        with whole(list(module.parameters()), accelerator):
             before = {name: parameter.data.clone() for name, parameter in base.named_parameters()}
             module.merge()
             for name, parameter in base.named_parameters():
@@ -57,7 +58,7 @@ def named_weights(model: Any, accelerator: Accelerator) -> Iterator[tuple[str, T
     for name, parameter in policy.named_parameters():
         if id(parameter) in seen or prefix in name or "original_module" in name:
             continue
-        with _whole([parameter], accelerator):
+        with whole([parameter], accelerator):
             yield _plain(name), parameter.data
 
 
@@ -71,12 +72,3 @@ def _plain(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
-
-
-def _whole(parameters: Sequence[Tensor], accelerator: Accelerator) -> AbstractContextManager[Any]:
-    plugin = accelerator.state.deepspeed_plugin if hasattr(accelerator.state, "deepspeed_plugin") else None
-    if plugin is None or plugin.zero_stage != 3:
-        return nullcontext()
-    from deepspeed import zero
-
-    return zero.GatheredParameters(list(parameters))

@@ -69,6 +69,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             declared ``per="tag"`` or ``"tag_mean"``; ``sequence`` gives every token of an answer the same.
         gradient_conflict_every: Number of generation batches after which cosines of the rewards' gradients in
             the last layer are estimated once, at the cost of one more forward pass; 0 = never.
+        average: Share of the steps, the last ones, whose weights are averaged for ``save_policy``; 0 = none.
         resources: Objects that rewards may name as a parameter, the same for all samples.
         options: TRL's other parameters (``peft_config``, ``tools``, ``environment_factory``, ``callbacks``,
             ...), and those of :class:`recrl.rl.trainer.shared.SharedPrefixGRPOTrainer`.
@@ -115,6 +116,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         duals: DualConfig | None = None,
         credit: Credit = "sequence",
         gradient_conflict_every: int = 0,
+        average: float = 0.0,
         resources: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -173,6 +175,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         self._pieces = Pieces(self._tokenizer)
         self._batch: BatchScores | None = None
         self._memories_checked = False
+        self.average_weights(average)
 
     @property
     def _group_size(self) -> int:
@@ -183,6 +186,14 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     def generation(self) -> int:
         """Index of the generation batch, from the count of micro-steps, so that a resume agrees."""
         return self._step // self._micro_steps_per_generation
+
+    @property
+    def _pace(self) -> float:
+        """Learning rate over the peak of its schedule, once that has warmed up."""
+        warming = self.state.global_step < self.args.get_warmup_steps(self.state.max_steps)
+        group = self.optimizer.param_groups[0] if self.optimizer is not None and not warming else {}
+        peak = group.get("initial_lr")  # written by schedulers of torch
+        return min(1.0, float(group["lr"]) / float(peak)) if peak else 1.0
 
     def answered(self, members: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         if self._batch is not None:
@@ -239,7 +250,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
         """Step the multipliers, and replace the advantages and their log."""
         scores, tags, group_size = batch.scores, batch.tags, batch.group_size
         if self.model.training:
-            self.duals.update(scores, group_size, self.generation)
+            self.duals.update(scores, group_size, self.generation, self._pace)
             if self.generation % _AGREEMENT_EVERY == 0:
                 self._check_agreement()
         if group_size < 2:  # evaluation with one sample a prompt has no groups to compare within

@@ -125,6 +125,7 @@ def make_trainer(
         duals=duals,
         credit=credit,
         gradient_conflict_every=gradient_conflict_every,
+        average=config.average,
         prefix_sharing=config.prefix_sharing,
         prefix_attention=config.prefix_attention,
         rollouts=rollouts,

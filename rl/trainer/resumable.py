@@ -34,6 +34,7 @@ from .. import checkpoints
 from ..checkpoints import ASIDE, CheckpointError, Manifest, reading
 from ..policy import adapters
 from ..policy.loading import save_policy
+from .averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,26 @@ class ResumableGRPOTrainer(GRPOTrainer):
     _buffered_inputs: Any
 
     _aside: Path | None = None
+    average: WeightAverage | None = None
+
+    def average_weights(self, share: float) -> None:
+        """Average the weights over the last steps, for :meth:`save_policy`.
+
+        Args:
+            share: Share of the steps, 0 to 1; 0 keeps the last weights.
+
+        Raises:
+            ValueError: FSDP shards the policy.
+        """
+        if not share:
+            return
+        if self.is_fsdp_enabled:
+            raise ValueError(
+                f"train.average={share} cannot read a policy that FSDP shards; train with DeepSpeed ZeRO or "
+                "DDP, or set train.average=0"
+            )
+        self.average = WeightAverage(share, self.accelerator)
+        self.add_callback(self.average)
 
     def rank_state(self) -> dict[str, Any]:
         """State that this rank alone knows, of types that :mod:`recrl.envs.storage.states` writes."""
@@ -84,17 +105,26 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     def save_shared(self, folder: Path) -> None:
         """Write the state that all ranks share; called on the first one."""
+        if self.average is not None:
+            self.average.save(folder)
 
     def load_shared(self, folder: Path) -> None:
         """Restore the state that all ranks share, on every rank."""
+        if self.average is not None:
+            self.average.load(folder)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy as :func:`recrl.rl.policy.loading.save_policy` does; called on every rank."""
+        """Write the policy as :func:`recrl.rl.policy.loading.save_policy` does; called on every rank.
+
+        Its weights are the average, once there is one.
+        """
         shared = self.strategy in ("zero3", "fsdp")
         weights = self.accelerator.get_state_dict(self.model_wrapped) if shared else None
         if self.args.should_save:
             model: Any = self.accelerator.unwrap_model(self.model)
             tokenizer: Any = self.processing_class
+            if self.average is not None and self.average.steps:
+                weights = self.average.replace(model, weights or model.state_dict())
             save_policy(model, tokenizer, folder, weights)
         self.accelerator.wait_for_everyone()
 

@@ -36,6 +36,8 @@ class TrainConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrin
     """Peak of AdamW's learning rate."""
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """Learning rate after the warm-up; a decay calms the last steps."""
+    average: Annotated[float, Between(0, 1)] = 0.0
+    """Share of the steps, the last ones, whose weights are averaged into the policy; 0 takes the last."""
     warmup_steps: Annotated[int, Between(0, MANY)] = 5
     """Steps of linear warm-up."""
     max_grad_norm: Annotated[float, Between(0, 1e6)] = 1.0

@@ -137,6 +137,7 @@ def trainer_for(
         "prefix_sharing",
         "credit",
         "gradient_conflict_every",
+        "average",
         "duals",
         "peft_config",
         "eval_dataset",

@@ -12,12 +12,24 @@ from recrl.rl.policy import LoraConfig
 from recrl.rl.policy.adapters import add
 
 STEPS, MIDDLE = 4, 3
+AVERAGE = 0.5  # so the weights of steps 3 and 4, with the stop between them
 
 
 class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == MIDDLE:
             control.should_save = control.should_training_stop = True
+
+
+class Passed(TrainerCallback):
+    """Weights after each step, as DeepSpeed gathers them."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer, self.weights = trainer, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        found = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)
+        self.weights.append({name: value.clone() for name, value in (found or {}).items()})
 
 
 def adapted(model: Any) -> Any:
@@ -34,18 +46,27 @@ ADAPTERS: dict[str, Any] = {"change": adapted, "beta": 0.1}
 
 def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: bool = False) -> dict:
     trainer = trainer_for(
-        folder, max_steps=STEPS, save_strategy="steps", save_steps=100, num_iterations=2, **chosen
+        folder,
+        max_steps=STEPS,
+        save_strategy="steps",
+        save_steps=100,
+        num_iterations=2,
+        average=AVERAGE,
+        **chosen,
     )
+    passed = Passed(trainer)
+    trainer.add_callback(passed)
     if stop:
         trainer.add_callback(Stop())
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_policy(folder / "policy")
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     duals = gather_object([trainer.duals.state_dict()])
     assert all(state == duals[0] for state in duals)
     if not trainer.accelerator.is_main_process:
         return {}
-    return {"weights": {name: value.clone() for name, value in weights.items()}, "duals": duals[0]}
+    late = passed.weights[-2:]
+    average = {name: sum(weights[name].double() for weights in late) / len(late) for name in late[0]}
+    return {"weights": passed.weights[-1], "average": average, "duals": duals[0]}
 
 
 def runs(output: Path, *, adapters: bool = False) -> None:

@@ -102,6 +102,30 @@ def test_two_steps_by_hand():
     assert (row.multiplier, row.price, row.p, row.i) == pytest.approx((lam, 10 * lam, 0.016 / 0.19, 0.01))
 
 
+def test_both_gains_follow_the_pace_of_the_policy():
+    duals = make("g >= 0.6 (mean)")  # kp = 1, ki = 0.05
+    duals.update(batch([0.3, 0.5]), 2, generation=0, pace=0.5)  # e = 0.4: p = 0.2, I = 0.01
+    assert duals.multipliers.tolist() == pytest.approx([0.21])
+    (row,) = duals.report()
+    assert (row.multiplier, row.p, row.i) == pytest.approx((0.21, 0.2, 0.01))
+    duals.update(batch([0.3, 0.5]), 2, generation=1, pace=0.0)  # a policy that stands still
+    assert duals.multipliers.tolist() == pytest.approx([0.01])
+
+
+def test_a_pace_that_falls_takes_the_noise_of_batches_out_of_the_price():
+    noise = torch.Generator().manual_seed(0)
+    late = {}
+    for falls in (False, True):
+        duals, found = make("g >= 0.5 (mean)", "r >= 0.5 (mean)", kp=2.0, nu=0.7), []
+        duals.start_from(torch.tensor([1.0, 1.0]))
+        for t in range(100):
+            g = (0.5 + 0.1 * torch.randn(1, generator=noise)).item()
+            duals.update(batch([g, g]), 2, generation=t, pace=1 - t / 100 if falls else 1.0)
+            found.append(duals.multipliers[0].item())
+        late[falls] = float(np.std(found[-20:]))
+    assert late[True] < 0.2 * late[False]
+
+
 def test_upper_bound_margin_and_clip_by_hand():
     duals = make("g <= 0.4 (mean, margin=0.1)", "r >= 0.2 (mean, unit=0.01)", kp=0.0, ki=0.05)
     duals.update(

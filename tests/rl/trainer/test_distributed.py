@@ -140,7 +140,7 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
 @pytest.mark.parametrize("kind", RESUMED)
 @pytest.mark.parametrize("trained", ["all weights", "adapters"])
 def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(launched, kind, trained):
-    """With sampled answers, and a batch that serves two steps."""
+    """With sampled answers, a batch that serves two steps, and an average of weights; that is the policy."""
     output, adapters = launched(kind) / f"resumed {trained}", trained == "adapters"
     found = torch.load(output / "resumed.pt", weights_only=False)
     whole, resumed = found["whole"], found["resumed"]
@@ -152,7 +152,9 @@ def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(launched, kind,
         saved = load_file(folder / ("adapter_model.safetensors" if adapters else "model.safetensors"))
         for name, value in saved.items():
             name = re.sub(r"(\.lora_[AB])\.weight", r"\1.default.weight", name)
-            assert torch.equal(value, whole["weights"][name]), name
+            assert torch.allclose(value, whole["average"][name].float(), rtol=1e-6, atol=1e-9), name
+        moved = [not torch.equal(value, whole["weights"][name]) for name, value in whole["average"].items()]
+        assert any(moved), "the average is that of one step"
     if adapters:
         for name, value in load_file(folder / "base" / "model.safetensors").items():
             found = whole["weights"].get(f"base_model.model.{name}")
