@@ -94,6 +94,22 @@ def environment() -> dict[str, str]:
     }
 
 
+# MKL's square roots are the nearest number on Intel's processors; on others some are the next but one.
+_ROOTS = """
+import torch
+x = torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+print(torch.equal(x.sqrt(), x.double().sqrt().float()))
+"""
+
+
+def exact() -> bool:
+    """Whether this processor can round as the one that the fixtures were recorded on."""
+    found = subprocess.run(
+        [sys.executable, "-c", _ROOTS], env=environment(), capture_output=True, text=True, check=True
+    )
+    return found.stdout.strip() == "True"
+
+
 def run(kind: str, folder: Path, cache: Path) -> Path:
     """Do the run ``kind`` in ``folder``; the run folder."""
     processes, settings = KINDS[kind]
