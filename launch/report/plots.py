@@ -57,9 +57,9 @@ def _ranges(
     """Means over steps, with their intervals."""
     means = np.array([one["mean"] for one in values])
     low, high = (np.array([one[end] for one in values]) for end in ("low", "high"))
-    axis.errorbar(
-        steps, means, yerr=(means - low, high - means), color=colour, marker="o", capsize=3, label=label
-    )
+    # Rounding may put an end of the interval of equal values on the wrong side.
+    ends = np.maximum(0, (means - low, high - means))
+    axis.errorbar(steps, means, yerr=ends, color=colour, marker="o", capsize=3, label=label)
 
 
 def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
