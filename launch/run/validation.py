@@ -58,8 +58,10 @@ class Validation(TrainerCallback):
             found = self._validate(step)
             figures = {f"validation/{name}": one["mean"] for name, one in found["metrics"].items()}
             figures |= {f"validation/slack/{name}": one["mean"] for name, one in found["constraints"].items()}
-            # Not by the trainer's own log, which would take the figures of the step along.
+            # Not by the log of the trainer, which is still to come and would lose the figures of the step.
+            due = control.should_log
             self._trainer.callback_handler.on_log(args, state, control, figures)
+            control.should_log = due
         over = broadcast_object_list([over_patience(self._setup.folder, config)])[0]
         if over and step < state.max_steps:
             control.should_save = control.should_training_stop = True
