@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, field_validator
 
-from ...envs.settings import MANY, Between
+from ...envs.settings import MANY, SWITCH, Between
 from ..decoding.settings import Decoding, check_installed
 
 UNPRICED = ", no prices"
@@ -33,7 +33,7 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     """Largest number of episodes of the validation split for that, evenly spread."""
     patience: Annotated[int, Between(0, MANY)] = 0
     """Validations in a row without a better policy after which the training ends; 0: it never ends early."""
-    hold: Literal["auto", "off"] = "auto"
+    hold: Annotated[Literal["auto", "off"], SWITCH] = "auto"
     """Whether deployed answers hold the run's constraints: ``auto`` puts the smallest prices that meet the
     bounds on what a policy may choose, for every mean of a reward that reads no outcome and judges lines."""
     fit: Literal["population", "validation"] = "population"

@@ -8,11 +8,18 @@ from accelerate.utils import gather_object
 from fixed_rollouts import trainer_for
 from transformers import TrainerCallback
 
+from recrl.rewards import reward
 from recrl.rl.policy import LoraConfig
 from recrl.rl.policy.adapters import add
 
 STEPS, MIDDLE = 4, 3
 AVERAGE = 0.5  # so the weights of steps 3 and 4, with the stop between them
+
+
+@reward("even", range=(0, 1))
+def even(completion_ids):
+    """Share of even tokens, in which an untrained policy's answers differ: there is something to learn."""
+    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
 
 
 class Stop(TrainerCallback):
@@ -52,6 +59,8 @@ def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: boo
         save_steps=100,
         num_iterations=2,
         average=AVERAGE,
+        rewards=("even", "novelty", "duplicates"),
+        objective="even",
         **chosen,
     )
     passed = Passed(trainer)

@@ -234,7 +234,9 @@ def check_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> 
 
 
 def test_on_and_off_are_words_where_they_are_asked_for():
-    config = load("demo", ["train.prefix_sharing=off", "rollout.correction=on", "rollout.compiled=on"])
+    settings = ["train.prefix_sharing=off", "rollout.correction=on", "rollout.compiled=on"]
+    config = load("demo", [*settings, "evaluation.hold=off"])
+    assert config.evaluation.hold == "off"
     assert (config.train.prefix_sharing, config.rollout.correction, config.rollout.compiled) == (
         "off",
         "on",
