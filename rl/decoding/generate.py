@@ -98,9 +98,9 @@ class _Allowed(LogitsProcessor):
                 scores[self._open] += bonus.to(scores.device)
             scores[self._open] = scores[self._open].masked_fill(~allowed, -torch.inf)
         if self._draw is not None:
-            tokens = self._draw(self._open, scores[self._open].float())
+            drawn = self._draw(self._open, scores[self._open].float())
             scores[self._open] = -torch.inf
-            scores[self._open, tokens] = 0.0
+            scores[self._open, drawn] = 0.0
         return scores
 
 

@@ -44,8 +44,8 @@ def group_share(completions):
     return [1 / len(completions)] * len(completions)
 
 
-@reward("silent", range=(0, 1))
-def silent(completions):
+@reward("speechless", range=(0, 1))
+def speechless(completions):
     return [None] * len(completions)
 
 
@@ -291,8 +291,8 @@ def test_under_a_grammar_whole_lists_are_chosen(model, engine, rows):
 
 def test_a_reward_without_any_score_is_said_and_the_others_are_held(model, engine, rows):
     constraints, _ = bounds_missed(model, engine, rows, ("span", 0.05))
-    found = answered(model, scoring(*REWARDS, "silent"), rows, ["silent >= 0.5 (mean)", *constraints])
-    assert found.hold["not held"] == {"silent >= 0.5": "no answer has a score"}
+    found = answered(model, scoring(*REWARDS, "speechless"), rows, ["speechless >= 0.5 (mean)", *constraints])
+    assert found.hold["not held"] == {"speechless >= 0.5": "no answer has a score"}
     assert [one["met"] for one in found.hold["prices"]] == [True]
 
 
