@@ -54,6 +54,11 @@ def signs(completions):
     return [min(1.0, len(completion_text(completion)) / 100) for completion in completions]
 
 
+@reward("words", range=(0, 12))
+def words(completions):
+    return [float(len(completion_text(completion).split())) for completion in completions]
+
+
 @reward("span", range=(0, 1))
 def span(answers):
     """Distance of the first and the last of the listed tags in the alphabet: no tag has one by itself."""
@@ -210,9 +215,9 @@ def test_nothing_is_priced_when_it_is_off_or_there_is_no_choice(model, engine, r
 # --- a choice among candidates ---
 
 
-def bounds_missed(model, engine, rows, *raised):
+def bounds_missed(model, engine, rows, *raised, **settings):
     """Bounds that lie so far from what greedy answers attain, and these means."""
-    free = means(model, engine, rows, answered(model, engine, rows, [], hold="off").deployed)
+    free = means(model, engine, rows, answered(model, engine, rows, [], hold="off", **settings).deployed)
     return [f"{name} >= {free[name] + by:.4f} (mean)" for name, by in raised], free
 
 
@@ -272,20 +277,14 @@ def test_a_choice_fitted_on_the_validation_split_keeps_a_margin(model, engine, r
 
 
 def test_under_a_grammar_whole_lists_are_chosen(model, engine, rows):
-    """The policy ends its lists itself, so no price on a line could tell how long they get."""
-    off = answered(model, engine, rows, [], decoding="grammar", hold="off")
-    free = means(model, engine, rows, off.deployed)
-    bound = free["length"] + 0.5 * (1 - free["length"])
-    assert free["length"] < 0.9
-    found = answered(
-        *(model, engine, rows, [f"length >= {bound:.4f} (mean)", "novelty >= 0.3 (mean)"]),
-        decoding="grammar",
-        candidates=32,
-    )
+    """The policy may repeat itself and end its lists, so a line adds nothing that could be told."""
+    settings = {"decoding": "grammar", "candidates": 32}
+    constraints, free = bounds_missed(model, engine, rows, ("span", 0.1), ("novelty", 0.1), **settings)
+    found = answered(model, engine, rows, constraints, **settings)
     held = means(model, engine, rows, found.deployed)
-    assert [one["met"] for one in found.hold["prices"]] == [True, True]
-    assert held["length"] >= bound - 1e-4
-    assert held["novelty"] >= 0.3 - 1e-6
+    assert [(one["met"], one["price"]) for one in found.hold["prices"]] == [(True, None)] * 2
+    assert held["span"] >= free["span"] + 0.1 - 1e-4
+    assert held["novelty"] >= free["novelty"] + 0.1 - 1e-4
     assert all(TAGS.parse(text).invalid == 0 for text in found.deployed)
 
 
@@ -297,7 +296,7 @@ def test_a_reward_without_any_score_is_said_and_the_others_are_held(model, engin
 
 
 def test_answers_in_free_words_are_chosen(tmp_path):
-    """The prompts task, whose answers have no lines: fewer words, though a longer answer is likelier."""
+    """The prompts task, whose answers have no lines: the greedy ones say one word."""
     path = tmp_path / "prompts.jsonl"
     asked = [{"prompt": f"What is {i} + 1?", "split": "test" if i % 2 else "train"} for i in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in asked))
@@ -305,8 +304,7 @@ def test_answers_in_free_words_are_chosen(tmp_path):
     given = policy.load(
         PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), texts=["a b c d e f g h i j k l m n o p"]
     )
-    words = RewardSpec(name="word_count", range=(0, 12))
-    engine = RewardEngine(["signs", words], resources={}, columns=["user", "unseen", "completion_ids"])
+    engine = RewardEngine(["signs", "words"], resources={}, columns=["user", "unseen", "completion_ids"])
     rows = task.rows("test")
 
     def asked_under(constraints, **settings):
@@ -317,15 +315,15 @@ def test_answers_in_free_words_are_chosen(tmp_path):
             seed=0,
         )
 
-    free = means(given, engine, rows, asked_under([], hold="off").deployed)["word_count"]
-    bound = round(0.6 * free, 2)
-    found = asked_under([f"word_count <= {bound} (mean)"])
+    free = means(given, engine, rows, asked_under([], hold="off").deployed)["words"]
+    bound = f"words >= {free + 1:.4f}"
+    found = asked_under([f"{bound} (mean)"])
     (one,) = found.hold["prices"]
     assert one["met"]
-    assert bound * 0.9 < means(given, engine, rows, found.deployed)["word_count"] <= bound + 1e-6
-    assert found.unpriced is not None
-    refused = asked_under([f"word_count <= {bound} (mean)"], fit="validation")
-    assert "no such split" in refused.hold["not held"][f"word_count <= {bound}"]
+    assert free + 1 - 1e-4 <= means(given, engine, rows, found.deployed)["words"] < free + 1.2
+    assert means(given, engine, rows, found.unpriced)["words"] == free
+    refused = asked_under([f"{bound} (mean)"], fit="validation")
+    assert "no such split" in refused.hold["not held"][bound]
 
 
 @pytest.mark.parametrize("fit", ["population", "validation"])
