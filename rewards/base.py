@@ -54,6 +54,8 @@ class Reward:
         unit: Size of one step of this reward, to weigh it against others; None leaves it to the optimiser.
         direction: Whether higher or lower is better. ``lower`` can be held down, not maximised or held up.
         needs: Columns and resources that a function reads through ``**kwargs``, besides named parameters.
+        serving: Whether it can be computed when an answer is served, before the outcome; None: decided by
+            what it reads.
 
     Raises:
         RewardSpecError: the name, range, unit or ``per`` cannot be used.
@@ -74,6 +76,7 @@ class Reward:
     unit: float | None = None
     direction: Direction = "higher"
     needs: tuple[str, ...] = ()
+    serving: bool | None = None
 
     @property
     def low(self) -> float:

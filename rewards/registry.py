@@ -52,6 +52,7 @@ def reward(
     unit: float | None = None,
     direction: Direction = "higher",
     needs: Sequence[str] = (),
+    serving: bool | None = None,
 ) -> Callable[[F], F]:
     """Declare a reward function (or a class of callable rewards) and register it as ``name``.
 
@@ -65,6 +66,8 @@ def reward(
         unit: size of one step of it; None leaves that to the optimiser.
         direction: whether higher or lower is better; ``"lower"`` can be held down, but not maximised.
         needs: columns and resources that the function reads through ``**kwargs``.
+        serving: whether it can be computed when an answer is served, before the outcome is known; None:
+            decided by what it reads.
 
     Raises:
         RewardSpecError: the declaration is unusable, or another function is registered under this name.
@@ -79,7 +82,7 @@ def reward(
     """
 
     def declare(function: F) -> F:
-        declared = Reward(function, range, name, per, unit, direction, tuple(needs))
+        declared = Reward(function, range, name, per, unit, direction, tuple(needs), serving)
         known = _registered.get(name)
         # The same function defined again (a notebook cell, a reloaded module) replaces its older self.
         if known is not None and _origin(known.function) != _origin(function):
@@ -137,6 +140,7 @@ def resolve(spec: str | RewardSpec | Reward) -> Reward:
         per=entry.per or declared.per,
         unit=declared.unit if entry.unit is None else entry.unit,
         direction=entry.direction or declared.direction,
+        serving=declared.serving if entry.serving is None else entry.serving,
     )
 
 

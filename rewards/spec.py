@@ -43,6 +43,9 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """``per`` in place of the declared one."""
     direction: Direction | None = None
     """Direction in place of the declared one."""
+    serving: StrictBool | None = None
+    """Whether it can be computed when an answer is served, in place of what is declared; by default decided
+    by what it reads."""
     weight: _Weight = 0.0
     """Weight in a weighted sum. 0: the reward is a metric (or a constraint), not part of the sum."""
     params: dict[str, Any] = Field(default_factory=dict)

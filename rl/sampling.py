@@ -57,6 +57,19 @@ class Sampling:
 Answered = Callable[[Sequence[int], Sequence[Sequence[int]]], None]
 
 
+class Draw(Protocol):
+    """Takes the next token of answers, in place of a :class:`Sampling`'s temperature."""
+
+    def __call__(self, answers: Sequence[int], logits: Tensor) -> Tensor:
+        """Tokens, ``[len(answers)]``.
+
+        Args:
+            answers: Numbers of the answers that go on.
+            logits: ``[len(answers), vocabulary]``, bonuses included; -inf where a token is not allowed.
+        """
+        ...
+
+
 class Constraint(Protocol):
     """Limit on the tokens that may come next."""
 

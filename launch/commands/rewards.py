@@ -58,6 +58,7 @@ def show(
         ("better", found.direction),
         ("per", found.per),
         ("reads", ", ".join(_reads(found))),
+        ("serving", {None: "by what it reads", True: "yes", False: "no"}[found.serving]),
         ("params", _params(found.function)),
         ("from", known().get(use, inspect.getsourcefile(inspect.unwrap(found.function)) or use)),
     ):

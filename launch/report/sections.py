@@ -115,19 +115,38 @@ def _held(result: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     if rows := [(policy, one) for policy, found in held.items() for one in found["prices"]]:
         fit = next(iter(held.values()))["fit"]
+        candidates = next((found["candidates"] for found in held.values() if "candidates" in found), None)
+        by_line = any(one["price"] is not None for _, one in rows)
+        told = []
+        if by_line:
+            told.append(
+                "While a deployed answer is written, what a line adds to a constrained reward is worth a "
+                "price: so many nats of the line's log-probability for one unit of the reward."
+            )
+        if candidates is not None:
+            told.append(
+                f"Where a bound is missed {'even so' if by_line else 'otherwise'}, one of {candidates} "
+                "answers to each prompt is chosen: that whose log-probability and constrained rewards, each "
+                "times its price in the choice, add up to most."
+            )
+        columns = {"price": "price" if candidates is None else "price of a line"} if by_line else {}
+        if candidates is not None:
+            columns["choice"] = "price in the choice"
         lines = [
             "## Prices of what is shown",
             "",
-            "While a deployed answer is written, what a line adds to a constrained reward is worth a price: "
-            f"so many nats of the line's log-probability for one unit of the reward. {_FITTED[fit]}",
+            " ".join([*told, _FITTED[fit]]),
             "",
             table(
-                ["policy", "constraint", "price", "mean without prices", "mean with them", ""],
+                [
+                    *("policy", "constraint", *columns.values()),
+                    *("mean without prices", "mean with them", ""),
+                ],
                 [
                     [
                         policy,
                         text(one["name"]),
-                        f"{one['price']:.3g}",
+                        *("-" if one.get(name) is None else f"{one[name]:.3g}" for name in columns),
                         f"{one['free']:.3f}",
                         f"{one['held']:.3f}",
                         "met" if one["met"] else "**cannot be met**: that is the best that prices attain",

@@ -54,4 +54,5 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
         columns=[*task.names, "completion_ids"],
         derive={"answers": task.parse},
     )
+    engine.check_serving(task.outcomes)
     return Setup(config, config.folder, task, engine, display)

@@ -20,7 +20,8 @@ from ...envs.storage.sealed import fingerprint, write
 from ...envs.task import Lines, Row, Task, evenly
 from ...rl import checkpoints, policy
 from ...rl.decoding.kept import Kept
-from ...rl.evaluation.answers import Answers, answer, priced_ranking, sample, scored, test_rows
+from ...rl.evaluation.answers import Answers, answer, sample, scored, test_rows
+from ...rl.evaluation.ranking import priced_ranking
 from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
 from ...rl.policy.folders import holds_policy
@@ -156,6 +157,15 @@ def evaluate(
                     on_batch=on_batch,
                 )
         stop.check(f"after the {name} policy was evaluated")
+    ranking = priced_ranking(
+        task,
+        rows,
+        setup.engine,
+        config.problem(),
+        config.evaluation,
+        tokenizer,
+        config.seed + _EVALUATION_SEED,
+    )
     result = evaluation(
         task,
         rows,
@@ -164,7 +174,7 @@ def evaluate(
         config.floors,
         partial(_scored, setup, rows, tokenizer),
         config.evaluation.decoding,
-        priced_ranking(task, rows, setup.engine, config.problem(), config.evaluation, tokenizer),
+        ranking,
     )
     examples = _examples(task, rows, answers)
     write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))

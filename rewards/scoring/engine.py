@@ -23,7 +23,7 @@ from ..spec import RewardSpec
 from .binding import BATCH, Batch, bind, derived_by
 from .calls import OutOfTimeError, Turns, loop, result
 from .early import Early
-from .preconditions import beyond_serving, check_call, unsaved
+from .preconditions import beyond_serving, check_call, check_serving, unsaved
 from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
 
@@ -132,7 +132,7 @@ class RewardEngine:
             columns: dataset columns, N entries each.
             group_size: completions per prompt; must divide N.
             early: groups of this batch that were given before.
-            only: rewards that are asked, none that adds up others; all by default.
+            only: rewards that are asked, with those that they add up; all by default.
 
         Returns:
             scores[sample, reward], float32 ``[N, K]`` in the order of ``names``; NaN = missing, or not asked.
@@ -141,7 +141,9 @@ class RewardEngine:
             RewardError: a reward failed, and its ``on_error`` is ``raise`` or its ``max_missing`` is reached.
             ValueError: the batch is not as announced: N % group_size, a column's length, a missing column.
         """
-        chosen = [one for one in self._scored if only is None or one.call.reward.name in only]
+        sums = {r: parts for r, parts in self._sums.items() if only is None or r.name in only}
+        added = {self.names[k] for parts, _ in sums.values() for k in parts}
+        chosen = [one for one in self._scored if only is None or one.call.reward.name in {*only, *added}]
         batch = self._batch(prompts, completions, columns, group_size, derived(chosen))
         asked = early.answers(completions) if early is not None else {}
         try:
@@ -154,14 +156,14 @@ class RewardEngine:
             scores[:, self.names.index(one.call.reward.name)] = column
             if one.call.spec.on_error == "missing":
                 one.count(batch.n, faults)
-        for reward, (parts, weights) in self._sums.items() if only is None else ():
+        for reward, (parts, weights) in sums.items():
             total: list[float] = (scores[:, parts] @ np.array(weights)).tolist()
             summed = [None if np.isnan(value) else value for value in total]
-            added = checked_scores(reward, summed, batch.n, "samples")
-            if added.faults:
-                row, wrong = next(iter(added.faults.items()))
+            checked = checked_scores(reward, summed, batch.n, "samples")
+            if checked.faults:
+                row, wrong = next(iter(checked.faults.items()))
                 raise RewardError(f"reward {reward.name!r}, sample {row}: {wrong}")
-            scores[:, self.names.index(reward.name)] = added.values
+            scores[:, self.names.index(reward.name)] = checked.values
         return scores.astype(np.float32)
 
     def score_prefixes(
@@ -269,6 +271,18 @@ class RewardEngine:
                 return next(filter(None, why), None)
         (call,) = [one.call for one in self._scored if one.call.reward.name == name]
         return beyond_serving(call, outcomes)
+
+    def check_serving(self, outcomes: Collection[str]) -> None:
+        """Check the rewards that are declared ``serving``.
+
+        Args:
+            outcomes: columns that hold outcomes.
+
+        Raises:
+            RewardSpecError: one reads an outcome, compares several answers, or remembers.
+        """
+        for one in self._scored:
+            check_serving(one.call, outcomes)
 
     def learn(
         self,

@@ -89,11 +89,13 @@ def beyond_serving(call: Call, outcomes: Collection[str]) -> str | None:
     Args:
         outcomes: Columns that hold outcomes.
     """
+    if call.reward.serving is False:
+        return "is declared serving: false"
     read = {*call.sources.columns, *call.sources.resources}
     if seen := sorted(read.intersection(outcomes)):
         return f"reads the outcome ({', '.join(seen)})"
-    if call.sources.everything and outcomes:
-        return "takes **kwargs and so may read the outcome; name what it reads"
+    if call.sources.everything and outcomes and not call.reward.serving:
+        return "takes **kwargs and so may read the outcome; name what it reads, or declare serving: true"
     if call.reward.per == "group":
         return "compares several answers to a prompt"
     if call.stateful:
@@ -101,6 +103,19 @@ def beyond_serving(call: Call, outcomes: Collection[str]) -> str | None:
     if live := sorted(read.intersection(LIVE)):
         return f"reads {', '.join(live)}, which a training alone has"
     return None
+
+
+def check_serving(call: Call, outcomes: Collection[str]) -> None:
+    """Check a reward that is declared computable when answers are served.
+
+    Raises:
+        RewardSpecError: what it reads, compares or remembers says that it is not.
+    """
+    if call.reward.serving and (why := beyond_serving(call, outcomes)):
+        raise RewardSpecError(
+            f"reward {call.reward.name!r}: serving=True, but it {why}; an answer is served alone and before "
+            "its outcome, so leave serving out"
+        )
 
 
 def unsaved(name: str, state: Any) -> str | None:

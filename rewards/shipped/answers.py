@@ -13,7 +13,7 @@ from ..registry import reward
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 
 
-@reward("number_match", range=(0, 1))
+@reward("number_match", range=(0, 1), serving=False)
 def number_match(completions: Sequence[Completion], answer: Sequence[object]) -> list[float | None]:
     """1 where the last number of an answer equals the column ``answer``, which is a number or names one.
 

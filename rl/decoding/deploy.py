@@ -7,7 +7,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Lines, Message, Text
-from ..sampling import Constraint, Sampling
+from ..sampling import Constraint, Draw, Sampling
+from .candidates import Candidates
 from .forms import longest_answer, token_constraint
 from .generate import generate
 from .kept import Kept
@@ -30,6 +31,7 @@ def answer_texts(
     batch_size: int,
     constraint: Constraint | None = None,
     before: Callable[[int, int], None] = lambda first, end: None,
+    draw: Draw | None = None,
     kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
@@ -39,6 +41,7 @@ def answer_texts(
         batch_size: Number of answers at once.
         before: Function that is called with the numbers of the first prompt of a batch and of the first
             behind it, before they are answered.
+        draw: What takes the tokens; None for what ``sampling`` says.
         kept: Answers of an earlier attempt, which are not sampled again.
         on_batch: Function that is called with the number of prompts answered so far.
     """
@@ -51,7 +54,9 @@ def answer_texts(
         encoded: Any = tokenizer.apply_chat_template(
             list(prompts[first : first + at_once]), add_generation_prompt=True, return_dict=True
         )
-        answers = generate(model, encoded["input_ids"], sampling, copies=copies, constraint=constraint)
+        answers = generate(
+            model, encoded["input_ids"], sampling, copies=copies, constraint=constraint, draw=draw
+        )
         texts += tokenizer.batch_decode(answers, skip_special_tokens=True)
         if kept is not None:
             kept.keep(texts)
@@ -70,16 +75,18 @@ def deploy(
     batch_size: int = 128,
     bonuses: Bonuses | None = None,
     copies: int = 1,
+    candidates: Candidates | None = None,
     kept: Kept | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Greedy answers.
+    """Greedy answers, or candidates for them.
 
     Args:
         form: Form of an answer.
         decoding: Limit on what may be written, see :mod:`recrl.rl.decoding.forms`.
         bonuses: What favours options, with ``distinct`` only; None for nothing.
-        copies: Number of answers to each prompt, which differ by their bonuses.
+        copies: Number of answers to each prompt, which differ by their bonuses, or as ``candidates`` draws.
+        candidates: What draws ``copies`` answers to each prompt; None for greedy ones alone.
         kept: Answers of an earlier attempt, see :func:`answer_texts`.
 
     Raises:
@@ -89,7 +96,9 @@ def deploy(
     vocabulary = model.config.get_text_config().vocab_size
     constraint = token_constraint(form, tokenizer, vocabulary, decoding)
 
-    def priced(first: int, end: int) -> None:
+    def before(first: int, end: int) -> None:
+        if candidates is not None:
+            candidates.begin(first, end)
         if bonuses is not None:
             assert isinstance(constraint, DistinctLines), "only lists of different options can be priced"
             constraint.price(bonuses(first, end).flatten(0, 1))
@@ -103,7 +112,8 @@ def deploy(
         copies=copies,
         batch_size=batch_size,
         constraint=constraint,
-        before=priced,
+        before=before,
+        draw=candidates,
         kept=kept,
         on_batch=on_batch,
     )

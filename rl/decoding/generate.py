@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from ..prefix.branching import decode
 from ..prefix.packing import without_adapters
 from ..prefix.sharing import can_share
-from ..sampling import Answered, Constraint, Sampling
+from ..sampling import Answered, Constraint, Draw, Sampling
 
 
 @torch.no_grad()
@@ -27,6 +27,7 @@ def generate(
     copies: int = 1,
     constraint: Constraint | None = None,
     on_answered: Answered = lambda members, tokens: None,
+    draw: Draw | None = None,
 ) -> list[list[int]]:
     """Sample ``copies`` answers to each prompt, in order; one that was not cut short ends with an end token.
 
@@ -38,6 +39,7 @@ def generate(
         prompts: Token ids; equal prompts are read once.
         on_answered: Function that is called with the numbers of all answers to a prompt, and their tokens,
             once they are there; not with the ``generate`` of transformers.
+        draw: What takes the tokens; None for what ``sampling`` says.
 
     Raises:
         ValueError: an empty prompt, or a prompt that leaves no room for an answer in the model's window.
@@ -48,7 +50,7 @@ def generate(
     base = without_adapters(model)
     if not can_share(base, max(map(len, prompts)) + sampling.max_tokens):
         repeated = [list(prompt) for prompt in prompts for _ in range(copies)]
-        return _with_transformers(model, repeated, sampling, constraint)
+        return _with_transformers(model, repeated, sampling, constraint, draw)
     # Equal prompts become one row; an answer is a (row, slot) with its number in the result.
     rows: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
@@ -56,7 +58,7 @@ def generate(
     numbers = torch.full((len(rows), max(map(len, rows.values()))), -1)
     for row, members in zip(numbers, rows.values(), strict=True):
         row[: len(members)] = torch.tensor(members)
-    return decode(base, list(rows), numbers, sampling, constraint, on_answered)
+    return decode(base, list(rows), numbers, sampling, constraint, on_answered, draw)
 
 
 def check_window(model: Any, prompt: int, answer: int) -> None:
@@ -71,16 +73,17 @@ def check_window(model: Any, prompt: int, answer: int) -> None:
 
 
 class _Allowed(LogitsProcessor):
-    """A :class:`Constraint` for the ``generate`` of transformers, whose finished rows stay in the batch."""
+    """A :class:`Constraint` and a :class:`Draw` for transformers, whose finished rows stay in the batch."""
 
-    def __init__(self, constraint: Constraint, ends: Sequence[int], prompt: int) -> None:
-        self._constraint, self._ends, self._prompt = constraint, set(ends), prompt
+    def __init__(self, constraint: Constraint | None, draw: Draw | None, ends: Sequence[int]) -> None:
+        self._constraint, self._draw, self._ends = constraint, draw, set(ends)
         self._open: list[int] | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         last = None
         if self._open is None:
-            self._constraint.begin(len(scores))
+            if self._constraint is not None:
+                self._constraint.begin(len(scores))
             self._open = list(range(len(scores)))
         else:
             tokens = input_ids[:, -1].tolist()
@@ -88,23 +91,32 @@ class _Allowed(LogitsProcessor):
             last = [tokens[i] for i in self._open]
         if not self._open:
             return scores
-        allowed = self._constraint.allowed(self._open, last).to(scores.device)
         scores = scores.clone()
-        if (bonus := self._constraint.bonus(self._open)) is not None:
-            scores[self._open] += bonus.to(scores.device)
-        scores[self._open] = scores[self._open].masked_fill(~allowed, -torch.inf)
+        if self._constraint is not None:
+            allowed = self._constraint.allowed(self._open, last).to(scores.device)
+            if (bonus := self._constraint.bonus(self._open)) is not None:
+                scores[self._open] += bonus.to(scores.device)
+            scores[self._open] = scores[self._open].masked_fill(~allowed, -torch.inf)
+        if self._draw is not None:
+            drawn = self._draw(self._open, scores[self._open].float())
+            scores[self._open] = -torch.inf
+            scores[self._open, drawn] = 0.0
         return scores
 
 
 def _with_transformers(
-    model: Any, prompts: list[list[int]], sampling: Sampling, constraint: Constraint | None
+    model: Any,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    constraint: Constraint | None,
+    draw: Draw | None,
 ) -> list[list[int]]:
     width = max(map(len, prompts))
     pad = sampling.ends[0]
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     drawn: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature:
+    if sampling.temperature and draw is None:
         drawn = {
             "do_sample": True,
             "temperature": sampling.temperature,
@@ -116,8 +128,8 @@ def _with_transformers(
         max_new_tokens=sampling.max_tokens, eos_token_id=list(sampling.ends), pad_token_id=pad, **drawn
     )
     processors = LogitsProcessorList()
-    if constraint is not None:
-        processors.append(_Allowed(constraint, sampling.ends, width))
+    if constraint is not None or draw is not None:
+        processors.append(_Allowed(constraint, draw, sampling.ends))
     # Transformers would fill what is not set from the configuration beside the model.
     beside, model.generation_config = model.generation_config, GenerationConfig()
     try:

@@ -5,21 +5,23 @@
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.task import Lines, Row, Task
+from ...envs.task import Row, Task
 from ...rewards import RewardEngine
+from ..decoding.candidates import Candidates
 from ..decoding.deploy import Bonuses, answer_texts, deploy
 from ..decoding.kept import Kept
 from ..optimizer.problem import Problem, segment_indicators
 from ..sampling import Sampling
-from .hold import Hold, as_json, holdable
+from .hold import as_json, holdable
+from .serving import Drawn, Serving
 from .settings import EvaluationConfig
 
 
@@ -117,44 +119,7 @@ def scored(
     return scores, columns
 
 
-def priced_ranking(
-    task: Task,
-    rows: Sequence[Row],
-    engine: RewardEngine,
-    problem: Problem,
-    config: EvaluationConfig,
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[list[str], dict[str, Any]] | None:
-    """Lists of the task's ranker under the run's bounds, and their prices in the ranker's units for one unit
-    of a reward; None without a ranker, or without a constraint that prices can hold."""
-    constraints, why_not = holdable(task, engine, problem, config, rows) if config.hold != "off" else ([], {})
-    if not constraints or (ranker := task.ranker()) is None:
-        return None
-    form, fitted_on = cast(Lines, task.form), _fitted_on(task, rows, config)
-    ranked_rows = rows if fitted_on is rows else [*fitted_on, *rows]
-    scores = ranker(ranked_rows)
-    scale = float(scores.std()) or 1.0
-    place = {id(row): i for i, row in enumerate(ranked_rows)}
-
-    def ranked(asked: Sequence[Row], bonuses: Bonuses, copies: int) -> list[str]:
-        own = torch.from_numpy(scores[[place[id(row)] for row in asked]] / scale)
-        total = own[:, None] + bonuses(0, len(asked))
-        best = total.topk(form.count, dim=-1).indices.flatten(0, 1)
-        return [form.render(chosen) for chosen in best.tolist()]
-
-    names = {constraint.reward for constraint in constraints}
-    fitted = Hold(task, engine, problem, constraints, fitted_on)
-    prices, priced = fitted.fit(
-        ranked,
-        lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
-        margin=config.fit == "validation",
-    )
-    told = [replace(one, price=one.price * scale) for one in priced]
-    served = fitted if fitted_on is rows else Hold(task, engine, problem, constraints, rows)
-    return ranked(rows, served.bonuses(prices[None]), 1), as_json(told, why_not, config.fit)
-
-
-def _fitted_on(task: Task, rows: Sequence[Row], config: EvaluationConfig) -> Sequence[Row]:
+def fitted_rows(task: Task, rows: Sequence[Row], config: EvaluationConfig) -> Sequence[Row]:
     """Rows that prices are fitted on, for rows that are answered."""
     return rows if config.fit == "population" else task.rows("validation", config.max_episodes)
 
@@ -177,8 +142,8 @@ def answer(
     Args:
         sampling: Sampling of the rollouts.
         kept: Store of the answers of ``sampled`` or ``deployed``, in case the process stops.
-        on_batch: Function that is called with ``sampled``, ``deployed`` or ``priced`` and the number of
-            prompts answered.
+        on_batch: Function that is called with ``sampled``, ``deployed``, ``prices``, ``priced`` or
+            ``candidates``, and the number of prompts answered.
     """
     scores, texts = sample(
         model,
@@ -209,37 +174,66 @@ def answer(
         return Answers(scores, unpriced, sampled)
     constraints, why_not = holdable(task, engine, problem, config, rows)
     if not constraints:
-        return Answers(scores, unpriced, sampled, hold=as_json([], why_not, config.fit))
-
-    def answers(asked: Sequence[Row], bonuses: Bonuses, copies: int, stage: str) -> list[str]:
-        return deploy(
-            model,
-            tokenizer,
-            [row["prompt"] for row in asked],
-            task.form,
-            batch_size=config.batch_size * copies,
-            bonuses=bonuses,
-            copies=copies,
-            on_batch=lambda done: on_batch(stage, done),
-        )
-
+        return Answers(scores, unpriced, sampled, hold=as_json([], why_not, config))
     names = {constraint.reward for constraint in constraints}
-    fitted_on = _fitted_on(task, rows, config)
-    fitted = Hold(task, engine, problem, constraints, fitted_on)
-    prices, priced = fitted.fit(
-        lambda asked, bonuses, copies: answers(asked, bonuses, copies, "prices"),
+    served = Serving(
+        _Deploying(model, tokenizer, task, config, seed, on_batch),
         lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
-        unpriced=unpriced if fitted_on is rows else None,
-        margin=config.fit == "validation",
-    )
-    deployed = unpriced
-    if prices.any():
-        served = fitted if fitted_on is rows else Hold(task, engine, problem, constraints, rows)
-        deployed = answers(rows, served.bonuses(prices[None]), 1, "priced")
+        task,
+        engine,
+        problem,
+        config,
+        rows,
+        fitted_rows(task, rows, config),
+    ).answers(constraints, unpriced)
+    paid = any(one.price or one.choice for one in served.priced)
     return Answers(
         scores,
-        deployed,
+        served.texts,
         sampled,
-        unpriced if prices.any() else None,
-        as_json(priced, why_not, config.fit),
+        unpriced if paid else None,
+        as_json(served.priced, why_not | served.why_not, config),
     )
+
+
+@dataclass(frozen=True)
+class _Deploying:
+    """A policy that is deployed, see :class:`~recrl.rl.evaluation.serving.Answering`."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    config: EvaluationConfig
+    seed: int
+    on_batch: Callable[[str, int], None]
+
+    def greedy(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int, stage: str) -> list[str]:
+        at_once = self.config.batch_size * copies  # copies share the reading of the prompt
+        return self._answered(rows, bonuses, copies, stage, at_once)
+
+    def candidates(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int) -> Drawn:
+        drawn = Candidates(copies, self.seed)
+        texts = self._answered(rows, bonuses, copies, "candidates", self.config.batch_size, drawn)
+        return Drawn(texts, drawn.logprobs)
+
+    def _answered(
+        self,
+        rows: Sequence[Row],
+        bonuses: Bonuses | None,
+        copies: int,
+        stage: str,
+        at_once: int,
+        candidates: Candidates | None = None,
+    ) -> list[str]:
+        return deploy(
+            self.model,
+            self.tokenizer,
+            [row["prompt"] for row in rows],
+            self.task.form,
+            decoding=self.config.decoding,
+            batch_size=at_once,
+            bonuses=bonuses,
+            copies=copies,
+            candidates=candidates,
+            on_batch=lambda done: self.on_batch(stage, done),
+        )

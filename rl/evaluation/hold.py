@@ -2,8 +2,10 @@
 
 A policy that meets a bound in its sampled answers may miss it in those that are shown, since greedy decoding
 shows its likeliest answer alone. So every constraint that can be judged without the outcome gets a price, in
-nats per unit of its reward: what a line adds to the reward, times the price, is added to the line's
-log-probability while the list is written. The smallest prices that meet the bounds interfere least.
+nats per unit of its reward. Where a line has a value, what it adds to the reward, times the price, is added
+to the line's log-probability while the list is written (:class:`Hold`); what judges whole answers is priced
+in a choice among several (:mod:`recrl.rl.evaluation.choice`). The smallest prices that meet the bounds
+interfere least.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,24 +16,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...envs.statistics import estimate
 from ...envs.task import Lines, Row, Task, evenly
-from ...rewards import RewardEngine
+from ...rewards import Reward, RewardEngine
 from ...rewards.base import PER_TAG
 from ..decoding.deploy import Bonuses
 from ..optimizer.constraints import Constraint
-from ..optimizer.problem import Problem, segment_indicators
+from ..optimizer.problem import Problem
+from .bounds import Bounds, Floats
 from .prices import Slacks, smallest_prices
 from .settings import EvaluationConfig
-
-Floats = npt.NDArray[np.floating]
 
 # Rows, bonuses and copies -> answers; rows, answers and copies -> scores.
 Answering = Callable[[Sequence[Row], Bonuses, int], Sequence[str]]
 Scoring = Callable[[Sequence[Row], Sequence[str], int], npt.NDArray[np.floating]]
 
-# Slack that is as good as none, as a share of what a reward's values span.
-_TOLERANCE = 1e-3
 # Rows of the first search, spread evenly.
 _SOME = 256
 # Rows of a table of gains that are scored together.
@@ -44,18 +42,20 @@ class Priced:
 
     Attributes:
         name: Name of the constraint.
-        price: Nats per unit of its reward.
+        price: Nats per unit of its reward, while lines are written; None where no line has a value.
         free, held: Mean of the constrained value without any price, and with all of them.
         bound: Bound on that mean.
         met: Whether the bound holds on the rows that the price was fitted on.
+        choice: Nats per unit of its reward in the choice among candidates; None without such a choice.
     """
 
     name: str
-    price: float
+    price: float | None
     free: float
     held: float
     bound: float
     met: bool
+    choice: float | None = None
 
 
 def holdable(
@@ -73,12 +73,12 @@ def holdable(
         why = None
         if constraint.kind != "mean":
             why = f"it is a {constraint.kind}, not a mean"
-        elif not isinstance(task.form, Lines) or config.decoding != "distinct":
-            why = "prices act on lists of different options"
+        elif config.fit == "validation" and "validation" not in task.splits:
+            why = "evaluation.fit=validation, but the task has no such split; set it to population"
         elif reason := engine.unheld(reward.name, task.outcomes):
             why = f"{reward.name} {reason}"
-        elif reward.per not in PER_TAG:
-            why = f"{reward.name} judges whole answers, and has no value for a line"
+        elif config.candidates == 1 and not by_line(task, reward, config):
+            why = f"no line has a value for {reward.name} here; set evaluation.candidates to 2 or more"
         elif constraint.segment is not None and not any(
             str(row[constraint.segment.column]) == constraint.segment.value for row in rows
         ):
@@ -90,24 +90,16 @@ def holdable(
     return able, why_not
 
 
-def rows_inside(
-    problem: Problem, constraints: Sequence[Constraint], rows: Sequence[Row]
-) -> npt.NDArray[np.bool_]:
-    """``[row, constraint]``: rows that a constraint speaks of, all but for one of a segment."""
-    inside = np.ones((len(rows), len(constraints)), dtype=bool)
-    columns = {name: [row[name] for row in rows] for name, _ in problem.segments}
-    members = segment_indicators(problem, columns, len(rows)).numpy() == 1
-    for k, constraint in enumerate(constraints):
-        if constraint.segment is not None:
-            inside[:, k] = members[:, problem.segments.index(constraint.segment)]
-    return inside
+def by_line(task: Task, reward: Reward, config: EvaluationConfig) -> bool:
+    """Whether a reward has a value for a line, and answers are lists of different options."""
+    return isinstance(task.form, Lines) and config.decoding == "distinct" and reward.per in PER_TAG
 
 
 class Hold:
-    """Prices of some constraints over some rows.
+    """Prices on the lines of answers, of some constraints over some rows.
 
     Args:
-        constraints: Constraints as :func:`holdable` gave them.
+        constraints: Constraints of :func:`holdable` that :func:`by_line` lets price.
         rows: Rows that are answered.
     """
 
@@ -119,13 +111,10 @@ class Hold:
         constraints: Sequence[Constraint],
         rows: Sequence[Row],
     ) -> None:
-        self._engine, self._problem, self._constraints = engine, problem, list(constraints)
+        self._engine, self._constraints = engine, list(constraints)
         self._rows, self._form = rows, cast(Lines, task.form)
-        self._columns = [engine.names.index(c.reward) for c in self._constraints]
-        self._signs = np.array([c.sign for c in self._constraints], dtype=float)
-        self._bounds = np.array([c.bound for c in self._constraints], dtype=float)
+        self._bounds = Bounds(engine.names, problem, constraints, rows)
         self._gains: dict[int, npt.NDArray[np.float32]] = {}
-        self._inside = rows_inside(problem, constraints, rows)
 
     def fit(
         self,
@@ -146,8 +135,7 @@ class Hold:
         Returns:
             Prices ``[constraint]``, and what they attain.
         """
-        ranges = [self._problem.ranges[c.reward] for c in self._constraints]
-        tolerance = [_TOLERANCE * min(1.0, high - low) for low, high in ranges]
+        bounds, tolerance = self._bounds, self._bounds.tolerance
         # A line's gain times such a price is about a nat.
         steps = [1 / self._span(k) for k in range(len(self._constraints))]
 
@@ -156,32 +144,29 @@ class Hold:
             rows, copies = [self._rows[i] for i in chosen], len(prices)
             if texts is None:
                 texts = answer(rows, self.bonuses(prices, chosen), copies)
-            scores = scored(rows, texts, copies)
-            found = scores[:, self._columns].reshape(len(rows), copies, -1).astype(float)
-            return np.where(self._inside[chosen][:, None, :], found, np.nan)
+            return bounds.values(scored(rows, texts, copies), copies, chosen)
 
         every = list(range(len(self._rows)))
         own = values(np.zeros((1, len(steps))), every, unpriced)[:, 0]
         free = np.nanmean(own, axis=0)
-        margins = self._margins(own) if margin else np.zeros(len(steps))
+        margins = bounds.margins(own) if margin else np.zeros(len(steps))
 
         def slacks(chosen: Sequence[int]) -> Slacks:
             def at(prices: Floats) -> Floats:
-                means = np.nanmean(values(prices, chosen), axis=0)
-                return self._signs * (means - self._bounds) - margins
+                return bounds.slacks(np.nanmean(values(prices, chosen), axis=0), margins)
 
             return at
 
-        slack: Floats = self._signs * (free - self._bounds) - margins
+        slack = bounds.slacks(free, margins)
         prices: Floats = np.zeros(len(steps))
         if (slack < 0).any():
             some = evenly(len(every), _SOME)
-            if len(some) < len(every) and self._inside[some].any(axis=0).all():
+            if len(some) < len(every) and bounds.inside[some].any(axis=0).all():
                 prices = smallest_prices(slacks(some), steps, tolerance).prices
             known = None if prices.any() else slack
             found = smallest_prices(slacks(every), steps, tolerance, prices, known)
             slack, prices = found.slacks, found.prices
-        held = self._bounds + self._signs * (slack + margins)
+        held = bounds.means(slack, margins)
         return prices, [
             Priced(c.name, float(prices[k]), float(free[k]), float(held[k]), c.bound, bool(slack[k] >= 0))
             for k, c in enumerate(self._constraints)
@@ -195,12 +180,12 @@ class Hold:
             chosen: Numbers of the rows that are answered; all by default.
         """
         numbers = range(len(self._rows)) if chosen is None else chosen
-        weights = torch.from_numpy((prices * self._signs).astype(np.float32))
+        weights = torch.from_numpy((prices * self._bounds.signs).astype(np.float32))
 
         def found(first: int, end: int) -> torch.Tensor:
             rows = list(numbers[first:end])
             gains = np.stack([self._gain(row) for row in rows])
-            inside = self._inside[rows, None, :]
+            inside = self._bounds.inside[rows, None, :]
             return torch.einsum("rok,ck->rco", torch.from_numpy(gains * inside), weights)
 
         return found
@@ -216,7 +201,7 @@ class Hold:
                 {name: [row[name] for row in rows] for name in names},
                 [self._form.render([i]) for i in range(len(self._form.options))],
                 {c.reward for c in self._constraints},
-            )[:, :, self._columns]
+            )[:, :, self._bounds.columns]
             self._gains |= dict(zip(numbers, found, strict=True))
         return self._gains[row]
 
@@ -225,13 +210,9 @@ class Hold:
         gains = np.stack([self._gain(row)[:, k] for row in range(min(_AT_ONCE, len(self._rows)))])
         return float(np.median(gains.max(axis=1) - gains.min(axis=1))) or 1.0
 
-    def _margins(self, values: Floats) -> Floats:
-        """Distance of each mean from the lower end of its interval."""
-        users = np.array([row["user"] for row in self._rows])
-        found = [estimate(column, users) for column in values.T]
-        return np.array([one.mean - one.low for one in found])
 
-
-def as_json(priced: Sequence[Priced], why_not: Mapping[str, str], fit: str) -> dict[str, Any]:
+def as_json(priced: Sequence[Priced], why_not: Mapping[str, str], config: EvaluationConfig) -> dict[str, Any]:
     """What an evaluation keeps of the prices of one policy."""
-    return {"fit": fit, "prices": [asdict(one) for one in priced], "not held": dict(why_not)}
+    chosen = {"candidates": config.candidates} if any(one.choice is not None for one in priced) else {}
+    prices = [asdict(one) for one in priced]
+    return {"fit": config.fit, **chosen, "prices": prices, "not held": dict(why_not)}

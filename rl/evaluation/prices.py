@@ -47,6 +47,7 @@ def smallest_prices(
     tolerance: Sequence[float],
     start: Floats | None = None,
     known: Floats | None = None,
+    rounds: int = _ROUNDS,
 ) -> Found:
     """Smallest prices that meet all constraints, if there are any; as good as was found otherwise.
 
@@ -59,10 +60,11 @@ def smallest_prices(
         tolerance: Slack of each constraint that is as good as none.
         start: Prices to begin with, such as those of a part of the rows; zero by default.
         known: Slacks at them, where they were looked at already.
+        rounds: Largest number of turns of each constraint.
     """
     prices: Floats = np.zeros(len(steps)) if start is None else start
     at = slacks(prices[None])[0] if known is None else known
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         before = prices.copy()
         for k in range(len(steps)):
             # A price that others made too high comes down, too.

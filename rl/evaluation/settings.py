@@ -35,10 +35,14 @@ class EvaluationConfig(BaseModel, extra="forbid", frozen=True, use_attribute_doc
     """Validations in a row without a better policy after which the training ends; 0: it never ends early."""
     hold: Annotated[Literal["auto", "off"], SWITCH] = "auto"
     """Whether deployed answers hold the run's constraints: ``auto`` puts the smallest prices that meet the
-    bounds on what a policy may choose, for every mean of a reward that reads no outcome and judges lines."""
+    bounds on lines and on whole answers, for every mean of a reward that can be computed when answers are
+    served."""
     fit: Literal["population", "validation"] = "population"
     """Users that these prices are fitted on: those that are served, whose outcomes are not read, or those of
     the validation split, with a margin for its sampling error."""
+    candidates: Annotated[int, Between(1, 1000)] = 16
+    """Answers to each prompt, of which one is chosen by log-probability and prices where a bound is on
+    rewards of whole answers; 1: such bounds are not held."""
 
     @field_validator("decoding")
     @classmethod

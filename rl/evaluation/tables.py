@@ -15,7 +15,7 @@ from ...envs.task import PRICED, Row, Task
 from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values
 from .answers import Answers
-from .hold import rows_inside
+from .bounds import rows_inside
 from .settings import UNPRICED
 
 

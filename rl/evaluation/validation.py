@@ -14,7 +14,7 @@ from ...rewards import RewardEngine
 from ..optimizer.problem import Problem
 from ..sampling import Sampling
 from .answers import answer, scored
-from .hold import rows_inside
+from .bounds import rows_inside
 from .settings import EvaluationConfig
 
 
@@ -35,7 +35,7 @@ def validated(
     Returns:
         ``headline`` (name of the metric that ranks), ``metrics`` (means over users, each with its interval),
         ``constraints`` (name -> slack with its interval, of the means that an answer has a score for) and
-        ``prices``.
+        ``prices`` as an evaluation keeps them.
     """
     config = config.model_copy(update={"fit": "population", "answers_per_prompt": 1})
     found = answer(model, tokenizer, task, rows, engine, problem, sampling, config, seed, on_batch=on_batch)
@@ -60,7 +60,7 @@ def validated(
             if not np.isnan(values).all()
         },
         "constraints": constraints,
-        "prices": {} if found.hold is None else {one["name"]: one["price"] for one in found.hold["prices"]},
+        "prices": [] if found.hold is None else found.hold["prices"],
     }
 
 

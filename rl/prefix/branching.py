@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..sampling import Answered, Constraint, Sampling
+from ..sampling import Answered, Constraint, Draw, Sampling
 from .layouts import Branches, Prefill, passed_mask
 from .packing import backbone
 
@@ -26,6 +26,7 @@ def decode(
     sampling: Sampling,
     constraint: Constraint | None,
     on_answered: Answered = lambda members, tokens: None,
+    draw: Draw | None = None,
 ) -> list[list[int]]:
     """Answers to prompts, by number.
 
@@ -35,6 +36,7 @@ def decode(
         numbers: Numbers of the answers, ``[R, S]``; -1 where a prompt has fewer answers than others.
         on_answered: Function that is called with the numbers of all answers to a prompt once the last of them
             has ended, and their tokens.
+        draw: What takes the tokens; None for what ``sampling`` says.
     """
     device = model.device
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
@@ -66,8 +68,11 @@ def decode(
                 logits[live] += bonus.to(device)
             logits[live] = logits[live].masked_fill(~allowed.to(device), -torch.inf)
         logits = warpers(cast(torch.LongTensor, tokens), cast(torch.FloatTensor, logits))
-        if sampling.temperature:
-            tokens = _draw(logits.softmax(dim=-1))
+        if draw is not None:
+            tokens = tokens.clone()
+            tokens[live, 0] = draw(which, logits[live])
+        elif sampling.temperature:
+            tokens = inverse_transform(logits.softmax(dim=-1))
         else:
             tokens = logits.argmax(dim=-1, keepdim=True)
         for number, token in zip(which, tokens[live, 0].tolist(), strict=True):
@@ -95,13 +100,18 @@ def decode(
     return answers
 
 
-def _draw(probabilities: Tensor) -> Tensor:
+def inverse_transform(probabilities: Tensor, uniform: Tensor | None = None) -> Tensor:
     """One index of each row, ``[N, 1]``, by inverting the distribution function.
 
     It needs one random number a row; ``torch.multinomial`` draws one for every entry of the vocabulary.
+
+    Args:
+        uniform: Random numbers of 0 to 1, float64 ``[N, 1]``; by default of torch's own generator.
     """
     reached = probabilities.double().cumsum(dim=-1)
-    threshold = torch.rand(len(reached), 1, dtype=torch.float64, device=reached.device) * reached[:, -1:]
+    if uniform is None:
+        uniform = torch.rand(len(reached), 1, dtype=torch.float64, device=reached.device)
+    threshold = uniform * reached[:, -1:]
     # The search is from the right, so that an entry of probability 0 is never drawn.
     found = torch.searchsorted(reached, threshold, right=True)
     return found.clamp(max=reached.shape[-1] - 1)

@@ -41,6 +41,20 @@ def test_a_config_entry_renames_and_overrides():
     assert (found.name, found.low, found.high, found.per, found.unit) == ("r", -1.0, 2.0, "group", 0.1)
 
 
+def test_a_declaration_says_whether_it_can_be_served_and_an_entry_has_the_last_word():
+    @reward("test_registry_served", range=(0, 1), serving=True)
+    def served(completions, **columns):
+        return [0.5 for _ in completions]
+
+    assert resolve("test_registry_served").serving is True
+    assert resolve(RewardSpec(name="r", use="test_registry_served", serving=False)).serving is False
+    assert resolve(RewardSpec(name="r", use="test_registry_served")).serving is True
+    assert resolve("recall").serving is None
+    assert resolve("number_match").serving is False, "its column holds the known answer"
+    with pytest.raises(ValueError, match="leave out serving"):
+        RewardSpec(name="total", sum={"recall": 1.0}, serving=True)
+
+
 def test_use_defaults_to_name():
     assert RewardSpec(name="recall").use == "recall"
 

@@ -1,6 +1,7 @@
 """The engine passes each reward what it names, and lets no value through that cannot be trusted."""
 
 import asyncio
+import re
 import sys
 import threading
 import types
@@ -467,6 +468,16 @@ def test_rewards_that_are_not_asked_have_no_score():
     np.testing.assert_array_equal(scores[:, 1], whole[:, 1])
 
 
+def test_a_sum_that_is_asked_is_scored_with_its_parts():
+    total = RewardSpec(name="total", sum={"validity": 1.0, "recall": 2.0}, range=(0, 3))
+    built = engine("validity", "recall", "length", total)
+    scores = built.score(PROMPTS, COMPLETIONS, COLUMNS, 2, only={"total"})
+    whole = built.score(PROMPTS, COMPLETIONS, COLUMNS, 2)
+    np.testing.assert_array_equal(scores[:, 3], whole[:, 3])
+    assert np.isnan(scores[:, 2]).all(), "no part of it"
+    assert np.isnan(built.score(PROMPTS, COMPLETIONS, COLUMNS, 2, only={"recall"})[:, 3]).all()
+
+
 def test_a_sum_is_judged_by_its_parts_before_the_outcome():
     total = RewardSpec(name="total", sum={"validity": 1.0, "recall": 1.0}, range=(0, 2))
     free = RewardSpec(name="free", sum={"validity": 1.0, "length": 1.0}, range=(0, 2))
@@ -474,3 +485,48 @@ def test_a_sum_is_judged_by_its_parts_before_the_outcome():
     assert built.unheld("free", {"target"}) is None
     assert built.unheld("total", {"target"}) == "reads the outcome (target)"
     assert built.unheld("total", {"week"}) is None
+
+
+# --- whether it can be computed when answers are served ---
+
+
+def everything(completions, **columns):
+    return [0.5] * len(completions)
+
+
+def of_the_outcome(completions, target):
+    return [0.5] * len(completions)
+
+
+def alone(completions):
+    return [0.5] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("function", "serving", "why"),
+    [
+        (everything, None, r"takes \*\*kwargs .* declare serving: true"),
+        (everything, True, None),
+        (alone, None, None),
+        (alone, False, "is declared serving: false"),
+        (of_the_outcome, None, r"reads the outcome \(target\)"),
+    ],
+)
+def test_what_a_reward_reads_or_declares_says_whether_it_can_be_served(spec, function, serving, why):
+    built = engine(spec(function, range=(0, 1), serving=serving))
+    built.check_serving({"target"})
+    found = built.unheld("r", {"target"})
+    assert found is None if why is None else re.search(why, found)
+
+
+@pytest.mark.parametrize(
+    ("function", "per", "why"),
+    [
+        (of_the_outcome, "sample", r"'r': serving=True, but it reads the outcome \(target\)"),
+        (alone, "group", "'r': serving=True, but it compares several answers"),
+    ],
+)
+def test_a_reward_that_cannot_be_served_is_refused_where_it_says_that_it_can(spec, function, per, why):
+    built = engine(spec(function, range=(0, 1), per=per, serving=True))
+    with pytest.raises(RewardSpecError, match=why):
+        built.check_serving({"target"})

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from recrl.rl.decoding.generate import generate
 from recrl.rl.prefix import attention, sharing
 from recrl.rl.prefix import packing as prefix
-from recrl.rl.prefix.branching import _draw
+from recrl.rl.prefix.branching import inverse_transform
 from recrl.rl.prefix.sharing import can_share
 from recrl.rl.sampling import Constraint, Sampling
 
@@ -233,7 +233,7 @@ def test_a_token_without_probability_is_never_drawn(monkeypatch, number, expecte
     monkeypatch.setattr(
         "recrl.rl.prefix.branching.torch.rand", lambda *shape, **options: torch.full(shape, number, **options)
     )
-    assert _draw(torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0]])).tolist() == [[expected]]
+    assert inverse_transform(torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0]])).tolist() == [[expected]]
 
 
 STRANGE = {
