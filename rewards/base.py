@@ -114,6 +114,8 @@ class Reward:
             )
         if self.unit is not None and not SMALLEST_UNIT <= self.unit < math.inf:
             raise RewardSpecError(f"reward {name!r}: unit={self.unit} must be a positive number, or left out")
+        if self.serving not in (None, True, False):
+            raise RewardSpecError(f"reward {name!r}: serving={self.serving!r} must be True, False or None")
         if not callable(self.function):
             raise RewardSpecError(f"reward {name!r} is a {type(self.function).__name__}; it must be callable")
         object.__setattr__(self, "name", name)
