@@ -171,9 +171,9 @@ class _Report:
             return ["## Tuning", f"None: one value each (rate, weight). {'; '.join(chosen)}."]
         text = (
             f"One grid for all: learning rates {_listed(plan.rates)}, and for rules that add rewards up each "
-            f"of them with weights {_listed(plan.weights)} on the constrained rewards (the objective weighs 1): "
-            f"{len(plan.weights)} times as many trials. One criterion for all: {code(self._objective)} of "
-            "deployed answers with bounds held by prices, on the validation split, at seed "
+            f"of them with weights {_listed(plan.weights)} on the constrained rewards (the objective weighs "
+            f"1): {len(plan.weights)} times as many trials. One criterion for all: {code(self._objective)} "
+            "of deployed answers with bounds held by prices, on the validation split, at seed "
             f"{plan.tuning_seed}, which is not reported. Bold: chosen."
         )
         return ["## Tuning", text, table(["rule", "rate", "weight", self._objective], rows)]
