@@ -40,7 +40,7 @@ class Arm:
 
 
 ARMS = {
-    SFT: Arm("SFT: the warm start", None),
+    SFT: Arm("SFT: the warm start", None, credit=None),
     "single": Arm("single reward", "single_reward"),
     SUM: Arm("weighted sum (SUM)", "weighted_sum", weighs=True),
     "gdpo": Arm("GDPO", "gdpo", weighs=True),

@@ -70,8 +70,8 @@ def rules(
             base = _base(config, override or [], steps, episodes)
             numbers = {"grid": split(grid), "weights": split(weights), "sweep": split(sweep)}
             plan = _plan(base, split(rules), numbers, (seeds, tuning_seed, sweep_seeds))
-            bench = Bench(output, base, jobs, max(1, len(os.sched_getaffinity(0)) // jobs), tell)
-            execute(bench, plan)
+            threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+            execute(Bench(output, base, jobs, threads, tell), plan)
         path = report.write(output)
     except (BenchmarkError, ConfigError) as error:
         fail(str(error), 2)
@@ -110,6 +110,11 @@ def _plan(
         raise BenchmarkError(
             f"--tuning-seed {tuning_seed} is one of the seeds that are reported, 0 to "
             f"{max(seeds, sweep_seeds) - 1}; choose another"
+        )
+    if given["sweep"] != [NONE] and base.rollout.engine != "transformers":
+        raise BenchmarkError(
+            f"rollout.engine={base.rollout.engine}: the sweep compares trainers that sample by themselves; use "
+            "--sweep none, or rollout.engine=transformers"
         )
     own = base.optimizer.credit == ARMS["lagrangian_answers"].credit  # then it is the lagrangian itself
     known = [name for name in RULES if not (own and name == "lagrangian_answers")]

@@ -204,6 +204,8 @@ class Bench:
         with (self.folder / RESULTS).open("a") as stream:
             stream.write(json.dumps(record) + "\n")
         path.unlink()
+        if cell.split != "test":  # tuning reads means
+            _beside(judged, ".npz").unlink()
         for name in ("checkpoints", "warm"):
             shutil.rmtree(folder / name, ignore_errors=True)
         self.records[cell] = record
@@ -222,17 +224,18 @@ def execute(bench: Bench, plan: Plan) -> None:
     """Do all runs of a plan, and keep it with the values that tuning chose.
 
     Raises:
-        ConfigError: a rule refuses the configuration.
+        ConfigError: a rule refuses the configuration, or another process works in the folder.
         BenchmarkError: see :meth:`Bench.run`.
     """
     for cell in plan.all():
         cell.config(bench.base)  # what one of them refuses is said now, not after hours
-    bench.open()
-    tuning = plan.tuning()
-    bench.run(tuning, [cell for cell in plan.all() if cell not in tuning])
-    chosen = plan.choose(bench.records)
-    write(bench.folder / PLAN, json.dumps({"plan": asdict(plan), "chosen": chosen}, indent=1))
-    bench.run([*plan.reported(chosen), *plan.swept(chosen)])
+    with RunFolder(bench.folder).locked():
+        bench.open()
+        tuning = plan.tuning()
+        bench.run(tuning, [cell for cell in plan.all() if cell not in tuning])
+        chosen = plan.choose(bench.records)
+        write(bench.folder / PLAN, json.dumps({"plan": asdict(plan), "chosen": chosen}, indent=1))
+        bench.run([*plan.reported(chosen), *plan.swept(chosen)])
 
 
 def read(folder: Path) -> list[Record]:

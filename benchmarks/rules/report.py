@@ -192,7 +192,7 @@ class _Report:
             f"trainers. A run has arrived when its means meet every bound within {TOLERANCE:g} and its "
             f"objective is within {TOLERANCE:g} of the best that any run of the seed reached so. *Runs until "
             "there* are in the grid's order; *over all orders* is their mean if the order is random. Seconds "
-            "are of training and judging, without the start of processes and without tuning the rate "
+            "are of training and judging, without warm start, start of processes and tuning of the rate "
             f"(Lagrangian {rates[0]:g}, sums {rates[1]:g}). Whoever does not know the best beforehand does "
             "the whole grid."
         )

@@ -16,6 +16,7 @@ from recrl.launch.config.reading import load
 from recrl.launch.config.schema import RunConfig
 from recrl.launch.run.progress import Display
 from recrl.launch.run.setup import Setup, prepare_setup
+from recrl.rewards import RewardSpec
 from recrl.rl import policy
 from recrl.rl.policy.loading import save_policy
 from recrl.rl.trainer.without_vllm import import_trl
@@ -27,15 +28,16 @@ SECONDS = "seconds.json"
 def reward_functions(setup: Setup) -> tuple[list[Callable[..., list[float]]], list[float]]:
     """The run's rewards as TRL calls them, and their weights."""
     chosen = [spec for spec in setup.config.rewards if spec.weight]
-    return [_function(setup, spec.name) for spec in chosen], [spec.weight for spec in chosen]
+    return [_function(setup, spec) for spec in chosen], [spec.weight for spec in chosen]
 
 
-def _function(setup: Setup, name: str) -> Callable[..., list[float]]:
-    engine, group = setup.engine, setup.config.train.group_size
+def _function(setup: Setup, spec: RewardSpec) -> Callable[..., list[float]]:
+    engine, group, name = setup.engine, setup.config.train.group_size, spec.name
+    asked = None if spec.sum else {name}
 
     def score(prompts: Any, completions: Any, **columns: Any) -> list[float]:
         known = {column: columns[column] for column in (*setup.task.names, "completion_ids")}
-        scores = engine.score(prompts, completions, known, group, only={name})
+        scores = engine.score(prompts, completions, known, group, only=asked)
         return scores[:, engine.names.index(name)].tolist()
 
     score.__name__ = name

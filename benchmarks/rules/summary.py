@@ -93,9 +93,12 @@ def slack(
     return pooled(values, episodes.users(cells[0]))
 
 
-def difference(episodes: Episodes, one: Sequence[Cell], other: Sequence[Cell], mode: str) -> Interval:
-    """Objective of the runs of one rule less that of another's, on the same episodes and seeds."""
+def difference(episodes: Episodes, one: Sequence[Cell], other: Sequence[Cell], mode: str) -> Interval | None:
+    """Objective of the runs of one rule less that of another's, on the same episodes and seeds; None where
+    they share no seed yet."""
     paired = [(a, b) for a in one for b in other if a.seed == b.seed]
+    if not paired:
+        return None
     values = [episodes.values(a, mode, 0).astype(float) - episodes.values(b, mode, 0) for a, b in paired]
     return pooled(values, episodes.users(paired[0][0]))
 
@@ -129,8 +132,9 @@ def order(episodes: Episodes, arms: Mapping[str, Sequence[Cell]], mode: str) -> 
     if not {SUM, SFT, GATE} <= arms.keys():
         return []
     return [
-        Order(low, high, difference(episodes, arms[high], arms[low], mode))
+        Order(low, high, found)
         for low, high in ((SUM, SFT), (SFT, GATE), (SUM, GATE))
+        if (found := difference(episodes, arms[high], arms[low], mode)) is not None
     ]
 
 
