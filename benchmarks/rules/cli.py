@@ -113,8 +113,8 @@ def _plan(
         )
     if given["sweep"] != [NONE] and base.rollout.engine != "transformers":
         raise BenchmarkError(
-            f"rollout.engine={base.rollout.engine}: the sweep compares trainers that sample by themselves; use "
-            "--sweep none, or rollout.engine=transformers"
+            f"rollout.engine={base.rollout.engine}: the sweep compares trainers that sample by themselves; "
+            "use --sweep none, or rollout.engine=transformers"
         )
     own = base.optimizer.credit == ARMS["lagrangian_answers"].credit  # then it is the lagrangian itself
     known = [name for name in RULES if not (own and name == "lagrangian_answers")]

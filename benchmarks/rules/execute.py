@@ -89,14 +89,18 @@ class Bench:
                     f"{path} is of a benchmark with other settings ({', '.join(changed)}), and compared runs "
                     "have to agree in them; choose another --output, or remove the folder"
                 )
-        self.records = {Cell.from_record(record): record for record in read(folder)}
+        self.records: dict[Cell, Record] = {}
         self._took: dict[str, list[float]] = {}
-        for cell, record in self.records.items():
-            self._took.setdefault(cell.arm, []).append(record["seconds"]["whole"])
 
     def open(self) -> None:
-        """Write the settings, once nothing can be refused any more."""
+        """Write the settings and read the results, once nothing can be refused any more."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for record in read(self.folder):
+            cell = Cell.from_record(record)
+            self.records[cell] = record
+            self._took.setdefault(cell.arm, []).append(record["seconds"]["whole"])
+        # Without the half of a line that a kill may have left.
+        write(self.folder / RESULTS, "".join(json.dumps(record) + "\n" for record in self.records.values()))
         write(self.folder / SETTINGS, json.dumps({**self._settings, "machine": machine("cpu")}, indent=1))
         write(self.folder / BASE, dump(self.base))
 
@@ -239,7 +243,7 @@ def execute(bench: Bench, plan: Plan) -> None:
 
 
 def read(folder: Path) -> list[Record]:
-    """Lines of the results; a last one that is not whole is left out, and written anew.
+    """Lines of the results; a last one that is not whole is left out.
 
     Raises:
         BenchmarkError: another line is damaged.
@@ -248,10 +252,8 @@ def read(folder: Path) -> list[Record]:
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        write(path, "".join(lines := lines[:-1]))
     try:
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise BenchmarkError(f"{path}: a line is damaged ({error}); remove that line") from error
 

@@ -206,6 +206,7 @@ def test_half_a_line_of_a_killed_bench_is_dropped_and_another_damage_is_named(tm
     whole = json.dumps(record(Cell("gate", 1e-4, None, 0)))
     (tmp_path / RESULTS).write_text(f"{whole}\n{whole[:20]}")
     assert read(tmp_path) == [json.loads(whole)]
+    Bench(tmp_path, load("demo"), 1, 1, print).open()
     assert (tmp_path / RESULTS).read_text() == f"{whole}\n"
     (tmp_path / RESULTS).write_text(f"{whole[:20]}\n{whole}\n")
     with pytest.raises(BenchmarkError, match="a line is damaged"):
