@@ -25,7 +25,7 @@ SECONDS = "seconds.json"
 """File with the seconds of the training."""
 
 
-def reward_functions(setup: Setup) -> tuple[list[Callable[..., list[float]]], list[float]]:
+def reward_functions(setup: Setup) -> tuple[list[Any], list[float]]:
     """The run's rewards as TRL calls them, and their weights."""
     chosen = [spec for spec in setup.config.rewards if spec.weight]
     return [_function(setup, spec) for spec in chosen], [spec.weight for spec in chosen]
@@ -98,7 +98,7 @@ def train(config: RunConfig) -> float:
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    save_policy(trainer.model, tokenizer, config.folder / "policy")
+    save_policy(model, tokenizer, config.folder / "policy")
     return seconds
 
 
