@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recrl.envs.task import find
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError, RunConfig
 from recrl.launch.faults import fail
@@ -116,11 +117,10 @@ def _plan(
             f"rollout.engine={base.rollout.engine}: the sweep compares trainers that sample by themselves; "
             "use --sweep none, or rollout.engine=transformers"
         )
-    own = base.optimizer.credit == ARMS["lagrangian_answers"].credit  # then it is the lagrangian itself
-    known = [name for name in RULES if not (own and name == "lagrangian_answers")]
-    chosen = rules or known
-    return Plan(
-        arms=[name for name in RULES if name in chosen],
+    # Where the configuration credits whole answers, that is the lagrangian itself.
+    same = {"lagrangian_answers"} if base.optimizer.credit == ARMS["lagrangian_answers"].credit else set()
+    plan = Plan(
+        arms=[name for name in RULES if name in rules or not (rules or name in same)],
         seeds=list(range(seeds)),
         tuning_seed=tuning_seed,
         rates=_numbers("--grid", given["grid"]) or [base.train.learning_rate * times for times in _RATES],
@@ -128,6 +128,12 @@ def _plan(
         sweep=[] if given["sweep"] == [NONE] else _numbers("--sweep", given["sweep"]) or [0.1, 0.3, 1.0, 3.0],
         sweep_seeds=list(range(sweep_seeds)),
     )
+    if plan.tuning() and "validation" not in find(base.task.use).splits:
+        raise BenchmarkError(
+            f"task.use={base.task.use} has no validation split to tune on; give one value each with --grid and "
+            "--weights"
+        )
+    return plan
 
 
 def _numbers(option: str, given: list[str]) -> list[float]:

@@ -230,6 +230,7 @@ def test_results_of_another_configuration_are_not_mixed_in(tmp_path):
         (("--weights", "0"), "--weights 0: give numbers above 0"),
         (("--set", "optimizer.constraints=[]"), "it has no constraints"),
         (("--set", "train.stepz=1"), "unknown setting 'train.stepz'"),
+        (("--config", "prompts", "--sweep", "none"), "task.use=prompts has no validation split to tune on"),
         (("--report-only",), "the tuning has not ended"),
     ],
 )
