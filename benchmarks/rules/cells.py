@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
-from ...launch.config import plain_yaml
-from ...launch.config.reading import dump, validate
-from ...launch.config.schema import RunConfig
+from recrl.launch.config import plain_yaml
+from recrl.launch.config.reading import dump, validate
+from recrl.launch.config.schema import RunConfig
 
 Split: TypeAlias = Literal["validation", "test"]
 Record: TypeAlias = Mapping[str, Any]

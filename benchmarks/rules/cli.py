@@ -130,8 +130,8 @@ def _plan(
     )
     if plan.tuning() and "validation" not in find(base.task.use).splits:
         raise BenchmarkError(
-            f"task.use={base.task.use} has no validation split to tune on; give one value each with --grid and "
-            "--weights"
+            f"task.use={base.task.use} has no validation split to tune on; give one value each with "
+            "--grid and --weights"
         )
     return plan
 

@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from recrl.envs.storage.sealed import write
 from recrl.launch.children import child
+from recrl.launch.config import plain_yaml
+from recrl.launch.config.reading import dump, validate
+from recrl.launch.config.schema import ConfigError, RunConfig
+from recrl.launch.run.folder import RunFolder
 from recrl.rl.policy.folders import holds_policy
 
-from ...envs.storage.sealed import write
-from ...launch.config import plain_yaml
-from ...launch.config.reading import dump, validate
-from ...launch.config.schema import ConfigError, RunConfig
-from ...launch.run.folder import RunFolder
 from .. import BenchmarkError
 from ..speed.measure import machine
 from .cells import ARMS, Cell, Plan, Record

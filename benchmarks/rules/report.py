@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...envs.markdown import code, table
+from recrl.envs.markdown import code, table
+
 from .. import BenchmarkError
 from . import plots, summary
 from .cells import ARMS, FREE, HELD, LAGRANGIAN, MODES, SAMPLED, SFT, SUM, Cell, Chosen, Plan, Record
