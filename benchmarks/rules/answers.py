@@ -1,13 +1,11 @@
 """Answers of one policy, judged episode by episode: ``python -m recrl.benchmarks.rules.answers JOB.json``.
 
-``Job``    what is answered, by which policy
-``judge``  means and episodes of its answers
+``judge``  means and episodes of a policy's answers
 """
 
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +21,9 @@ from recrl.rl import policy
 from recrl.rl.evaluation.answers import answer, scored, test_rows
 from recrl.rl.optimizer.problem import constraint_values, objective_values, segment_indicators
 
-from .cells import FREE, HELD, SAMPLED, Split
+from .cells import FREE, HELD, SAMPLED, Job
 
 Floats = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work of the process.
-
-    Attributes:
-        config: File of the benchmark's configuration.
-        policy: Folder of the policy.
-        split: Split that is answered.
-        seed: Seed of the sampled answers.
-        output: File of the judgement without its suffix: ``.json`` has means, ``.npz`` the episodes.
-    """
-
-    config: str
-    policy: str
-    split: Split
-    seed: int
-    output: str
-
-    def save(self, path: Path) -> None:
-        """Write it where :func:`main` reads it."""
-        path.write_text(json.dumps(asdict(self)))
 
 
 def judge(job: Job) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:

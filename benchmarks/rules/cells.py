@@ -4,10 +4,13 @@
 ``Cell``    one run
 ``Plan``    runs that were asked for: tuning, then what is reported, then the sweep of weights
 ``Chosen``  values that tuning chose
+``Job``     the judgement of one policy
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from recrl.launch.config import plain_yaml
@@ -122,6 +125,29 @@ class Cell:
         return {**directions, problem.objective: 1.0}
 
 
+@dataclass(frozen=True)
+class Job:
+    """Work of a process that judges a policy, see :mod:`recrl.benchmarks.rules.answers`.
+
+    Attributes:
+        config: File of the benchmark's configuration.
+        policy: Folder of the policy.
+        split: Split that is answered.
+        seed: Seed of the sampled answers.
+        output: File of the judgement without its suffix: ``.json`` has means, ``.npz`` the episodes.
+    """
+
+    config: str
+    policy: str
+    split: Split
+    seed: int
+    output: str
+
+    def save(self, path: Path) -> None:
+        """Write it where the process reads it."""
+        path.write_text(json.dumps(asdict(self)))
+
+
 # Episodes of a run's own evaluation, which the benchmark does not read.
 _FEW = 8
 
@@ -218,3 +244,6 @@ MODES = {
     SAMPLED: "Sampled as in training",
 }
 """Headings of the ways, in the order of the report."""
+
+SECONDS = "seconds.json"
+"""File in the folder of a run of TRL's trainer: the seconds of its training."""

@@ -31,8 +31,7 @@ from recrl.rl.policy.folders import holds_policy
 
 from .. import BenchmarkError
 from ..speed.measure import machine
-from .cells import ARMS, Cell, Plan, Record
-from .stock import SECONDS
+from .cells import ARMS, SECONDS, Cell, Job, Plan, Record
 
 RESULTS, SETTINGS, BASE, PLAN = "results.jsonl", "settings.json", "base.yaml", "plan.json"
 EPISODES = "episodes"
@@ -162,8 +161,6 @@ class Bench:
 
     def _task(self, cell: Cell) -> Task:
         """Task of a run: its training, and its judgement."""
-        from .answers import Job  # which imports a language model
-
         arm, folder, warm = ARMS[cell.arm], self._run_folder(cell.name), f"warm_seed-{cell.seed}"
         commands: list[list[str]] = []
         config = self._written(folder, plain_yaml.read(dump(cell.config(self.base))))

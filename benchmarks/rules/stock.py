@@ -21,8 +21,7 @@ from recrl.rl import policy
 from recrl.rl.policy.loading import save_policy
 from recrl.rl.trainer.without_vllm import import_trl
 
-SECONDS = "seconds.json"
-"""File with the seconds of the training."""
+from .cells import SECONDS
 
 
 def reward_functions(setup: Setup) -> tuple[list[Any], list[float]]:
