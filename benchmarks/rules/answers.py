@@ -88,7 +88,7 @@ def main() -> None:
     judged, values = judge(job)
     output = Path(job.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(output.with_name(f"{output.name}.npz"), **values)
+    np.savez_compressed(output.with_name(f"{output.name}.npz"), allow_pickle=False, **values)
     # The last that is written, whole or not at all: a judgement is there when this file is.
     write(output.with_name(f"{output.name}.json"), json.dumps(judged))
 
