@@ -74,14 +74,16 @@ class _Report:
 
     def _setting(self) -> list[str]:
         train, machine = self._config["train"], self._machine
-        missing = len(self._plan.arms) * len(self._plan.seeds) - sum(map(len, self._arms.values()))
+        total = len(self._plan.arms) * len(self._plan.seeds)
+        missing = total - sum(map(len, self._arms.values()))
+        told = f" **{missing} of {total} runs are missing.**" if missing else ""
         bounds = " and ".join(code(c["name"]) for c in self._constraints)
         optimizer = self._config["optimizer"]
         return [
             f"Configuration {code(self._config['name'])}: maximise {code(optimizer['objective'])} under "
             f"{bounds}. {train['steps']} steps of {train['prompts_per_step']} prompts x "
             f"{train['group_size']} answers for every rule, KL weight {train['kl']:g}, from one warm start a "
-            f"seed; seeds {_listed(self._plan.seeds)}.{_missing(missing)} Deployed, the objective is "
+            f"seed; seeds {_listed(self._plan.seeds)}.{told} Deployed, the objective is "
             f"{code(self._objective)}. Margins and units of constraints are the configuration's.",
             _CREDIT if optimizer["credit"] == "tag" else "All rules credit whole answers.",
             "Values are means over users and seeds with 95 % intervals, for which both are resampled (one "
@@ -224,10 +226,6 @@ def _row(one: Search, every: Sequence[Search]) -> list[str]:
         f"{one.whole:.0f}",
         ratio,
     ]
-
-
-def _missing(number: int) -> str:
-    return f" **{number} runs are missing.**" if number else ""
 
 
 def _values(values: Chosen) -> list[str]:

@@ -196,7 +196,7 @@ def test_the_report_says_what_the_files_say(finished):
     lost = Cell("gate", 2e-4, None, 1)
     kept = [line for line in lines if Cell.from_record(json.loads(line)) != lost]
     (finished / RESULTS).write_text("\n".join(kept) + "\n")
-    assert "**1 runs are missing.**" in report.write(finished).read_text()
+    assert "**1 of 8 runs are missing.**" in report.write(finished).read_text()
 
 
 # --- how it goes on, and what it refuses ---
