@@ -217,6 +217,10 @@ class Task(ABC):
         """Counts of what was read, dropped and split."""
         return {f"{split} rows": self.count(split) for split in ("train", "test")}
 
+    def reading(self) -> Mapping[str, str]:
+        """How the data were read, in words; by default nothing is said."""
+        return {}
+
     def values(self, name: str) -> Sequence[Any]:
         """Entries of a column over all training rows."""
         return [row[name] for row in self._rows("train")]

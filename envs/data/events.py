@@ -21,6 +21,7 @@ class Events:
         aliases: Other spelling -> tag.
         equivalents: Groups of tags that mean the same.
         report: Counts of what was read and what was dropped.
+        reading: How the source was read, in words: its files, and what each column holds.
     """
 
     purchases: pl.LazyFrame
@@ -31,6 +32,7 @@ class Events:
     aliases: Mapping[str, str] = field(default_factory=dict)
     equivalents: Sequence[Sequence[str]] = ()
     report: Mapping[str, int] = field(default_factory=dict)
+    reading: Mapping[str, str] = field(default_factory=dict)
 
     def monday(self, week: int) -> dt.date:
         """The first day of a week."""

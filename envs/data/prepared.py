@@ -12,11 +12,12 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,10 +25,10 @@ import polars as pl
 from ..catalog import Catalog
 from ..storage import sealed
 from ..text import display, normalise
-from . import completejourney, logs, shards
+from . import completejourney, files, logs, shards
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, Protocol
+from .settings import DataConfig, DataError, LogColumns, Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Data:
         protocol: Protocol with all origins filled in.
         table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
         report: Counts of what was read and dropped.
+        reading: How the source was read, in words.
         fingerprint: Content hash of source, protocol and format.
     """
 
@@ -59,6 +61,7 @@ class Data:
     table: pl.DataFrame
     report: dict[str, int]
     fingerprint: str
+    reading: Mapping[str, str] = field(default_factory=dict)
 
     def split(self, name: str) -> pl.DataFrame:
         """Episodes of ``train``, ``validation`` or ``test``."""
@@ -96,9 +99,9 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
     identity = {
         "format": _FORMAT,
         "source": (
-            completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source))
+            completejourney.fingerprint(config.track) if is_panel else files.fingerprint(config.source)
         ),
-        "columns": None if is_panel else config.columns.model_dump(),
+        "columns": None if is_panel else _columns(config.columns),
         "bad_rows": None if is_panel else config.bad_rows,
         "protocol": config.protocol.model_dump(),
         "at_once": config.at_once,
@@ -119,6 +122,12 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
         raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
 
 
+def _columns(columns: LogColumns) -> dict[str, Any]:
+    """Names of the columns as they identify tables: settings that came later count where they are given."""
+    named = columns.model_dump(mode="json")
+    return {name: value for name, value in named.items() if name != "tag_separator" or value is not None}
+
+
 def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:
     """Build tables that are not there, or not whole. Nobody else builds them now."""
     if os.path.lexists(folder):
@@ -129,7 +138,7 @@ def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Eng
         events = completejourney.load(config.track)
     else:
         events = logs.load(
-            Path(config.source),
+            config.source,
             config.columns,
             config.bad_rows,
             max_users=config.max_users,
@@ -166,6 +175,7 @@ def build(
         meta = {
             "protocol": protocol.model_dump(),
             "report": {**events.report, **counted},
+            "reading": dict(events.reading),
             "week_zero": events.week_zero.isoformat(),
             "fingerprint": fingerprint,
         }
@@ -255,6 +265,7 @@ def restore(folder: Path) -> Data:
         table=episodes,
         report=meta["report"],
         fingerprint=meta["fingerprint"],
+        reading=meta.get("reading", {}),
     )
 
 

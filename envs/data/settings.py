@@ -31,20 +31,31 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Names of the columns in the file."""
 
     user: _Column = "user"
-    """Column of the user: string or integer."""
+    """Column of the user: text or whole numbers."""
     time: _Column = "time"
-    """Column of the time: datetime, date or ISO 8601 string."""
+    """Column of the time: datetimes, dates, ISO 8601 text, or numbers of seconds or less since 1970."""
     tag: _Column = "tag"
-    """Column of the item's category, genre or tag."""
-    profile: _Column | None = None
-    """Column of one line about the user; none by default."""
+    """Column of the item's category, genre or tag, or of a list of them."""
+    tag_separator: Annotated[str, Text(10)] | None = None
+    """Text between the tags of one value (``Action|Comedy``); by default a value that is text is one tag."""
+    profile: _Column | Annotated[tuple[_Column, ...], Each(least=1)] | None = None
+    """Column of text about the user, or a list of columns; none by default."""
+
+    @property
+    def profiles(self) -> tuple[str, ...]:
+        """Columns about the user."""
+        return (self.profile,) if isinstance(self.profile, str) else self.profile or ()
 
     @model_validator(mode="after")
     def _apart(self) -> "LogColumns":
         named: dict[str, str] = {}
-        for field, column in self:
-            if column is not None and column in named:
-                raise ValueError(f"{named[column]} and {field} are both {column!r}; give each its own column")
+        roles = [("user", self.user), ("time", self.time), ("tag", self.tag)]
+        for field, column in (*roles, *(("profile", column) for column in self.profiles)):
+            if column in named:
+                raise ValueError(
+                    f"data.columns.{named[column]} and data.columns.{field} are both {column!r}; give each a "
+                    "column of its own"
+                )
             named[column] = field
         return self
 
@@ -121,7 +132,8 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Source of the episodes."""
 
     source: Annotated[str, Text(4000)] = "completejourney"
-    """``completejourney``, or the path of a ``.parquet`` / ``.jsonl`` log."""
+    """``completejourney``, or a log: a file, a folder of files, or a pattern such as ``logs/*.parquet``, of
+    Parquet, JSON lines, CSV, TSV or RecBole's ``.inter``."""
     track: Literal["category", "type"] = "category"
     """Granularity of the Complete Journey tags; logs bring their own."""
     columns: LogColumns = LogColumns()

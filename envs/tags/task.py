@@ -79,6 +79,9 @@ class Tags(Task):
     def counts(self) -> Mapping[str, int]:
         return self.data.report
 
+    def reading(self) -> Mapping[str, str]:
+        return self.data.reading
+
     def values(self, name: str) -> pl.Series:  # type: ignore[override]
         return self._episodes("train")[name]
 

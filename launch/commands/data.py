@@ -36,12 +36,15 @@ def build(
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
     data = prepare(settings.data, engine=engine, wholly=check)
-    Console().print(_counts(data.fingerprint, data.report))
+    console = Console()
+    if data.reading:
+        console.print(_told(data.reading))
+    console.print(_counts(data.fingerprint, data.report))
 
 
 @data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
-    """What was read, dropped and split, the baselines on the test split, and one prompt."""
+    """What was read and as what, what was dropped and split, the baselines on the test split, one prompt."""
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
@@ -51,6 +54,8 @@ def describe(config: Config, overrides: Overrides = None) -> None:
 
     task = tasks.make(settings.task, settings.data)
     console = Console()
+    if reading := task.reading():
+        console.print(_told(reading))
     console.print(_counts(task.fingerprint, task.counts()))
     rows = task.rows("test")
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
@@ -70,6 +75,14 @@ def describe(config: Config, overrides: Overrides = None) -> None:
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
     if target := task.target(first):
         console.print(f"[bold]its target[/]: {escape(target)}")
+
+
+def _told(reading: Mapping[str, str]) -> Table:
+    """Table of how the source was read."""
+    table = Table("what", "read from", title="log")
+    for name, words in reading.items():
+        table.add_row(name, escape(words))
+    return table
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Table:
