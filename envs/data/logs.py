@@ -18,7 +18,7 @@ read as a stream, whatever their size.
 
 import datetime as dt
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -86,7 +86,7 @@ class _Part:
     ) -> None:
         self.paths, self.names = paths, names
         self._table, self._patient = table, patient
-        first = _collected(self._scan(paths[:1]).head(FIRST), paths)
+        first = _collected(self._scan(paths[:1]).head(FIRST), [self])
         self.readings: dict[str, Reading] = {}
         for role, name in names.items():
             sequence = table.layout is not None and name in table.layout.lists
@@ -117,6 +117,14 @@ class _Part:
     def said(self, role: str) -> str:
         """Column of a role in words."""
         return f"column {self.names[role]!r}: {self.readings[role].words}"
+
+    def damage(self) -> str | None:
+        """File and rows that cannot be read, as far as the files tell."""
+        if files.format_of(self.paths[0]) == "Parquet":
+            for path in self.paths:
+                if place := parquet.place(path, [*dict.fromkeys(self.names.values())]):
+                    return f"{path} ({place})"
+        return None
 
 
 def _reading(role: str, values: pl.Series, separator: str | None) -> Reading:
@@ -246,7 +254,7 @@ class _Log:
         }
 
     def _collect(self, lazy: pl.LazyFrame) -> pl.DataFrame:
-        return _collected(lazy, self._paths)
+        return _collected(lazy, self._parts)
 
 
 def _parts(paths: Iterable[Path], given: LogColumns, patient: bool) -> Iterable[_Part]:
@@ -286,18 +294,14 @@ def _refusal(path: Path, part: _Part, row: Mapping[str, object]) -> str:
     )
 
 
-def _collected(lazy: pl.LazyFrame, paths: list[Path]) -> pl.DataFrame:
+def _collected(lazy: pl.LazyFrame, parts: Sequence[_Part]) -> pl.DataFrame:
     try:
         with parquet.quiet():
             return lazy.collect(engine="streaming")
     except tables.UNREADABLE as error:
-        raise _UnreadableError(f"{_place(paths)} cannot be read: {tables.short(error)}") from error
-
-
-def _place(paths: list[Path]) -> str:
-    """File and rows that cannot be read, as far as they tell."""
-    if files.format_of(paths[0]) == "Parquet":
-        for path in paths:
-            if place := parquet.place(path):
-                return f"{path} ({place})"
-    return f"{paths[0]}" if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
+        paths = [path for part in parts for path in part.paths]
+        found = next(filter(None, (part.damage() for part in parts)), None)
+        where = found or (
+            f"{paths[0]}" if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
+        )
+        raise _UnreadableError(f"{where} cannot be read: {tables.short(error)}") from error

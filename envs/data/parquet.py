@@ -30,8 +30,8 @@ def scan(paths: Sequence[Path]) -> pl.LazyFrame:
     return pl.scan_parquet([*paths], glob=False)
 
 
-def place(path: Path) -> str | None:
-    """Row group and rows that cannot be read, as far as the file tells."""
+def place(path: Path, names: Sequence[str]) -> str | None:
+    """Row group and rows whose columns of these names cannot be read, as far as the file tells."""
     first = 0
     with suppress(OSError, ValueError):
         kept = pq.read_metadata(path)
@@ -39,7 +39,7 @@ def place(path: Path) -> str | None:
             rows = kept.row_group(group).num_rows
             try:
                 with quiet():
-                    scan([path]).slice(first, rows).collect(engine="streaming")
+                    scan([path]).select(names).slice(first, rows).collect(engine="streaming")
             except UNREADABLE:
                 found = f"row group {group + 1} of {kept.num_row_groups}"
                 return f"{found}, rows {first + 1} to {first + rows}"

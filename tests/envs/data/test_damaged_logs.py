@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from recrl.envs.data import lines, logs
+from recrl.envs.data import lines, logs, parquet
 from recrl.envs.data.prepared import prepare
 from recrl.envs.data.settings import DataConfig, DataError, LogColumns, Protocol
 
@@ -48,6 +48,15 @@ def refused(path, **settings) -> str:
     assert len(message) < 700
     assert str(path) in message
     return message
+
+
+def refusal(path) -> str | None:
+    """The message of a log that may be refused."""
+    try:
+        logs.load(path)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 # One line of JSON lines -> what is said of it, in row 8.
@@ -245,6 +254,47 @@ def test_damaged_parquet_names_the_rows_that_cannot_be_read(tmp_path):
         content[:start] + bytes(third.total_compressed_size) + content[start:][third.total_compressed_size :]
     )
     assert f"{path} (row group 3 of 4, rows 901 to 1350) cannot be read: " in refused(path)
+
+
+def test_any_damaged_page_is_one_line_and_nothing_else_on_the_terminal(tmp_path, capfd):
+    """Some make Polars panic, which writes its own stack to stderr."""
+    draw, path, refusals = random.Random(0), tmp_path / "log.parquet", []
+    pq.write_table(pl.DataFrame(ROWS).to_arrow(), path, row_group_size=450, compression="zstd")
+    content, kept = path.read_bytes(), pq.read_metadata(path)
+    for _ in range(120):
+        group = draw.randrange(kept.num_row_groups)
+        column = kept.row_group(group).column(draw.randrange(3))
+        damaged = bytearray(content)
+        for _ in range(3):
+            start = column.dictionary_page_offset or column.data_page_offset
+            damaged[start + draw.randrange(column.total_compressed_size)] = draw.randrange(256)
+        path.write_bytes(damaged)
+        if message := refusal(path):
+            refusals.append((message, f"{path} (row group {group + 1} of 4, rows {450 * group + 1} "))
+    assert len(refusals) > 60
+    assert all(len(message.splitlines()) == 1 for message, _ in refusals)
+    unreadable = [(message, place) for message, place in refusals if " cannot be read: " in message]
+    assert len(unreadable) > 50
+    assert all(message.startswith(place) for message, place in unreadable)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "left"), [(KeyError, "words"), (pl.exceptions.PanicException, ""), (None, "words")]
+)
+def test_only_what_a_panic_writes_is_dropped(capfd, error, left):
+    def speak() -> None:
+        with parquet.quiet():
+            os.write(2, b"words")
+            if error is not None:
+                raise error("x")
+
+    if error is None:
+        speak()
+    else:
+        with pytest.raises(error):
+            speak()
+    assert capfd.readouterr().err == left
 
 
 def test_an_id_of_each_row_is_no_tag_and_is_refused_before_memory_is_gone(tmp_path):
