@@ -131,7 +131,7 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
 class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Source of the episodes."""
 
-    source: Annotated[str, Text(4000)] = "completejourney"
+    source: Annotated[str, Text(4000, path=True)] = "completejourney"
     """``completejourney``, or a log: a file, a folder of files, or a pattern such as ``logs/*.parquet``, of
     Parquet, JSON lines, CSV, TSV or RecBole's ``.inter``."""
     track: Literal["category", "type"] = "category"
