@@ -166,7 +166,7 @@ def check_plain(value: Any) -> None:
 
 
 def in_full(path: str) -> str:
-    """A path with the home folder for ``~`` (``~ann`` for that of a user) and values of ``$NAME``, ``${NAME}``.
+    """A path with the home folder for ``~`` (or ``~ann``), and values for ``$NAME`` and ``${NAME}``.
 
     A path that is there under the very name is taken as it stands, dollars included.
 
