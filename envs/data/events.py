@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from .calendar import Step
+
 
 @dataclass(frozen=True)
 class Events:
@@ -14,7 +16,7 @@ class Events:
     Attributes:
         purchases: Columns ``user: str``, ``week: int32``, ``tag: str``, in any order; rows may repeat. Weeks
             start on Monday. Not read yet: a source may be larger than memory.
-        week_zero: The Monday on which week 0 begins.
+        week_zero: The Monday on which week 0 begins; the day or the first of a month where these are counted.
         first_week: First week with complete data.
         last_week: Last week with complete data.
         profiles: user -> one line of profile text; users without one are absent.
@@ -22,6 +24,7 @@ class Events:
         equivalents: Groups of tags that mean the same.
         report: Counts of what was read and what was dropped.
         reading: How the source was read, in words: its files, and what each column holds.
+        step: Unit of ``week``, here and in all tables that are made of it.
     """
 
     purchases: pl.LazyFrame
@@ -33,7 +36,4 @@ class Events:
     equivalents: Sequence[Sequence[str]] = ()
     report: Mapping[str, int] = field(default_factory=dict)
     reading: Mapping[str, str] = field(default_factory=dict)
-
-    def monday(self, week: int) -> dt.date:
-        """The first day of a week."""
-        return self.week_zero + dt.timedelta(weeks=week)
+    step: Step = "week"

@@ -25,6 +25,7 @@ from typing import Literal
 import polars as pl
 
 from . import columns, files, parquet, tables
+from .calendar import Step, number_of, numbers_of, step_zero
 from .columns import Reading
 from .events import Events
 from .lines import FIRST
@@ -41,8 +42,10 @@ def load(
     *,
     max_users: int = 20_000_000,
     max_tags: int = 200_000,
+    step: Step = "week",
+    whole: bool = True,
 ) -> Events:
-    """Read a log as weekly purchases.
+    """Read a log as purchases by week.
 
     Args:
         source: A file, a folder, or a pattern.
@@ -50,6 +53,8 @@ def load(
         bad_rows: What to do with a row whose user, time or tag is missing or unreadable: stop at the first
             one and name it, or drop and count all of them.
         max_users, max_tags: Largest numbers of different users and tags; they are held in memory.
+        step: Unit of time in place of the week.
+        whole: Leave out the last week or month if the log ends within it.
 
     Raises:
         DataError: no such file, an unknown suffix, a missing column, a bad row, no usable row, or too many
@@ -60,7 +65,7 @@ def load(
 
     def read(patient: bool) -> Events:
         log = _Log(str(source), paths, columns, patient)
-        return log.events(bad_rows, max_users, max_tags)
+        return log.events(bad_rows, max_users, max_tags, step, whole)
 
     try:
         return read(patient=False)
@@ -150,7 +155,7 @@ class _Log:
         listed = pl.when(pl.col("tag").is_not_null()).then(pl.concat_list("tag"))
         return rows.with_columns(tag=listed) if single else rows
 
-    def events(self, bad_rows: str, max_users: int, max_tags: int) -> Events:
+    def events(self, bad_rows: str, max_users: int, max_tags: int, step: Step, whole: bool) -> Events:
         bad = pl.any_horizontal(pl.col("fault").is_not_null(), *(pl.col(role).is_null() for role in _ROLES))
         if bad_rows == "error":
             self._refuse_first(bad)
@@ -174,17 +179,17 @@ class _Log:
         tags = self._collect(good.select(pl.col("tag").approx_n_unique())).item()
         self._check_distinct(good, "user", users, max_users)
         self._check_distinct(good, "tag", tags, max_tags)
-        monday = (first_time - dt.timedelta(days=first_time.weekday())).date()
-        week_zero = monday - dt.timedelta(weeks=1)
-        days = (pl.col("time").dt.date() - pl.lit(week_zero)).dt.total_days()
+        zero = step_zero(first_time.date(), step)
         # A week counts as complete when the log goes on past its Sunday.
-        last_week = ((last_time.date() + dt.timedelta(days=1)) - week_zero).days // 7 - 1
-        weekly = good.select("user", (days // 7).cast(pl.Int32).alias("week"), "tag")
+        after = last_time.date() + dt.timedelta(days=1)
+        last = number_of(after, zero, step) - 1 if whole else number_of(last_time.date(), zero, step)
+        numbered = good.select("user", numbers_of(pl.col("time").dt.date(), zero, step).alias("week"), "tag")
         return Events(
-            purchases=weekly.filter(pl.col("week") <= last_week),
-            week_zero=week_zero,
+            purchases=numbered.filter(pl.col("week") <= last),
+            week_zero=zero,
             first_week=1,
-            last_week=last_week,
+            last_week=last,
+            step=step,
             profiles=self._profiles(good),
             report={
                 "rows read": read,

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,20 @@ import polars as pl
 from ..catalog import Catalog
 from ..storage import sealed
 from ..text import display, normalise
-from . import completejourney, files, logs, shards
+from . import advice, completejourney, files, logs, remarks, shards
+from .calendar import Step
+from .core import core
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, LogColumns, Protocol
+from .settings import DataConfig, DataError, LogColumns, Protocol, SplitError
 
 logger = logging.getLogger(__name__)
 
 # Raise when the meaning of the cached tables changes.
 _FORMAT = 2
+
+# Settings of a protocol that the first tables did not know.
+_LATER = ("step", "split", "test_share", "validation_share", "user_origins", "repeats", "k_core")
 
 _PARTIAL = ".partial"
 
@@ -51,8 +56,11 @@ class Data:
         protocol: Protocol with all origins filled in.
         table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
         report: Counts of what was read and dropped.
-        reading: How the source was read, in words.
         fingerprint: Content hash of source, protocol and format.
+        reading: How the source was read, in words.
+        losses: Split -> what became of the users at its origins: reason -> number; see
+            :func:`recrl.envs.data.episodes.screened`. Empty for tables of earlier versions.
+        first: First week of the data.
     """
 
     catalog: Catalog
@@ -62,6 +70,13 @@ class Data:
     report: dict[str, int]
     fingerprint: str
     reading: Mapping[str, str] = field(default_factory=dict)
+    losses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    first: int | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to know before trusting a figure: few episodes, a look-back that is cut, other seasons."""
+        return remarks.of(self.losses, self.protocol, self.panel, self.first)
 
     def split(self, name: str) -> pl.DataFrame:
         """Episodes of ``train``, ``validation`` or ``test``."""
@@ -74,7 +89,7 @@ class Data:
         Read only by the evaluation's calendar slice: it looks at the outcome, so no policy may see it.
         """
         found = {}
-        for origin in self.protocol.test_origins:
+        for origin in self.split("test")["origin"].unique().sort():
             ahead = self._buyers_per_week(origin, origin + self.protocol.window)
             behind = self._buyers_per_week(origin - self.protocol.lookback, origin)
             found[origin] = frozenset(np.flatnonzero((ahead >= 1.5 * behind) & (ahead > 0)).tolist())
@@ -103,7 +118,7 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
         ),
         "columns": None if is_panel else _columns(config.columns),
         "bad_rows": None if is_panel else config.bad_rows,
-        "protocol": config.protocol.model_dump(),
+        "protocol": _protocol(config.protocol),
         "at_once": config.at_once,
     }
     fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -128,23 +143,47 @@ def _columns(columns: LogColumns) -> dict[str, Any]:
     return {name: value for name, value in named.items() if name != "tag_separator" or value is not None}
 
 
+def _protocol(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as it identifies tables, alike."""
+    given, unset = protocol.model_dump(), Protocol()
+    return {
+        name: value for name, value in given.items() if name not in _LATER or value != getattr(unset, name)
+    }
+
+
 def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:
     """Build tables that are not there, or not whole. Nobody else builds them now."""
     if os.path.lexists(folder):
         logger.warning("%s is built again: %s", folder, why)
     for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # left by killed builders
         shutil.rmtree(left, ignore_errors=True)
+    protocol = config.protocol
+    try:
+        events = _events(config, protocol.step)
+        build(events, protocol, fingerprint, folder, size=config.at_once, engine=engine)
+    except SplitError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        told = advice.advise(partial(_events, config), protocol, folder.parent, config.at_once)
+        raise DataError(f"{error}. {told}") from error
+
+
+def _events(config: DataConfig, step: Step) -> Events:
+    """Events of the source in steps of a unit."""
     if config.source == "completejourney":
-        events = completejourney.load(config.track)
-    else:
-        events = logs.load(
-            config.source,
-            config.columns,
-            config.bad_rows,
-            max_users=config.max_users,
-            max_tags=config.max_tags,
-        )
-    build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
+        if step != "week":
+            raise DataError(
+                f"data.protocol.step={step}: the Complete Journey panel tells weeks; leave it at week"
+            )
+        return completejourney.load(config.track)
+    return logs.load(
+        config.source,
+        config.columns,
+        config.bad_rows,
+        max_users=config.max_users,
+        max_tags=config.max_tags,
+        step=step,
+        whole=config.protocol.split == "time",
+    )
 
 
 def build(
@@ -165,17 +204,20 @@ def build(
     Raises:
         DataError: the data do not fit the protocol.
     """
+    events = core(events, protocol.k_core)
     protocol = protocol.resolved(events.first_week, events.last_week)
     # Process ids repeat: in a container each builder is number 1.
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     partial.mkdir(parents=True)
     try:
-        tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
+        tags, counted, losses = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
         _catalog(events, tags).save(partial / "catalog.json")
         meta = {
             "protocol": protocol.model_dump(),
             "report": {**events.report, **counted},
             "reading": dict(events.reading),
+            "losses": losses,
+            "first_week": events.first_week,
             "week_zero": events.week_zero.isoformat(),
             "fingerprint": fingerprint,
         }
@@ -249,6 +291,8 @@ def restore(folder: Path) -> Data:
     users = shards.mapped(folder / "users.arrow")
     purchases, episodes = (_table(folder, name, meta["files"]) for name in ("purchases", "episodes"))
     catalog = Catalog.load(folder / "catalog.json")
+    protocol = Protocol(**meta["protocol"])
+    of_users = protocol.split != "time"
     panel = Panel(
         users=tuple(users["name"].to_list()),
         unseen=users["unseen"].to_numpy(),
@@ -257,15 +301,20 @@ def restore(folder: Path) -> Data:
         user=purchases["user"].to_numpy(),
         week=purchases["week"].to_numpy(),
         tag=purchases["tag"].to_numpy(),
+        step=protocol.step,
+        recent=protocol.recent,
+        until=_table(folder, "until", meta["files"])["until"].to_numpy() if of_users else None,
     )
     return Data(
         catalog=catalog,
         panel=panel,
-        protocol=Protocol(**meta["protocol"]),
+        protocol=protocol,
         table=episodes,
         report=meta["report"],
         fingerprint=meta["fingerprint"],
         reading=meta.get("reading", {}),
+        losses=meta.get("losses", {}),
+        first=meta.get("first_week"),
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, model_validator
 
 from ..faults import MendableError
 from ..settings import MANY, Between, Each, Place, Text
+from .calendar import Step
 
 # Latest week: two hundred years.
 _LATEST = 10_000
@@ -25,6 +26,10 @@ class DataError(MendableError, ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
+
+
+class SplitError(DataError):
+    """The data do not fit the protocol: a split has no episodes."""
 
 
 class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -61,8 +66,24 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
 
 
 class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """Weeks and users that an episode may use."""
+    """Weeks and users that an episode may use. Weeks are days or months where ``step`` says so."""
 
+    step: Step = "week"
+    """Unit of time: purchases of a tag in one are merged, and the other settings count it."""
+    split: Literal["time", "last", "ratio"] = "time"
+    """``time``: origins of the calendar, the same for all users; ``last``: the last step in which a user
+    bought something is the test, the one before it the validation, earlier ones train; ``ratio``: the last
+    shares of these steps are."""
+    test_share: Annotated[float, Between(0.001, 0.8)] = 0.1
+    """Share of a user's active steps that is the test, for ``split: ratio``."""
+    validation_share: Annotated[float, Between(0.001, 0.8)] = 0.1
+    """Share of a user's active steps before them that is the validation, for ``split: ratio``."""
+    user_origins: Annotated[int, Between(1, 1000)] = 10
+    """Largest number of training episodes of a user, the latest ones, for ``split: last`` and ``ratio``."""
+    repeats: bool = True
+    """Whether a target may hold tags of the history; false for what nobody buys twice, such as films."""
+    k_core: Annotated[int, Between(1, MANY)] = 1
+    """Users with fewer different tags, and tags with fewer users, are left out until none is."""
     window: _Weeks = 4
     """Length of the target window in weeks."""
     lookback: _Weeks = 20
@@ -86,12 +107,29 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     statistics_end: Annotated[int, Between(0, _LATEST)] | None = None
     """Vocabulary and learned models see only weeks before it; by default the first validation origin."""
 
+    @model_validator(mode="after")
+    def _shares(self) -> "Protocol":
+        if self.test_share + self.validation_share >= 1:
+            raise ValueError(
+                f"data.protocol.test_share={self.test_share:g} and data.protocol.validation_share="
+                f"{self.validation_share:g} leave nothing to train on; set them to less than 1 together"
+            )
+        return self
+
+    @property
+    def recent(self) -> int:
+        """Number of steps whose buyers are a tag's popularity: eight weeks."""
+        return {"day": 56, "week": 8, "month": 2}[self.step]
+
     def resolved(self, first_week: int, last_week: int) -> "Protocol":
         """The same protocol with every origin filled in for data that covers these weeks.
 
         Raises:
             DataError: the data are too short for the splits, or a training target passes ``statistics_end``.
         """
+        if self.split != "time":
+            end = self.statistics_end if self.statistics_end is not None else last_week + 1
+            return self.model_copy(update={"statistics_end": end})
         earliest = first_week + self.min_active_weeks
         train = self.train_origins or tuple(range(max(earliest, last_week - 31), last_week - 18))
         validation = self.validation_origins or (last_week - 15,)
@@ -99,16 +137,16 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
         end = self.statistics_end if self.statistics_end is not None else min(validation)
         for name, origins in (("train", train), ("validation", validation), ("test", test)):
             if not origins or min(origins) < earliest or max(origins) + self.window - 1 > last_week:
-                raise DataError(
-                    f"the data cover weeks {first_week}..{last_week}, too short for protocol.{name}_origins="
-                    f"{list(origins)}: an origin needs {self.min_active_weeks} weeks before it and "
-                    f"a target window of {self.window}. Give more weeks of data, or set "
-                    f"protocol.{name}_origins to weeks in {earliest}..{last_week - self.window + 1}"
+                raise SplitError(
+                    f"the data cover {self.step}s {first_week}..{last_week}, too short for data.protocol."
+                    f"{name}_origins={list(origins)}: an origin needs data.protocol.min_active_weeks="
+                    f"{self.min_active_weeks} {self.step}s before it and a window of data.protocol.window="
+                    f"{self.window}; origins must lie in {earliest}..{last_week - self.window + 1}"
                 )
         if max(train) + self.window > end:
-            raise DataError(
-                f"protocol.train_origins={list(train)} with window={self.window} reach week "
-                f"{max(train) + self.window - 1}, at or past protocol.statistics_end={end}: "
+            raise SplitError(
+                f"data.protocol.train_origins={list(train)} with data.protocol.window={self.window} reach "
+                f"{self.step} {max(train) + self.window - 1}, at or past data.protocol.statistics_end={end}: "
                 "training would see the test period. Use earlier origins"
             )
         return self.model_copy(

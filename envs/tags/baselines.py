@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..data.panel import POPULARITY_WEEKS, IntArray, top
+from ..data.panel import IntArray, top
 from ..data.panel import rows as rows_of
 from ..data.prepared import Data
 from ..task import Row
@@ -42,7 +42,7 @@ def _by_origin(
 @_by_origin
 def popularity(data: Data, origin: int, users: IntArray) -> Scores:
     """Number of distinct training users who bought the tag in the last 8 weeks."""
-    return np.broadcast_to(data.panel.popularity(origin, POPULARITY_WEEKS), (len(users), data.panel.n_tags))
+    return np.broadcast_to(data.panel.popularity(origin), (len(users), data.panel.n_tags))
 
 
 @_by_origin
@@ -140,5 +140,5 @@ def lists(data: Data, k: int, novelty_floor: float) -> dict[str, Callable[[Seque
 
 def _tie_break(data: Data, origin: int) -> npt.NDArray[np.float32]:
     # Below the smallest difference between two counts, above float32 resolution at a count of 50.
-    popular = data.panel.popularity(origin, POPULARITY_WEEKS)
+    popular = data.panel.popularity(origin)
     return popular * np.float32(1e-3 / max(1.0, float(popular.max())))

@@ -82,6 +82,12 @@ class Tags(Task):
     def reading(self) -> Mapping[str, str]:
         return self.data.reading
 
+    def losses(self) -> Mapping[str, Mapping[str, int]]:
+        return self.data.losses
+
+    def remarks(self) -> Sequence[str]:
+        return self.data.remarks
+
     def values(self, name: str) -> pl.Series:  # type: ignore[override]
         return self._episodes("train")[name]
 

@@ -37,9 +37,9 @@ def build(
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
     data = prepare(settings.data, engine=engine, wholly=check)
     console = Console()
-    if data.reading:
-        console.print(_told(data.reading))
+    _say(console, data.reading)
     console.print(_counts(data.fingerprint, data.report))
+    console.print(_lost(data.losses))
 
 
 @data_app.command()
@@ -54,9 +54,12 @@ def describe(config: Config, overrides: Overrides = None) -> None:
 
     task = tasks.make(settings.task, settings.data)
     console = Console()
-    if reading := task.reading():
-        console.print(_told(reading))
+    _say(console, task.reading())
     console.print(_counts(task.fingerprint, task.counts()))
+    if losses := task.losses():
+        console.print(_lost(losses))
+    for remark in task.remarks():
+        console.print(f"[bold yellow]note[/]: {escape(remark)}", soft_wrap=True, highlight=False)
     rows = task.rows("test")
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     baselines = task.baselines(settings.floors)
@@ -67,7 +70,8 @@ def describe(config: Config, overrides: Overrides = None) -> None:
             values = task.metrics(rows, answerer(rows), dict)
             ranking = values[task.headline]
             columns = (ranking, ranking[unseen], *(values[metric] for metric in task.summary))
-            table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
+            means = (np.nanmean(column) if np.isfinite(column).any() else np.nan for column in columns)
+            table.add_row(name, *("-" if np.isnan(mean) else f"{mean:.3f}" for mean in means))
         console.print(table)
     first = task.rows("train", 1)[0]
     console.print("[bold]one prompt[/]")
@@ -77,11 +81,21 @@ def describe(config: Config, overrides: Overrides = None) -> None:
         console.print(f"[bold]its target[/]: {escape(target)}")
 
 
-def _told(reading: Mapping[str, str]) -> Table:
-    """Table of how the source was read."""
-    table = Table("what", "read from", title="log")
-    for name, words in reading.items():
-        table.add_row(name, escape(words))
+def _say(console: Console, facts: Mapping[str, str]) -> None:
+    """A line for each fact, however long it is."""
+    for name, words in facts.items():
+        console.print(f"[bold]{name}[/]: {escape(words)}", soft_wrap=True, highlight=False)
+
+
+def _lost(losses: Mapping[str, Mapping[str, int]]) -> Table:
+    """Table of the users at the origins of each split: how many each setting lost."""
+    table = Table("users at an origin", *losses, title="episodes")
+    reasons = dict.fromkeys(reason for lost in losses.values() for reason in lost)
+    # The first and the last are what there was and what is left.
+    ends = ("candidates", "episodes", "episodes of unseen users")
+    for reason in ("candidates", *(r for r in reasons if r not in ends), *ends[1:]):
+        numbers = (lost.get(reason, 0) for lost in losses.values())
+        table.add_row(escape(reason if reason in ends else f"lost {reason}"), *map("{:,}".format, numbers))
     return table
 
 
