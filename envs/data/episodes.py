@@ -116,7 +116,7 @@ def screened(
         ),
         f"without a purchase in the {unit}s of the window": pl.col("bought").is_null(),
         "with nothing but repeats (data.protocol.repeats=false)": pl.col("target").is_null(),
-        "of unseen users, who train nothing": pl.col("unseen") & pl.lit(split != "test"),
+        "as unseen users, who train nothing": pl.col("unseen") & pl.lit(split != "test"),
     }
     losses = Losses({"candidates": status.height})
     for reason, lost in reasons.items():
@@ -152,7 +152,7 @@ def candidates(
     origins = own_origins.of(steps, protocol, last)
     for part, of_part in own_origins.slices(triples, origins, _AT_ONCE):
         for split in SPLITS:
-            yield split, part, of_part.filter(pl.col("split") == split).drop("split")
+            yield split, part, of_part.filter(pl.col("split") == split).drop("split", "place")
 
 
 def build(

@@ -14,7 +14,9 @@ from .settings import Protocol
 
 
 def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
-    """``user``, ``split``, ``origin`` and ``end``: windows of a split end where the next split begins.
+    """``user``, ``split``, ``origin``, ``end``, and ``place``: number of the user's active steps before it.
+
+    Windows of a split end where the next split begins.
 
     Args:
         steps: ``user`` and ``week`` of purchases.
@@ -57,18 +59,16 @@ def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
         split=pl.lit("train"),
         end=pl.min_horizontal(pl.col("week") + protocol.window, pl.col("validation week")),
     )
-    found = [
-        part.select(
-            "user", "split", pl.col("week").cast(pl.Int32).alias("origin"), pl.col("end").cast(pl.Int32)
-        )
-        for part in (of_train, of_validation, of_test)
-    ]
+    columns = ("user", "split", pl.col("week").cast(pl.Int32).alias("origin"), pl.col("end").cast(pl.Int32))
+    found = [part.select(*columns, "place") for part in (of_train, of_validation, of_test)]
     return pl.concat(found).sort("user", "split", "origin").collect()
 
 
 def ends(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
-    """``user`` and ``until``: the step from which on nothing may be learned of a user."""
-    held = of(steps, protocol, last).filter(pl.col("split") != "train")
+    """``user`` and ``until``: the step from which on nothing may be learned of a user, where there is one."""
+    held = of(steps, protocol, last).filter(
+        pl.col("split") != "train", pl.col("place") >= protocol.min_active_weeks
+    )
     return held.group_by("user").agg(until=pl.col("origin").min())
 
 

@@ -110,6 +110,28 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
     Raises:
         DataError: the source or the cache cannot be used; the message names column, row or setting.
     """
+    identity = fingerprint(config)
+    folder = config.cache / "tasks" / identity
+    read = None if wholly else _READ
+    try:
+        with _held(folder, fcntl.LOCK_SH):
+            if fault(folder, read) is None:
+                return restore(folder)
+        with _held(folder, fcntl.LOCK_EX):
+            why = fault(folder, read)  # another process may have built them
+            if why is not None:
+                _make(config, identity, folder, engine, why)
+            return restore(folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Hash of the source's content, of how it is read, and of the protocol.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
     is_panel = config.source == "completejourney"
     identity = {
         "format": _FORMAT,
@@ -121,20 +143,7 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
         "protocol": _protocol(config.protocol),
         "at_once": config.at_once,
     }
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = config.cache / "tasks" / fingerprint
-    read = None if wholly else _READ
-    try:
-        with _held(folder, fcntl.LOCK_SH):
-            if fault(folder, read) is None:
-                return restore(folder)
-        with _held(folder, fcntl.LOCK_EX):
-            why = fault(folder, read)  # another process may have built them
-            if why is not None:
-                _make(config, fingerprint, folder, engine, why)
-            return restore(folder)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _columns(columns: LogColumns) -> dict[str, Any]:

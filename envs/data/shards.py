@@ -242,7 +242,8 @@ def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) 
     theirs = found.join(training, on="user", how="semi").lazy()
     if protocol.split != "time":
         until = own_origins.ends(found, protocol, span[1])
-        theirs = theirs.join(until.lazy(), on="user").filter(pl.col("week") < pl.col("until"))
+        open_end = pl.col("until").fill_null(span[1] + 1)
+        theirs = theirs.join(until.lazy(), on="user", how="left").filter(pl.col("week") < open_end)
     assert protocol.statistics_end is not None, "resolved"
     if protocol.split == "time":
         origins = _origins(protocol, span)
@@ -297,7 +298,7 @@ def write(
     if protocol.split != "time":
         until = own_origins.ends(merged, protocol, span[1])
         known = part.users.select("user").join(until, on="user", how="left", maintain_order="left")
-        known.with_columns(pl.col("until").fill_null(0)).write_ipc(part.path("until"))
+        known.with_columns(pl.col("until").fill_null(span[1] + 1)).write_ipc(part.path("until"))
     of_origins = dict(zip(_origins(protocol, span), popularity, strict=True))
     users = part.users.select("user", "unseen", "profile")
     table, losses = episodes.build(triples, merged, users, of_origins, protocol, week_zero, span[1])

@@ -131,8 +131,12 @@ def quota(data: Data, rows: Sequence[Row], k: int, novelty: float) -> IntArray:
 def lists(data: Data, k: int, novelty_floor: float) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
     """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first."""
 
+    def mask(rows: Sequence[Row]) -> npt.NDArray[np.bool_] | None:
+        """Tags that no target can hold."""
+        return None if data.protocol.repeats else member_mask(rows, "history", len(data.catalog))
+
     def ranked(score: Callable[[Data, Sequence[Row]], Scores]) -> Callable[[Sequence[Row]], IntArray]:
-        return lambda rows: top(score(data, rows), k)
+        return lambda rows: top(score(data, rows), k, mask(rows))
 
     found = {name: ranked(score) for name, score in SCORERS.items()}
     return {**found, "quota": lambda rows: quota(data, rows, k, novelty_floor)}

@@ -97,7 +97,8 @@ class Tags(Task):
 
     def _prompted(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
         given = self.settings
-        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt)
+        step = self.data.protocol.step
+        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt, step)
 
     def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
         return [self.catalog.parse(answer) for answer in texts]

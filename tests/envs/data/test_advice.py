@@ -99,7 +99,7 @@ def test_every_setting_says_how_many_episodes_it_lost(tmp_path):
         assert all(number > 0 for number in reasons.values())
         assert "by data.protocol.min_active_weeks=2" in reasons
         assert "by data.protocol.active_within=3" in reasons
-        assert ("of unseen users, who train nothing" in reasons) == (split != "test")
+        assert ("as unseen users, who train nothing" in reasons) == (split != "test")
     # Recounted at one origin: those who were there within three weeks, but only in one week.
     (origin,) = task.protocol.validation_origins
     panel = task.panel

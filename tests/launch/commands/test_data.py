@@ -98,7 +98,7 @@ def test_what_was_read_and_what_was_lost_is_described(recrl, config, tmp_path):
     assert "time: column 'time': ISO 8601 text, 2024-01-03 to 2024-11-06" in lines
     words = " ".join(re.sub("[│┃]", " ", shown).split())
     assert "users at an origin" in words
-    assert "lost of unseen users, who train nothing" in words
+    assert "lost as unseen users, who train nothing" in words
     # Origins of the tests lie 11, 7 and 3 weeks before the end.
     assert "note: only 120 test episodes: wide intervals" in words
     assert "test episodes lie in summer and autumn, training episodes in spring and summer" in words
