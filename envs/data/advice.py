@@ -14,8 +14,8 @@ from .settings import DataError, Protocol
 
 # Episodes that each split should have; fewer are advised where no setting gives as many.
 _ENOUGH = 100
-# Longest windows, in steps, that are advised.
-_LONGEST = 1000
+# Longest time between purchases, in steps, that is advised.
+_LONGEST = 100_000
 
 Found = tuple[dict[str, Any], dict[str, episodes.Losses]]
 
@@ -53,7 +53,7 @@ def _tried(
         events = core(load(step), protocol.k_core)
     except DataError:
         return
-    span = events.first_week, events.last_week
+    span = shards.span_of(events, protocol)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         known = shards.Vocabulary.of(events)
         ranges, _ = shards.scatter(events, known, protocol, Path(place), size)

@@ -1,6 +1,6 @@
 """What a date means to a shopper: the season and the holidays of the coming weeks (United States).
 
-Time is counted in steps: days, weeks that start on Monday, or months.
+Time is counted in steps: hours, days, weeks that start on Monday, or months.
 """
 
 import datetime as dt
@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 from dateutil.easter import easter
 
-Step = Literal["day", "week", "month"]
+Step = Literal["hour", "day", "week", "month"]
 
 _SEASONS = ("winter", "spring", "summer", "autumn")
 
@@ -26,11 +26,13 @@ def holidays(first: dt.date, last: dt.date) -> list[str]:
 
 
 def start_of(zero: dt.date, number: int, step: Step = "week") -> dt.date:
-    """The first day of a step.
+    """The first day of a step, or the day of an hour.
 
     Args:
         zero: The day on which step 0 begins; for months the first of one.
     """
+    if step == "hour":
+        return zero + dt.timedelta(days=number // 24)
     if step == "month":
         months = zero.year * 12 + zero.month - 1 + number
         return dt.date(months // 12, months % 12 + 1, 1)
@@ -38,32 +40,40 @@ def start_of(zero: dt.date, number: int, step: Step = "week") -> dt.date:
 
 
 def step_zero(first: dt.date, step: Step) -> dt.date:
-    """The day on which step 0 begins where step 1 holds the first day of the data."""
+    """The day on which step 0 begins: step 1 holds the first day of the data, hour 24 begins with it."""
     if step == "month":
         return start_of(first.replace(day=1), -1, step)
+    if step == "hour":
+        return first - dt.timedelta(days=1)
     begins = first - dt.timedelta(days=first.weekday() if step == "week" else 0)
     return start_of(begins, -1, step)
 
 
-def number_of(day: dt.date, zero: dt.date, step: Step) -> int:
-    """Number of the step that holds a day."""
+def number_of(when: dt.datetime, zero: dt.date, step: Step) -> int:
+    """Number of the step that holds a time."""
+    days = (when.date() - zero).days
+    if step == "hour":
+        return days * 24 + when.hour
     if step == "month":
-        return (day.year - zero.year) * 12 + day.month - zero.month
-    return (day - zero).days // (7 if step == "week" else 1)
+        return (when.year - zero.year) * 12 + when.month - zero.month
+    return days // (7 if step == "week" else 1)
 
 
-def numbers_of(day: pl.Expr, zero: dt.date, step: Step) -> pl.Expr:
-    """:func:`number_of` for a column of dates."""
+def numbers_of(when: pl.Expr, zero: dt.date, step: Step) -> pl.Expr:
+    """:func:`number_of` for a column of datetimes."""
+    days = (when.dt.date() - pl.lit(zero)).dt.total_days()
+    if step == "hour":
+        return (days * 24 + when.dt.hour().cast(pl.Int64)).cast(pl.Int32)
     if step == "month":
-        months = (day.dt.year() - zero.year) * 12 + day.dt.month().cast(pl.Int32) - zero.month
+        months = (when.dt.year() - zero.year) * 12 + when.dt.month().cast(pl.Int32) - zero.month
         return months.cast(pl.Int32)
-    days = (day - pl.lit(zero)).dt.total_days()
     return (days // (7 if step == "week" else 1)).cast(pl.Int32)
 
 
 def describe(first: dt.date, number: int, step: Step = "week") -> str:
     """One line about the steps that start on a day: ``October, autumn; ahead: Halloween``."""
-    ahead = holidays(first, start_of(first, number, step) - dt.timedelta(days=1))
+    last = start_of(first, number, step) - dt.timedelta(days=1)
+    ahead = holidays(first, max(first, last))
     return f"{first:%B}, {season(first)}; ahead: {', '.join(ahead) if ahead else 'no holiday'}"
 
 

@@ -15,7 +15,8 @@ class Events:
 
     Attributes:
         purchases: Columns ``user: str``, ``week: int32``, ``tag: str``, in any order; rows may repeat. Weeks
-            start on Monday. Not read yet: a source may be larger than memory.
+            start on Monday. Not read yet: a source may be larger than memory. A source that brings splits has
+            the column ``part: int8`` too, see :mod:`recrl.envs.data.given`.
         week_zero: The Monday on which week 0 begins; the day or the first of a month where these are counted.
         first_week: First week with complete data.
         last_week: Last week with complete data.

@@ -67,14 +67,21 @@ def resolve(source: str | Path) -> list[Path]:
     return [file for file in files if file.stat().st_size] or files[:1]
 
 
-def fingerprint(source: str | Path) -> str:
+def fingerprint(source: str | Path, *, named: bool = False) -> str:
     """Content hash of a source's files.
+
+    Args:
+        named: Whether the names of the files count too.
 
     Raises:
         DataError: as for :func:`resolve`; or a file cannot be opened.
     """
-    digests = [_digest(path) for path in resolve(source)]
-    whole = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    digests = [_digest(path) + (path.name if named else "") for path in resolve(source)]
+    whole = (
+        digests[0]
+        if len(digests) == 1 and not named
+        else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    )
     return f"logs sha256 {whole[:24]}"
 
 

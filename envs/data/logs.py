@@ -28,6 +28,7 @@ from . import columns, files, parquet, tables
 from .calendar import Step, number_of, numbers_of, step_zero
 from .columns import Reading
 from .events import Events
+from .given import of_file, of_words
 from .lines import FIRST
 from .settings import DataError, LogColumns
 from .tables import Table
@@ -44,6 +45,7 @@ def load(
     max_tags: int = 200_000,
     step: Step = "week",
     whole: bool = True,
+    given: bool = False,
 ) -> Events:
     """Read a log as purchases by week.
 
@@ -55,6 +57,8 @@ def load(
         max_users, max_tags: Largest numbers of different users and tags; they are held in memory.
         step: Unit of time in place of the week.
         whole: Leave out the last week or month if the log ends within it.
+        given: Read the split of each row too: purchases get the column ``part``, see
+            :mod:`recrl.envs.data.given`.
 
     Raises:
         DataError: no such file, an unknown suffix, a missing column, a bad row, no usable row, or too many
@@ -64,7 +68,7 @@ def load(
     paths = files.resolve(source)
 
     def read(patient: bool) -> Events:
-        log = _Log(str(source), paths, columns, patient)
+        log = _Log(str(source), paths, columns, patient, given)
         return log.events(bad_rows, max_users, max_tags, step, whole)
 
     try:
@@ -84,12 +88,19 @@ class _Part:
 
     Args:
         names: Role -> name of the column; profiles have the roles ``profile 0``, ``profile 1``, ...
+        split: Split of all rows, if the files' names tell it.
     """
 
     def __init__(
-        self, paths: list[Path], table: Table, names: Mapping[str, str], separator: str | None, patient: bool
+        self,
+        paths: list[Path],
+        table: Table,
+        names: Mapping[str, str],
+        separator: str | None,
+        patient: bool,
+        split: int | None = None,
     ) -> None:
-        self.paths, self.names = paths, names
+        self.paths, self.names, self._split = paths, names, split
         self._table, self._patient = table, patient
         first = _collected(self._scan(paths[:1]).head(FIRST), [self])
         self.readings: dict[str, Reading] = {}
@@ -111,7 +122,10 @@ class _Part:
         schema = lazy.collect_schema()
         faults = pl.col("fault") if "fault" in schema and "fault" not in self.names.values() else pl.lit(None)
         read = {role: self.readings[role].read(pl.col(name)) for role, name in self.names.items()}
-        raw = {f"raw {role}": pl.col(self.names[role]) for role in _ROLES}
+        if self._split is not None:
+            read["split"] = pl.lit(self._split, dtype=pl.Int8)
+        needed = [role for role in (*_ROLES, "split") if role in self.names]
+        raw = {f"raw {role}": pl.col(self.names[role]) for role in needed}
         if schema[self.names["time"]].is_temporal():  # a bad row's time may be too far out to show
             seen = pl.when(raw["raw time"].is_not_null())
             raw["raw time"] = seen.then(
@@ -135,18 +149,21 @@ class _Part:
 def _reading(role: str, values: pl.Series, separator: str | None) -> Reading:
     if role == "tag":
         return columns.of_tags(values, separator)
+    if role == "split":
+        return Reading("words for splits", of_words)
     return {"user": columns.of_ids, "time": columns.of_times}.get(role, columns.of_profiles)(values)
 
 
 class _Log:
     """Rows of a log's files as events."""
 
-    def __init__(self, source: str, paths: list[Path], given: LogColumns, patient: bool) -> None:
+    def __init__(self, source: str, paths: list[Path], named: LogColumns, patient: bool, given: bool) -> None:
         self._source, self._paths = source, paths
-        self._parts = list(_parts(paths, given, patient))
-        self._profiled = given.profiles
+        self._parts = list(_parts(paths, named, patient, given))
+        self._profiled, self._given = named.profiles, given
+        self._needed = (*_ROLES, *(["split"] if given else []))
         self._lists = any(part.readings["tag"].lists for part in self._parts)
-        roles = [*_ROLES, *(role for role in self._parts[0].names if role not in _ROLES)]
+        roles = [*self._needed, *(role for role in self._parts[0].names if role not in self._needed)]
         self._rows = pl.concat([self._typed(part.rows()).select(*roles, "fault") for part in self._parts])
 
     def _typed(self, rows: pl.LazyFrame) -> pl.LazyFrame:
@@ -156,7 +173,9 @@ class _Log:
         return rows.with_columns(tag=listed) if single else rows
 
     def events(self, bad_rows: str, max_users: int, max_tags: int, step: Step, whole: bool) -> Events:
-        bad = pl.any_horizontal(pl.col("fault").is_not_null(), *(pl.col(role).is_null() for role in _ROLES))
+        bad = pl.any_horizontal(
+            pl.col("fault").is_not_null(), *(pl.col(role).is_null() for role in self._needed)
+        )
         if bad_rows == "error":
             self._refuse_first(bad)
         good = self._rows.filter(~bad)
@@ -181,13 +200,16 @@ class _Log:
         self._check_distinct(good, "tag", tags, max_tags)
         zero = step_zero(first_time.date(), step)
         # A week counts as complete when the log goes on past its Sunday.
-        after = last_time.date() + dt.timedelta(days=1)
-        last = number_of(after, zero, step) - 1 if whole else number_of(last_time.date(), zero, step)
-        numbered = good.select("user", numbers_of(pl.col("time").dt.date(), zero, step).alias("week"), "tag")
+        after = last_time + dt.timedelta(days=1)
+        last = number_of(last_time, zero, step)
+        if whole and step in ("week", "month"):
+            last = number_of(after, zero, step) - 1
+        week = numbers_of(pl.col("time"), zero, step).alias("week")
+        numbered = good.select("user", week, "tag", *([pl.col("split").alias("part")] if self._given else []))
         return Events(
             purchases=numbered.filter(pl.col("week") <= last),
             week_zero=zero,
-            first_week=1,
+            first_week=number_of(first_time, zero, step),
             last_week=last,
             step=step,
             profiles=self._profiles(good),
@@ -202,9 +224,11 @@ class _Log:
         """How the files were read, in words."""
         part = self._parts[0]
         found = {"files": files.said(self._source, self._paths)}
-        found |= {role: part.said(role) for role in _ROLES}
+        found |= {role: part.said(role) for role in self._needed if role in part.names}
+        if self._given and "split" not in part.names:
+            found["split"] = "names of the files"
         if self._profiled:
-            found["profile"] = "; ".join(part.said(role) for role in part.names if role not in _ROLES)
+            found["profile"] = "; ".join(part.said(role) for role in part.names if role not in self._needed)
         found["time"] += f", {first.date()} to {last.date()}"
         differences = [
             f"{other.paths[0].name}: {other.said(role)}, but {part.paths[0].name}: {part.said(role)}"
@@ -262,11 +286,13 @@ class _Log:
         return _collected(lazy, self._parts)
 
 
-def _parts(paths: Iterable[Path], given: LogColumns, patient: bool) -> Iterable[_Part]:
+def _parts(paths: Iterable[Path], given: LogColumns, patient: bool, split: bool) -> Iterable[_Part]:
     wanted = {role: getattr(given, role) for role in _ROLES}
+    if split and given.split is not None:
+        wanted["split"] = given.split
     profiles = {f"profile {i}": name for i, name in enumerate(given.profiles)}
 
-    def known(path: Path) -> tuple[Table, tuple[tuple[str, str], ...]]:
+    def known(path: Path) -> tuple[Table, tuple[tuple[str, str], ...], int | None]:
         table = tables.table(path)
         names = {role: tables.name_of(role, name, path, table.names) for role, name in wanted.items()}
         names |= {role: tables.name_of("profile", name, path, table.names) for role, name in profiles.items()}
@@ -275,16 +301,31 @@ def _parts(paths: Iterable[Path], given: LogColumns, patient: bool) -> Iterable[
             raise DataError(f"{path}: {roles} are both the column {twice!r}; give each a column of its own")
         if files.format_of(path) == "JSON lines":  # its other columns are not read
             table = Table(tuple(sorted((n, kind) for n, kind in table.columns if n in names.values())))
-        return table, tuple(names.items())
+        of_file = of_file_name(path) if split and given.split is None else None
+        return table, tuple(names.items()), of_file
 
-    for (table, names), alike in itertools.groupby(paths, key=known):
-        yield _Part(list(alike), table, dict(names), given.tag_separator, patient)
+    for (table, names, of_rows), alike in itertools.groupby(paths, key=known):
+        yield _Part(list(alike), table, dict(names), given.tag_separator, patient, of_rows)
+
+
+def of_file_name(path: Path) -> int:
+    """Split of a file.
+
+    Raises:
+        DataError: its name tells none.
+    """
+    if (found := of_file(path)) is None:
+        raise DataError(
+            f"{path}: data.protocol.split=given, but its name holds none of the words train, validation and "
+            "test (or two of them); rename it, or name a column by data.columns.split=..."
+        )
+    return found
 
 
 def _refusal(path: Path, part: _Part, row: Mapping[str, object]) -> str:
     what = row["fault"]
     if what is None:
-        role = next(role for role in _ROLES if row[role] is None)
+        role = next(role for role in (*_ROLES, "split") if row[role] is None)
         held = row[f"raw {role}"]
         shown = repr(held) if len(repr(held)) <= 80 else f"{repr(held)[:80]}..."
         words = part.readings[role].words

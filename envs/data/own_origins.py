@@ -1,4 +1,4 @@
-"""Origins of each user's own: the last steps, or shares of the steps, in which the user bought something.
+"""Origins of each user's own: the last steps in which a user bought something, shares of them, or given ones.
 
 ``of``       split, origin and end of the window, user by user
 ``ends``     step from which on nothing may be learned of a user
@@ -22,9 +22,10 @@ def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
         steps: ``user`` and ``week`` of purchases.
         last: Last step of the data.
     """
+    given = protocol.split == "given"
     active = (
         steps.lazy()
-        .select("user", "week")
+        .select("user", "week", *(["part"] if given else []))
         .unique()
         .sort("user", "week")
         .with_columns(
@@ -32,7 +33,11 @@ def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
             steps=pl.len().cast(pl.Int32).over("user"),
         )
     )
-    if protocol.split == "last":
+    if given:  # the first step of each, which lies behind all of the split before
+        test, validation = (
+            pl.col("place").filter(pl.col("part") == part).min().over("user") for part in (2, 1)
+        )
+    elif protocol.split == "last":
         test, validation = pl.col("steps") - 1, pl.col("steps") - 2
     else:
         test, validation = (
@@ -49,15 +54,16 @@ def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
     end = pl.col("week") + 1 if protocol.split == "last" else pl.lit(last + 1)
     of_test = active.filter(pl.col("place") == pl.col("test")).with_columns(split=pl.lit("test"), end=end)
     of_validation = active.filter(pl.col("place") == pl.col("validation")).with_columns(
-        split=pl.lit("validation"), end=pl.col("test week")
+        split=pl.lit("validation"), end=pl.col("test week").fill_null(last + 1)
     )
+    held = pl.min_horizontal("test", "validation").fill_null(pl.col("steps"))
     of_train = active.filter(
         pl.col("place") > 0,
-        pl.col("place") < pl.col("validation"),
-        pl.col("place") >= pl.col("validation") - protocol.user_origins,
+        pl.col("place") < held,
+        pl.col("place") >= held - protocol.user_origins,
     ).with_columns(
         split=pl.lit("train"),
-        end=pl.min_horizontal(pl.col("week") + protocol.window, pl.col("validation week")),
+        end=pl.min_horizontal(pl.col("week") + protocol.window, "test week", "validation week"),
     )
     columns = ("user", "split", pl.col("week").cast(pl.Int32).alias("origin"), pl.col("end").cast(pl.Int32))
     found = [part.select(*columns, "place") for part in (of_train, of_validation, of_test)]
@@ -66,9 +72,9 @@ def of(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
 
 def ends(steps: pl.DataFrame, protocol: Protocol, last: int) -> pl.DataFrame:
     """``user`` and ``until``: the step from which on nothing may be learned of a user, where there is one."""
-    held = of(steps, protocol, last).filter(
-        pl.col("split") != "train", pl.col("place") >= protocol.min_active_weeks
-    )
+    held = of(steps, protocol, last).filter(pl.col("split") != "train")
+    if protocol.split != "given":  # a user with too little before it has no test either
+        held = held.filter(pl.col("place") >= protocol.min_active_weeks)
     return held.group_by("user").agg(until=pl.col("origin").min())
 
 

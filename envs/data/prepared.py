@@ -37,8 +37,18 @@ logger = logging.getLogger(__name__)
 # Raise when the meaning of the cached tables changes.
 _FORMAT = 2
 
-# Settings of a protocol that the first tables did not know.
-_LATER = ("step", "split", "test_share", "validation_share", "user_origins", "repeats", "k_core")
+# Settings that the first tables did not know.
+_LATER_COLUMNS = ("tag_separator", "split")
+_LATER = (
+    "step",
+    "split",
+    "test_share",
+    "validation_share",
+    "user_origins",
+    "repeats",
+    "k_core",
+    "session_gap",
+)
 
 _PARTIAL = ".partial"
 
@@ -136,7 +146,9 @@ def fingerprint(config: DataConfig) -> str:
     identity = {
         "format": _FORMAT,
         "source": (
-            completejourney.fingerprint(config.track) if is_panel else files.fingerprint(config.source)
+            completejourney.fingerprint(config.track)
+            if is_panel
+            else files.fingerprint(config.source, named=config.protocol.split == "given")
         ),
         "columns": None if is_panel else _columns(config.columns),
         "bad_rows": None if is_panel else config.bad_rows,
@@ -149,7 +161,7 @@ def fingerprint(config: DataConfig) -> str:
 def _columns(columns: LogColumns) -> dict[str, Any]:
     """Names of the columns as they identify tables: settings that came later count where they are given."""
     named = columns.model_dump(mode="json")
-    return {name: value for name, value in named.items() if name != "tag_separator" or value is not None}
+    return {name: value for name, value in named.items() if name not in _LATER_COLUMNS or value is not None}
 
 
 def _protocol(protocol: Protocol) -> dict[str, Any]:
@@ -183,6 +195,8 @@ def _events(config: DataConfig, step: Step) -> Events:
             raise DataError(
                 f"data.protocol.step={step}: the Complete Journey panel tells weeks; leave it at week"
             )
+        if config.protocol.split == "given":
+            raise DataError("data.protocol.split=given: the Complete Journey panel brings no splits")
         return completejourney.load(config.track)
     return logs.load(
         config.source,
@@ -192,6 +206,7 @@ def _events(config: DataConfig, step: Step) -> Events:
         max_tags=config.max_tags,
         step=step,
         whole=config.protocol.split == "time",
+        given=config.protocol.split == "given",
     )
 
 
@@ -214,7 +229,7 @@ def build(
         DataError: the data do not fit the protocol.
     """
     events = core(events, protocol.k_core)
-    protocol = protocol.resolved(events.first_week, events.last_week)
+    protocol = protocol.resolved(*shards.span_of(events, protocol))
     # Process ids repeat: in a container each builder is number 1.
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     partial.mkdir(parents=True)

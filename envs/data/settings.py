@@ -14,8 +14,9 @@ from ..faults import MendableError
 from ..settings import MANY, Between, Each, Place, Text
 from .calendar import Step
 
-# Latest week: two hundred years.
-_LATEST = 10_000
+# Latest step: two hundred years of hours. Longest stretch of history: eleven years of them.
+_LATEST = 2_000_000
+_LONGEST = 100_000
 _Column = Annotated[str, Text()]
 _Weeks = Annotated[int, Between(1, 1000)]
 _Origins = Annotated[tuple[Annotated[int, Between(0, _LATEST)], ...], Each()]
@@ -46,6 +47,9 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     profile: _Column | Annotated[tuple[_Column, ...], Each(least=1)] | None = None
     """Column of text about the user, or a list of columns; none by default."""
 
+    split: _Column | None = None
+    """Column of ``train``, ``validation`` or ``test``, for ``data.protocol.split: given``."""
+
     @property
     def profiles(self) -> tuple[str, ...]:
         """Columns about the user."""
@@ -55,6 +59,7 @@ class LogColumns(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     def _apart(self) -> "LogColumns":
         named: dict[str, str] = {}
         roles = [("user", self.user), ("time", self.time), ("tag", self.tag)]
+        roles += [("split", self.split)] if self.split is not None else []
         for field, column in (*roles, *(("profile", column) for column in self.profiles)):
             if column in named:
                 raise ValueError(
@@ -70,27 +75,30 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
 
     step: Step = "week"
     """Unit of time: purchases of a tag in one are merged, and the other settings count it."""
-    split: Literal["time", "last", "ratio"] = "time"
+    session_gap: _Weeks | None = None
+    """Purchases of a user with no more than so many steps between them are one session, at its first step; by
+    default each step is one of its own."""
+    split: Literal["time", "last", "ratio", "given"] = "time"
     """``time``: origins of the calendar, the same for all users; ``last``: the last step in which a user
     bought something is the test, the one before it the validation, earlier ones train; ``ratio``: the last
-    shares of these steps are."""
+    shares of these steps are; ``given``: ``data.columns.split`` says, or the names of the files."""
     test_share: Annotated[float, Between(0.001, 0.8)] = 0.1
     """Share of a user's active steps that is the test, for ``split: ratio``."""
     validation_share: Annotated[float, Between(0.001, 0.8)] = 0.1
     """Share of a user's active steps before them that is the validation, for ``split: ratio``."""
     user_origins: Annotated[int, Between(1, 1000)] = 10
-    """Largest number of training episodes of a user, the latest ones, for ``split: last`` and ``ratio``."""
+    """Largest number of training episodes of a user, the latest ones, unless ``split: time``."""
     repeats: bool = True
     """Whether a target may hold tags of the history; false for what nobody buys twice, such as films."""
     k_core: Annotated[int, Between(1, MANY)] = 1
     """Users with fewer different tags, and tags with fewer users, are left out until none is."""
     window: _Weeks = 4
     """Length of the target window in weeks."""
-    lookback: _Weeks = 20
+    lookback: Annotated[int, Between(1, _LONGEST)] = 20
     """A tag is novel when it was not bought in this many weeks before the origin."""
     min_active_weeks: _Weeks = 4
     """A user needs this many weeks with a purchase before the origin."""
-    active_within: _Weeks = 8
+    active_within: Annotated[int, Between(1, _LONGEST)] = 8
     """A user needs a purchase within this many weeks before the origin."""
     cold_weeks: _Weeks = 10
     """A user with fewer active weeks than this before the origin is in segment ``cold``, else in ``warm``."""
@@ -119,7 +127,7 @@ class Protocol(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=
     @property
     def recent(self) -> int:
         """Number of steps whose buyers are a tag's popularity: eight weeks."""
-        return {"day": 56, "week": 8, "month": 2}[self.step]
+        return {"hour": 8 * 168, "day": 56, "week": 8, "month": 2}[self.step]
 
     def resolved(self, first_week: int, last_week: int) -> "Protocol":
         """The same protocol with every origin filled in for data that covers these weeks.
@@ -188,3 +196,12 @@ class DataConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Approximate number of purchases in memory while the tables are built; users are taken in ranges."""
     cache: Annotated[Path, Place()] = Path(".cache/recrl")
     """Folder of the cached tables, one subfolder a content hash."""
+
+    @model_validator(mode="after")
+    def _split_is_asked_for(self) -> "DataConfig":
+        if self.columns.split is not None and self.protocol.split != "given":
+            raise ValueError(
+                f"data.columns.split={self.columns.split} with data.protocol.split={self.protocol.split}: "
+                "set data.protocol.split=given, or leave the column out"
+            )
+        return self

@@ -29,7 +29,7 @@ import polars as pl
 import pyarrow as pa
 
 from ..text import display, normalise
-from . import episodes, own_origins
+from . import buyers, episodes, given, own_origins, sessions
 from .episodes import SPLITS, Losses, is_unseen
 from .events import Events
 from .settings import Protocol, SplitError
@@ -85,11 +85,13 @@ class Counts:
         purchases: Number of distinct (user, week, tag).
         buyers: ``[tags]``: training users who bought each tag before ``statistics_end``.
         recent: ``[origins, tags]``: training users who bought each tag in the weeks before each origin.
+        leaks: Leakage across splits that the data bring.
     """
 
     purchases: int
     buyers: npt.NDArray[np.int64]
     recent: npt.NDArray[np.float32]
+    leaks: Mapping[str, int]
 
 
 def build(
@@ -111,7 +113,7 @@ def build(
     """
     run = run or in_order
     known = Vocabulary.of(events)
-    span = events.first_week, events.last_week
+    span = span_of(events, protocol)
     ranges, rows = scatter(events, known, protocol, folder, size)
     counts = run(partial(count, protocol=protocol, tags=len(known.names), span=span), ranges)
     chosen, popularity = settle(counts, protocol)
@@ -134,6 +136,7 @@ def build(
     report = {
         f"repeated purchases of a tag in a {protocol.step} (merged)": rows
         - sum(part.purchases for part in counts),
+        **{name: sum(part.leaks[name] for part in counts) for name in counts[0].leaks},
         "users": users.height,
         "unseen users": int(users["unseen"].sum()),
         "tags spelled in more than one way (merged)": known.merged,
@@ -143,6 +146,11 @@ def build(
         "test episodes of unseen users": losses["test"][episodes.UNSEEN],
     }
     return [known.names[i] for i in chosen], report, losses
+
+
+def span_of(events: Events, protocol: Protocol) -> tuple[int, int]:
+    """First and last week; purchases of given splits may be moved behind the end of the data."""
+    return events.first_week, events.last_week + (2 if protocol.split == "given" else 0)
 
 
 def together(parts: Sequence[Mapping[str, Losses]]) -> dict[str, Losses]:
@@ -213,7 +221,7 @@ def scatter(
     (
         events.purchases.join(users, on="user")
         .join(known.places.lazy(), on="tag")
-        .select("range", user="index", week=pl.col("week").cast(pl.Int32), tag="place")
+        .select("range", user="index", week=pl.col("week").cast(pl.Int32), tag="place", **_parts_of(events))
         .sink_parquet(
             pl.PartitionBy(folder / _SCATTERED, key="range", include_key=False),
             mkdir=True,
@@ -224,6 +232,10 @@ def scatter(
     return ranges, rows
 
 
+def _parts_of(events: Events) -> dict[str, str]:
+    return {"part": "part"} if "part" in events.purchases.collect_schema() else {}
+
+
 def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) -> Counts:
     """Merge what was bought twice in a week, and count buyers.
 
@@ -231,12 +243,13 @@ def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) 
         tags: Number of tags, the rare ones included.
         span: First and last week of the data.
     """
-    found = (
-        pl.scan_parquet(part.folder / _SCATTERED / f"range={part.number}" / "*.parquet")
-        .unique()
-        .sort("user", "week", "tag")
-        .collect()
-    )
+    scattered = pl.scan_parquet(part.folder / _SCATTERED / f"range={part.number}" / "*.parquet")
+    scattered = sessions.merged(scattered, protocol.session_gap)
+    leaks: dict[str, int] = {}
+    if protocol.split == "given":
+        found, leaks = given.behind(scattered.collect())
+    else:
+        found = scattered.select("user", "week", "tag").unique().sort("user", "week", "tag").collect()
     found.write_ipc(part.path(_MERGED))
     training = part.users.filter(~pl.col("unseen")).select("user")
     theirs = found.join(training, on="user", how="semi").lazy()
@@ -247,13 +260,16 @@ def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) 
     assert protocol.statistics_end is not None, "resolved"
     if protocol.split == "time":
         origins = _origins(protocol, span)
-        recent = np.array([_buyers(theirs, o - protocol.recent, o, tags) for o in origins], dtype=np.float32)
+        recent = np.array(
+            [buyers.between(theirs, o - protocol.recent, o, tags) for o in origins], dtype=np.float32
+        )
     else:
-        recent = _recent_buyers(theirs, span, protocol.recent, tags)
+        recent = buyers.recent(theirs, span, protocol.recent, tags)
     return Counts(
         purchases=found.height,
-        buyers=_buyers(theirs, 0, protocol.statistics_end, tags),
+        buyers=buyers.between(theirs, 0, protocol.statistics_end, tags),
         recent=recent,
+        leaks=leaks,
     )
 
 
@@ -268,8 +284,8 @@ def settle(
     Raises:
         SplitError: less than two tags were bought by enough training users.
     """
-    buyers = np.sum([part.buyers for part in counts], axis=0)
-    chosen = np.flatnonzero(buyers >= protocol.min_tag_users).astype(np.int32)
+    total = np.sum([part.buyers for part in counts], axis=0)
+    chosen = np.flatnonzero(total >= protocol.min_tag_users).astype(np.int32)
     if len(chosen) < 2:
         raise SplitError(
             f"only {len(chosen)} tags were bought by data.protocol.min_tag_users={protocol.min_tag_users} "
@@ -368,36 +384,3 @@ def _origins(protocol: Protocol, span: tuple[int, int]) -> list[int]:
     if protocol.split != "time":
         return list(range(span[0], span[1] + 1))
     return sorted({origin for split in SPLITS for origin in protocol.origins(split)})
-
-
-def _recent_buyers(
-    purchases: pl.LazyFrame, span: tuple[int, int], weeks: int, tags: int
-) -> npt.NDArray[np.float32]:
-    """``[origins, tags]``: users with a purchase in the ``weeks`` weeks before each week of the data."""
-    first, last = span
-    found = purchases.select("user", "tag", "week").unique().sort("user", "tag", "week").collect()
-    week = found["week"].to_numpy().astype(np.int64)
-    # A purchase counts from the week behind it on, unless the user's one before it still does.
-    before = (
-        found.select(pl.col("week").shift().over("user", "tag").fill_null(-(10**6))).to_series().to_numpy()
-    )
-    counts_from = np.maximum(week + 1, before + weeks + 1)
-    changes = np.zeros((last - first + 2, tags), dtype=np.float32)
-    for number, at in ((1, counts_from), (-1, week + weeks + 1)):
-        np.add.at(changes, (np.clip(at - first, 0, last - first + 1), found["tag"].to_numpy()), number)
-    return np.cumsum(changes, axis=0, dtype=np.float32)[:-1]
-
-
-def _buyers(purchases: pl.LazyFrame, first: int, end: int, tags: int) -> npt.NDArray[np.int64]:
-    """``[tags]``: users with a purchase in weeks ``[first, end)``."""
-    counted = (
-        purchases.filter(pl.col("week").is_between(first, end, closed="left"))
-        .select("user", "tag")
-        .unique()
-        .group_by("tag")
-        .len()
-        .collect()
-    )
-    found = np.zeros(tags, dtype=np.int64)
-    found[counted["tag"].to_numpy()] = counted["len"].to_numpy()
-    return found

@@ -18,7 +18,7 @@ from ..text import display
 from .settings import SHOP, PromptConfig
 
 # Weeks with the tag over weeks with the most frequent tag, from the most to the least frequent.
-_HIGHEST: dict[Step, str] = {"day": "daily", "week": "weekly", "month": "monthly"}
+_HIGHEST: dict[Step, str] = {"hour": "most", "day": "daily", "week": "weekly", "month": "monthly"}
 _LOWER = ((0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
 _OLD = "not lately"
 

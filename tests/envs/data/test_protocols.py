@@ -47,15 +47,38 @@ def bought(data: Data) -> dict[int, dict[int, set[int]]]:
 LAST = Protocol(step="day", split="last", min_active_weeks=1, active_within=60, window=5, min_tag_users=2)
 
 
-@pytest.mark.parametrize("step", ["day", "week", "month"])
-def test_every_day_has_its_step(step):
+@pytest.mark.parametrize("step", ["hour", "day", "week", "month"])
+def test_every_time_has_its_step(step):
     zero = calendar.step_zero(FIRST, step)
-    days = [FIRST + dt.timedelta(days=n) for n in range(800)]
-    numbers = pl.DataFrame({"day": days}).select(calendar.numbers_of(pl.col("day"), zero, step)).to_series()
-    assert numbers.to_list() == [calendar.number_of(day, zero, step) for day in days]
-    assert numbers[0] == 1
-    for day, number in zip(days, numbers, strict=True):
-        assert calendar.start_of(zero, number, step) <= day < calendar.start_of(zero, number + 1, step)
+    times = [dt.datetime.combine(FIRST, dt.time(5)) + dt.timedelta(hours=7 * n) for n in range(2000)]
+    numbers = (
+        pl.DataFrame({"time": times}).select(calendar.numbers_of(pl.col("time"), zero, step)).to_series()
+    )
+    assert numbers.to_list() == [calendar.number_of(time, zero, step) for time in times]
+    assert numbers[0] == (24 + 5 if step == "hour" else 1)
+    for time, number in zip(times, numbers, strict=True):
+        begin, end = (
+            calendar.start_of(zero, n, step) for n in (number, number + (24 if step == "hour" else 1))
+        )
+        assert begin <= time.date() < end
+
+
+@pytest.mark.parametrize("gap", [1, 3, 10])
+def test_purchases_that_follow_closely_are_one_session(tmp_path, gap):
+    usual, data = task(tmp_path / "days", LAST), task(tmp_path, LAST.model_copy(update={"session_gap": gap}))
+    expected: dict[int, dict[int, set[int]]] = {}
+    for user, days in bought(usual).items():
+        sessions: dict[int, set[int]] = {}
+        last = begin = -1000
+        for day in sorted(days):
+            begin = day if day - last > gap else begin
+            last = day
+            sessions.setdefault(begin, set()).update(days[day])
+        expected[user] = sessions
+    assert {user: dict(days) for user, days in bought(data).items()} == expected
+    tests = {row["user"]: row for row in data.split("test").iter_rows(named=True)}
+    assert len(tests) == sum(len(sessions) > 1 for sessions in expected.values())
+    assert all(row["target"] == sorted(expected[user][max(expected[user])]) for user, row in tests.items())
 
 
 def log(path, first: dt.datetime, days: int):
