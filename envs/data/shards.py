@@ -260,9 +260,8 @@ def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) 
     assert protocol.statistics_end is not None, "resolved"
     if protocol.split == "time":
         origins = _origins(protocol, span)
-        recent = np.array(
-            [buyers.between(theirs, o - protocol.recent, o, tags) for o in origins], dtype=np.float32
-        )
+        known = [buyers.between(theirs, origin - protocol.recent, origin, tags) for origin in origins]
+        recent = np.array(known, dtype=np.float32)
     else:
         recent = buyers.recent(theirs, span, protocol.recent, tags)
     return Counts(

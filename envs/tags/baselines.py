@@ -6,7 +6,7 @@ frequency, but the most popular tags not bought lately take as many of its slots
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,9 @@ def random(data: Data, rows: Sequence[Row]) -> Scores:
     return np.random.default_rng(0).random((len(rows), len(data.catalog)), np.float32)
 
 
-SCORERS: dict[str, Callable[[Data, Sequence[Row]], Scores]] = {
+Scorer = Callable[[Data, Sequence[Row]], Scores]
+
+SCORERS: dict[str, Scorer] = {
     "random": random,
     "popularity": popularity,
     "own frequency": own_frequency,
@@ -128,17 +130,23 @@ def quota(data: Data, rows: Sequence[Row], k: int, novelty: float) -> IntArray:
     return np.concatenate([frequent, top(popularity(data, rows), n_novel, taken)], axis=1)
 
 
-def lists(data: Data, k: int, novelty_floor: float) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
-    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first."""
+def lists(
+    data: Data, k: int, novelty_floor: float, more: Mapping[str, Scorer] | None = None
+) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
+    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first.
+
+    Args:
+        more: Further scorers by name.
+    """
 
     def mask(rows: Sequence[Row]) -> npt.NDArray[np.bool_] | None:
         """Tags that no target can hold."""
         return None if data.protocol.repeats else member_mask(rows, "history", len(data.catalog))
 
-    def ranked(score: Callable[[Data, Sequence[Row]], Scores]) -> Callable[[Sequence[Row]], IntArray]:
+    def ranked(score: Scorer) -> Callable[[Sequence[Row]], IntArray]:
         return lambda rows: top(score(data, rows), k, mask(rows))
 
-    found = {name: ranked(score) for name, score in SCORERS.items()}
+    found = {name: ranked(score) for name, score in {**SCORERS, **(more or {})}.items()}
     return {**found, "quota": lambda rows: quota(data, rows, k, novelty_floor)}
 
 
