@@ -128,7 +128,7 @@ def of_times(first: pl.Series) -> Reading:
     if isinstance(kind, pl.Date | pl.Datetime):
         return Reading("dates" if kind == pl.Date else "datetimes", lambda column: _dated(column, kind))
     if kind.is_numeric():
-        unit = _unit(first.cast(pl.Float64))
+        unit = _unit(first.cast(pl.Float64)) if first.drop_nulls().len() else "seconds"
         if unit is None:
             some = first.drop_nulls()
             held = f", and holds {some[0]}" if some.len() else ""

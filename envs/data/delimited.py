@@ -2,7 +2,7 @@
 
 ``layout``   names of the columns and the separator, from the first line
 ``quick``    all rows by Polars, which stops at the first row that has more fields than the header
-``patient``  the same rows by Python; a row that cannot be read has a ``fault``
+``patient``  the same rows by Python; a row that cannot be read has a fault
 
 Values are text. In TSV and ``.inter`` files a quotation mark is a character like any other.
 """
@@ -83,7 +83,7 @@ def layout(path: Path) -> Layout:
 
 
 def quick(paths: Sequence[Path], found: Layout) -> pl.LazyFrame:
-    """Columns as text, and an empty ``fault``."""
+    """Columns as text, and no faults."""
     rows = pl.scan_csv(
         [*paths],
         separator=found.separator,
@@ -93,7 +93,7 @@ def quick(paths: Sequence[Path], found: Layout) -> pl.LazyFrame:
     )
     # Polars reads a blank line as a row without values.
     filled = rows.filter(pl.any_horizontal(pl.col(*found.names).is_not_null()))
-    return filled.with_columns(fault=pl.lit(None, pl.String))
+    return filled.with_columns(pl.lit(None, pl.String).alias(patiently.FAULT))
 
 
 def patient(paths: Sequence[Path], found: Layout) -> pl.LazyFrame:

@@ -2,7 +2,7 @@
 
 ``columns``  names and types of the columns, from the first lines
 ``quick``    all rows by Polars, which stops at the first line that is no JSON
-``patient``  the same rows by Python; a line that is no JSON is a row with a ``fault``
+``patient``  the same rows by Python; a line that is no JSON is a row with a fault
 
 Values are text, whatever they were, so that a column of mixed types reads like any other; but a column of
 floats stays one, since its text would hide that several whole numbers share a float.
@@ -60,8 +60,10 @@ def columns(path: Path) -> dict[str, pl.DataType]:
 
 
 def quick(paths: Sequence[Path], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
-    """Columns of these types, and an empty ``fault``."""
-    return pl.scan_ndjson([*paths], schema=dict(schema)).with_columns(fault=pl.lit(None, pl.String))
+    """Columns of these types, and no faults."""
+    return pl.scan_ndjson([*paths], schema=dict(schema)).with_columns(
+        pl.lit(None, pl.String).alias(patiently.FAULT)
+    )
 
 
 def patient(paths: Sequence[Path], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:

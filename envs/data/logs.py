@@ -30,6 +30,7 @@ from .columns import Reading
 from .events import Events
 from .given import of_file, of_words
 from .lines import FIRST
+from .patient import FAULT
 from .settings import DataError, LogColumns
 from .tables import Table
 
@@ -79,6 +80,14 @@ def load(
         return read(patient=True)
 
 
+def float_ids(source: str | Path, columns: LogColumns) -> bool:
+    """Whether users or tags are floats in a Parquet file of a source."""
+    paths = [path for path in files.resolve(source) if files.format_of(path) == "Parquet"]
+    kinds = (dict(tables.table(path).columns) for path in paths)
+    named = (columns.user, columns.tag)
+    return any(kind[name].is_float() for kind in kinds for name in named if name in kind)
+
+
 class _UnreadableError(DataError):
     """Polars stopped within a file."""
 
@@ -103,6 +112,7 @@ class _Part:
         self.paths, self.names, self._split = paths, names, split
         self._table, self._patient = table, patient
         first = _collected(self._scan(paths[:1]).head(FIRST), [self])
+        self.empty = not first.height
         self.readings: dict[str, Reading] = {}
         for role, name in names.items():
             sequence = table.layout is not None and name in table.layout.lists
@@ -120,7 +130,7 @@ class _Part:
         """Rows as events have them, and as they stand in the file: columns ``raw``, ``row`` and ``fault``."""
         lazy = self._scan(paths or self.paths)
         schema = lazy.collect_schema()
-        faults = pl.col("fault") if "fault" in schema and "fault" not in self.names.values() else pl.lit(None)
+        faults = pl.col(FAULT) if FAULT in schema else pl.lit(None)
         read = {role: self.readings[role].read(pl.col(name)) for role, name in self.names.items()}
         if self._split is not None:
             read["split"] = pl.lit(self._split, dtype=pl.Int8)
@@ -159,7 +169,8 @@ class _Log:
 
     def __init__(self, source: str, paths: list[Path], named: LogColumns, patient: bool, given: bool) -> None:
         self._source, self._paths = source, paths
-        self._parts = list(_parts(paths, named, patient, given))
+        parts = list(_parts(paths, named, patient, given))
+        self._parts = [part for part in parts if not part.empty] or parts[:1]
         self._profiled, self._given = named.profiles, given
         self._needed = (*_ROLES, *(["split"] if given else []))
         self._lists = any(part.readings["tag"].lists for part in self._parts)
@@ -178,7 +189,7 @@ class _Log:
         )
         if bad_rows == "error":
             self._refuse_first(bad)
-        good = self._rows.filter(~bad)
+        good, tag = self._rows.filter(~bad), pl.col("tag").filter(~bad)
         totals = self._collect(
             self._rows.select(
                 read=pl.len(),
@@ -186,16 +197,16 @@ class _Log:
                 first=pl.col("time").filter(~bad).min(),
                 last=pl.col("time").filter(~bad).max(),
                 users=pl.col("user").filter(~bad).approx_n_unique(),
+                tags=(tag.explode() if self._lists else tag).approx_n_unique(),
             )
         )
-        read, n_bad, first_time, last_time, users = totals.row(0)
+        read, n_bad, first_time, last_time, users, tags = totals.row(0)
         if first_time is None:
             raise DataError(
                 f"{self._source} holds no usable row ({read} read, {n_bad} bad); "
                 "a log needs user, time and tag"
             )
         good = good.explode("tag") if self._lists else good
-        tags = self._collect(good.select(pl.col("tag").approx_n_unique())).item()
         self._check_distinct(good, "user", users, max_users)
         self._check_distinct(good, "tag", tags, max_tags)
         zero = step_zero(first_time.date(), step)

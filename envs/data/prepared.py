@@ -30,7 +30,7 @@ from .calendar import Step
 from .core import core
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, LogColumns, Protocol, SplitError
+from .settings import DataConfig, DataError, Protocol, SplitError
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def fingerprint(config: DataConfig) -> str:
             if is_panel
             else files.fingerprint(config.source, named=config.protocol.split == "given")
         ),
-        "columns": None if is_panel else _columns(config.columns),
+        "columns": None if is_panel else _columns(config),
         "bad_rows": None if is_panel else config.bad_rows,
         "protocol": _protocol(config.protocol),
         "at_once": config.at_once,
@@ -158,10 +158,12 @@ def fingerprint(config: DataConfig) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _columns(columns: LogColumns) -> dict[str, Any]:
+def _columns(config: DataConfig) -> dict[str, Any]:
     """Names of the columns as they identify tables: settings that came later count where they are given."""
-    named = columns.model_dump(mode="json")
-    return {name: value for name, value in named.items() if name not in _LATER_COLUMNS or value is not None}
+    named = config.columns.model_dump(mode="json")
+    kept = {name: value for name, value in named.items() if name not in _LATER_COLUMNS or value is not None}
+    # Earlier versions took floats for text, so that several users were one.
+    return {**kept, "ids": "whole"} if logs.float_ids(config.source, config.columns) else kept
 
 
 def _protocol(protocol: Protocol) -> dict[str, Any]:

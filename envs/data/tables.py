@@ -10,6 +10,7 @@ import polars as pl
 from . import delimited, files, lines, parquet
 from .delimited import RECBOLE_NAMES, Layout
 from .lines import LineError
+from .patient import FAULT
 from .settings import DataError
 
 # Errors of Python on text files that it cannot read; a torn .gz file has errors of its own.
@@ -33,7 +34,7 @@ class Table:
         return [name for name, _ in self.columns]
 
     def scan(self, paths: Sequence[Path], names: Sequence[str], *, patient: bool = False) -> pl.LazyFrame:
-        """Rows of some files; of text files with a column ``fault``.
+        """Rows of some files; of text files with a column ``FAULT``.
 
         Args:
             names: Names of the columns that are needed.
@@ -46,7 +47,7 @@ class Table:
         else:
             schema = {name: kind for name, kind in self.columns if name in names}
             rows = (lines.patient if patient else lines.quick)(paths, schema)
-        return rows.select([*dict.fromkeys([*names, "fault"])])
+        return rows.select([*names, FAULT])
 
 
 def table(path: Path) -> Table:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recrl.envs.data import lines, logs, parquet
+from recrl.envs.data.patient import FAULT
 from recrl.envs.data.prepared import prepare
 from recrl.envs.data.settings import DataConfig, DataError, LogColumns, Protocol
 
@@ -128,7 +129,7 @@ def test_both_readers_agree_on_any_damage(tmp_path):
         except pl.exceptions.PolarsError:
             stopped += 1
             continue
-        assert not patient["fault"].is_not_null().any(), bytes(content)
+        assert not patient[FAULT].is_not_null().any(), bytes(content)
         assert quick.equals(patient), bytes(content)
     assert stopped > 20
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from recrl.envs.data import files, logs
-from recrl.envs.data.settings import DataError
+from recrl.envs.data.settings import DataError, LogColumns
 
 START = dt.datetime(2024, 1, 3)
 
@@ -90,6 +90,22 @@ def test_a_bad_row_is_named_with_its_file(parts):
     with pytest.raises(DataError, match=r"part-2\.PARQUET, row 3: column 'tag' holds ' ', which is no tag"):
         logs.load(parts)
     assert logs.load(parts, bad_rows="drop").report["rows read"] == 20
+
+
+def test_parts_without_rows_change_nothing(parts):
+    before = logs.load(parts)
+    part(15).with_columns(user=pl.lit(1), time=pl.lit(2)).clear().write_parquet(
+        parts / "2024" / "part-3.parquet"
+    )
+    again = logs.load(parts)
+    assert again.report == before.report
+    assert "differences" not in again.reading
+
+
+def test_a_column_may_have_any_name(tmp_path):
+    (tmp_path / "a.csv").write_text("row,fault,raw user\na,2024-01-01,x\na,2024-01-09,y\nb,2024-01-20,x\n")
+    columns = LogColumns(user="row", time="fault", tag="raw user")
+    assert logs.load(tmp_path / "a.csv", columns).purchases.collect().height == 2
 
 
 def test_a_part_without_a_column_is_named(parts):

@@ -1,13 +1,15 @@
 """Ids of users and tags: each is one user, whatever a join has left of them."""
 
 import datetime as dt
+import hashlib
 import json
 
 import polars as pl
 import pytest
 
-from recrl.envs.data import logs
-from recrl.envs.data.settings import DataError, LogColumns
+from recrl.envs.data import files, logs
+from recrl.envs.data.prepared import fingerprint
+from recrl.envs.data.settings import DataConfig, DataError, LogColumns, Protocol
 
 DROPPED = "rows with a missing or unreadable user, time or tag (dropped)"
 TIMES = [dt.datetime(2024, 1, 1) + dt.timedelta(weeks=week) for week in range(6)]
@@ -57,6 +59,33 @@ def test_narrow_floats_have_narrower_bounds(tmp_path):
     table([1, 2, 2**24 - 1, 2**24, 5, 6], pl.Float32()).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"row 4: column 'user' holds 16777216\.0, which is no user"):
         logs.load(tmp_path / "a.parquet")
+
+
+def test_tables_of_float_ids_are_not_those_of_earlier_versions(tmp_path):
+    """These took floats for text."""
+    texts, floats = (DataConfig(source=str(tmp_path / name)) for name in ("a.parquet", "b.parquet"))
+    table(["1", "2", "3", "4", "5", "6"]).write_parquet(tmp_path / "a.parquet")
+    table([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).write_parquet(tmp_path / "b.parquet")
+    content = files.fingerprint(tmp_path / "a.parquet")
+    earlier = {
+        "format": 2,
+        "source": content,
+        "columns": {"user": "user", "time": "time", "tag": "tag", "profile": None},
+        "bad_rows": "error",
+        "protocol": {
+            name: getattr(Protocol(), name)
+            for name in ("window", "lookback", "min_active_weeks", "active_within", "cold_weeks",
+                         "min_tag_users", "unseen_share", "train_origins", "validation_origins",
+                         "test_origins", "statistics_end")
+        },
+        "at_once": 2_000_000,
+    }  # fmt: skip
+
+    def known(identity: dict) -> str:
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    assert fingerprint(texts) == known(earlier)
+    assert fingerprint(floats) != known({**earlier, "source": files.fingerprint(tmp_path / "b.parquet")})
 
 
 def test_missing_users_are_nobody(tmp_path):
