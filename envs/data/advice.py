@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import episodes, shards
 from .calendar import Step
 from .core import core
@@ -14,6 +16,8 @@ from .settings import DataError, Protocol
 
 # Episodes that each split should have; fewer are advised where no setting gives as many.
 _ENOUGH = 100
+# Tags that there should be.
+_TAGS = 10
 # Longest time between purchases, in steps, that is advised.
 _LONGEST = 100_000
 
@@ -65,14 +69,14 @@ def _tried(
             counts = [
                 shards.count(part, protocol=changed, tags=len(known.names), span=span) for part in ranges
             ]
+            buyers = np.sort(np.sum([part.buyers for part in counts], axis=0))
+            if (buyers >= changed.min_tag_users).sum() < 2:
+                changes["min_tag_users"] = max(1, int(buyers[-_TAGS:][0]))
+                changed = changed.model_copy(update={"min_tag_users": changes["min_tag_users"]})
             try:
                 chosen, _ = shards.settle(counts, changed)
             except DataError:
-                changes["min_tag_users"] = 1
-                try:
-                    chosen, _ = shards.settle(counts, changed.model_copy(update={"min_tag_users": 1}))
-                except DataError:
-                    continue
+                continue
             survey = partial(shards.survey, protocol=changed, chosen=chosen, span=span)
             yield changes, shards.together([survey(part) for part in ranges])
 
@@ -94,6 +98,7 @@ def _changes(protocol: Protocol, step: Step, first: int, last: int) -> Iterator[
     }
     own = {"split": "last", **unset}
     changes: list[dict[str, Any]] = [
+        {},
         {"min_active_weeks": 1},
         wide,
         origins,

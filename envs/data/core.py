@@ -5,7 +5,7 @@ from dataclasses import replace
 import polars as pl
 
 from .events import Events
-from .settings import SplitError
+from .settings import DataError
 
 
 def core(events: Events, k: int) -> Events:
@@ -15,7 +15,7 @@ def core(events: Events, k: int) -> Events:
     tags are held in memory, purchases are not.
 
     Raises:
-        SplitError: nothing is left.
+        DataError: nothing is left.
     """
     if k == 1:
         return events
@@ -33,7 +33,7 @@ def core(events: Events, k: int) -> Events:
             break
         users, tags = of_users, of_tags
     if not users.height:
-        raise SplitError(f"data.protocol.k_core={k} leaves nobody; set a smaller one")
+        raise DataError(f"data.protocol.k_core={k} leaves nobody; set a smaller one")
     kept = events.purchases.join(users.lazy(), on="user", how="semi")
     return replace(
         events,
