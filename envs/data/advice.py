@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import episodes, shards
 from .calendar import Step
@@ -69,16 +70,21 @@ def _tried(
             counts = [
                 shards.count(part, protocol=changed, tags=len(known.names), span=span) for part in ranges
             ]
-            buyers = np.sort(np.sum([part.buyers for part in counts], axis=0))
-            if (buyers >= changed.min_tag_users).sum() < 2:
-                changes["min_tag_users"] = max(1, int(buyers[-_TAGS:][0]))
-                changed = changed.model_copy(update={"min_tag_users": changes["min_tag_users"]})
-            try:
+            for least in _least_users(np.sum([part.buyers for part in counts], axis=0), protocol):
+                if least != protocol.min_tag_users:
+                    changes = {**changes, "min_tag_users": least}
+                    changed = changed.model_copy(update={"min_tag_users": least})
                 chosen, _ = shards.settle(counts, changed)
-            except DataError:
-                continue
-            survey = partial(shards.survey, protocol=changed, chosen=chosen, span=span)
-            yield changes, shards.together([survey(part) for part in ranges])
+                survey = partial(shards.survey, protocol=changed, chosen=chosen, span=span)
+                yield changes, shards.together([survey(part) for part in ranges])
+
+
+def _least_users(buyers: npt.NDArray[np.int64], protocol: Protocol) -> list[int]:
+    """Least numbers of a tag's users to try: the one that is set, or lower ones if hardly a tag has it."""
+    if (buyers >= protocol.min_tag_users).sum() > 1:
+        return [protocol.min_tag_users]
+    some = np.sort(buyers[buyers > 0])[-_TAGS:]
+    return list(dict.fromkeys([int(some[0]), 1])) if len(some) > 1 else []
 
 
 def _changes(protocol: Protocol, step: Step, first: int, last: int) -> Iterator[dict[str, Any]]:
