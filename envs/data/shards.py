@@ -140,7 +140,7 @@ def build(
         "users": users.height,
         "unseen users": int(users["unseen"].sum()),
         "tags spelled in more than one way (merged)": known.merged,
-        "tags below protocol.min_tag_users (dropped)": len(known.names) - len(chosen),
+        "tags below data.protocol.min_tag_users (dropped)": len(known.names) - len(chosen),
         "tags": len(chosen),
         **{f"{split} episodes": losses[split]["episodes"] for split in SPLITS},
         "test episodes of unseen users": losses["test"][episodes.UNSEEN],
