@@ -217,18 +217,6 @@ class Task(ABC):
         """Counts of what was read, dropped and split."""
         return {f"{split} rows": self.count(split) for split in ("train", "test")}
 
-    def reading(self) -> Mapping[str, str]:
-        """How the data were read, in words; by default nothing is said."""
-        return {}
-
-    def losses(self) -> Mapping[str, Mapping[str, int]]:
-        """Split -> what became of its candidates: reason -> number; by default nothing is said."""
-        return {}
-
-    def remarks(self) -> Sequence[str]:
-        """What to know about the data before trusting a figure, a sentence or two each."""
-        return ()
-
     def values(self, name: str) -> Sequence[Any]:
         """Entries of a column over all training rows."""
         return [row[name] for row in self._rows("train")]

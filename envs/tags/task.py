@@ -17,6 +17,7 @@ from ..markdown import code, text
 from ..statistics import Values
 from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
 from . import baselines, drafts, metrics
+from .baselines import Scorer
 from .prompts import COLUMNS, prompted_rows
 from .ranker import TagRanker
 from .settings import TagsConfig
@@ -83,15 +84,6 @@ class Tags(Task):
     def counts(self) -> Mapping[str, int]:
         return self.data.report
 
-    def reading(self) -> Mapping[str, str]:
-        return self.data.reading
-
-    def losses(self) -> Mapping[str, Mapping[str, int]]:
-        return self.data.losses
-
-    def remarks(self) -> Sequence[str]:
-        return self.data.remarks
-
     def values(self, name: str) -> pl.Series:  # type: ignore[override]
         return self._episodes("train")[name]
 
@@ -136,7 +128,7 @@ class Tags(Task):
         found = baselines.lists(self.data, self.slots, _floor(floors), self._learned())
         return {name: answering(ranked) for name, ranked in found.items()}
 
-    def _learned(self) -> Mapping[str, baselines.Scorer]:
+    def _learned(self) -> Mapping[str, Scorer]:
         """Baselines that take a model to be trained."""
         if not self.settings.sequential:
             return {}

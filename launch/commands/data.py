@@ -1,7 +1,7 @@
 """``recrl data``: build and look at the data of a configuration."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,6 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from .options import Config, Overrides
+
+if TYPE_CHECKING:
+    from ...envs.data.prepared import Data
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 
@@ -39,7 +42,7 @@ def build(
     console = Console()
     _say(console, data.reading)
     console.print(_counts(data.fingerprint, data.report))
-    console.print(_lost(data.losses))
+    _remark(console, data)
 
 
 @data_app.command()
@@ -54,12 +57,11 @@ def describe(config: Config, overrides: Overrides = None) -> None:
 
     task = tasks.make(settings.task, settings.data)
     console = Console()
-    _say(console, task.reading())
+    if task.data is not None:
+        _say(console, task.data.reading)
     console.print(_counts(task.fingerprint, task.counts()))
-    if losses := task.losses():
-        console.print(_lost(losses))
-    for remark in task.remarks():
-        console.print(f"[bold yellow]note[/]: {escape(remark)}", soft_wrap=True, highlight=False)
+    if task.data is not None:
+        _remark(console, task.data)
     rows = task.rows("test")
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     baselines = task.baselines(settings.floors)
@@ -85,6 +87,14 @@ def _say(console: Console, facts: Mapping[str, str]) -> None:
     """A line for each fact, however long it is."""
     for name, words in facts.items():
         console.print(f"[bold]{name}[/]: {escape(words)}", soft_wrap=True, highlight=False)
+
+
+def _remark(console: Console, data: "Data") -> None:
+    """What became of the users at the origins, and what to know of the episodes."""
+    if data.losses:
+        console.print(_lost(data.losses))
+    for remark in data.remarks:
+        console.print(f"[bold yellow]note[/]: {escape(remark)}", soft_wrap=True, highlight=False)
 
 
 def _lost(losses: Mapping[str, Mapping[str, int]]) -> Table:

@@ -44,7 +44,7 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Task and rewards of a run."""
     task = tasks.make(config.task, config.data)
     check_task(config, task)
-    for remark in task.remarks():
+    for remark in task.data.remarks if task.data is not None else ():
         display.say(f"[bold yellow]note[/]: {escape(remark)}")
     try:
         check_segments(config.problem(), task.names, task.values)
