@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import episodes, shards
-from .calendar import Step
 from .core import core
 from .events import Events
-from .settings import DataError, Protocol
+from .settings import DataError, Protocol, Step
 
 # Episodes that each split should have; fewer are advised where no setting gives as many.
 _ENOUGH = 100

@@ -4,12 +4,11 @@ Time is counted in steps: hours, days, weeks that start on Monday, or months.
 """
 
 import datetime as dt
-from typing import Literal
 
 import polars as pl
 from dateutil.easter import easter
 
-Step = Literal["hour", "day", "week", "month"]
+from .settings import Step
 
 _SEASONS = ("winter", "spring", "summer", "autumn")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from .calendar import Step
+from .settings import Step
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from typing import Literal
 import polars as pl
 
 from . import columns, files, parquet, tables
-from .calendar import Step, number_of, numbers_of, step_zero
+from .calendar import number_of, numbers_of, step_zero
 from .columns import Reading
 from .events import Events
 from .given import of_file, of_words
 from .lines import FIRST
 from .patient import FAULT
-from .settings import DataError, LogColumns
+from .settings import DataError, LogColumns, Step
 from .tables import Table
 
 _ROLES = ("user", "time", "tag")

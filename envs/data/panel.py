@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from .calendar import Step, start_of
+from .calendar import start_of
+from .settings import Step
 
 IntArray = npt.NDArray[np.int32]
 

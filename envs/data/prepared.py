@@ -26,11 +26,10 @@ from ..catalog import Catalog
 from ..storage import sealed
 from ..text import display, normalise
 from . import advice, completejourney, files, logs, remarks, shards
-from .calendar import Step
 from .core import core
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, Protocol, SplitError
+from .settings import DataConfig, DataError, Protocol, SplitError, Step
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from pydantic import BaseModel, model_validator
 
 from ..faults import MendableError
 from ..settings import MANY, Between, Each, Place, Text
-from .calendar import Step
 
 # Latest step: two hundred years of hours. Longest stretch of history: eleven years of them.
 _LATEST = 2_000_000
 _LONGEST = 100_000
+Step = Literal["hour", "day", "week", "month"]
 _Column = Annotated[str, Text()]
 _Weeks = Annotated[int, Between(1, 1000)]
 _Origins = Annotated[tuple[Annotated[int, Between(0, _LATEST)], ...], Each()]

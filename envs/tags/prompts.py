@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from ..catalog import Catalog
-from ..data.calendar import Step
+from ..data.settings import Step
 from ..task import Message
 from ..text import display
 from .settings import SHOP, PromptConfig
