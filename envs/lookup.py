@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .settings import nearest
+from .settings import in_full, nearest
 
 MOST_NAMES = 40
 """Largest number of a module's names that an error lists."""
@@ -87,7 +87,10 @@ class Lookup:
             ) from error
 
     def _import_file(self, name: str) -> ModuleType:
-        path = _file(name)
+        try:
+            path = _file(name)
+        except ValueError as error:
+            raise self.error(f"{self.kind} file {name!r} {error}") from error
         if not path.is_file():
             raise self.error(f"no {self.kind} file {path} (given as {name!r}, read from folder {Path.cwd()})")
         # One module a file: two objects of one file share its state. In sys.modules, so that they pickle.
@@ -124,4 +127,4 @@ def anchored(use: str) -> str:
 
 
 def _file(name: str) -> Path:
-    return Path(name).expanduser().resolve()
+    return Path(in_full(name)).resolve()

@@ -1,11 +1,12 @@
 """What a field of a configuration may hold, declared with the field and refused in words.
 
 ``Between``   a number within bounds: 5.0 is taken as 5, but neither text (``"5"``) nor a switch (``true``)
-``Text``      text that has something in it and can be printed
+``Text``      text that has something in it and can be printed, perhaps a path
 ``Place``     the path of a file or a folder
 ``Each``      a list of limited length, without repetitions
 ``SWITCH``    ``on`` and ``off`` in a list of words, which YAML reads as true and false
 ``ONE``       a name alone, where a list of names is asked for
+``in_full``   a path whose ``~`` and variables mean what they mean in a shell
 ``nearest``   what an error says behind an unknown name
 
 Every field of every section has one of these, a type that admits few values, or is another section;
@@ -15,6 +16,7 @@ Every field of every section has one of these, a type that admits few values, or
 import difflib
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ SMALLEST_UNIT = 1e-30
 LARGEST = 1e38
 # Room above a seed for those that the stages and the processes of a run derive from it.
 LARGEST_SEED = 2**32 - 2**16
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 # Longest part and whole of a path, on the file systems that we know.
 _LONGEST_PART, _LONGEST_PATH = 255, 4000
@@ -67,9 +71,14 @@ class Between:
 
 @dataclass(frozen=True)
 class Text:
-    """Text of 1 to ``most`` characters that can be printed and written."""
+    """Text of 1 to ``most`` characters that can be printed and written.
+
+    Attributes:
+        path: Whether the text may be a path, which is read :func:`in_full`.
+    """
 
     most: int = 1000
+    path: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: Any) -> Any:
@@ -80,14 +89,14 @@ class Text:
             if len(value) > self.most:
                 raise ValueError(f"must have at most {self.most:,} characters, not {len(value):,}")
             _check_printable(value)
-            return value
+            return in_full(value) if self.path else value
 
         return core_schema.no_info_before_validator_function(check, handler(source))
 
 
 @dataclass(frozen=True)
 class Place:
-    """The path of a file or a folder, there or not."""
+    """The path of a file or a folder, there or not, which is read :func:`in_full`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: Any) -> Any:
@@ -97,12 +106,13 @@ class Place:
             if not path.strip():
                 raise ValueError("must not be empty; '.' is the folder that you are in")
             _check_printable(path)
+            path = in_full(path)
             if len(path) > _LONGEST_PATH or any(len(p.encode()) > _LONGEST_PART for p in Path(path).parts):
                 raise ValueError(
                     f"is too long; a path has at most {_LONGEST_PATH:,} characters, "
                     f"and at most {_LONGEST_PART} bytes between two slashes"
                 )
-            return value
+            return path
 
         return core_schema.no_info_before_validator_function(check, handler(source))
 
@@ -153,6 +163,31 @@ def check_plain(value: Any) -> None:
         raise ValueError(f"holds {value}; write a finite number")
     elif value is not None and not isinstance(value, bool | int | float | str):
         raise ValueError(f"holds a {type(value).__name__}, which JSON has no word for")
+
+
+def in_full(path: str) -> str:
+    """A path with the home folder for ``~`` (or ``~ann``), and values for ``$NAME`` and ``${NAME}``.
+
+    A path that is there under the very name is taken as it stands, dollars included.
+
+    Raises:
+        ValueError: a variable that is not set, or a user that does not exist.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2] or ""
+        if name not in os.environ:
+            raise ValueError(
+                f"names the variable {found[0]}, which is not set; set it, or write the path out"
+            )
+        return os.environ[name]
+
+    full = os.path.expanduser(path)
+    if full.startswith("~"):
+        raise ValueError(
+            f"names the home folder of {full.split('/')[0][1:]!r}, who is no user of this machine"
+        )
+    return full if os.path.lexists(full) else _VARIABLE.sub(value, full)
 
 
 def _check_printable(text: str) -> None:

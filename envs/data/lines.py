@@ -1,27 +1,28 @@
 """JSON lines: as Polars reads them, and line by line where it will not.
 
-``columns``  names of the columns, from the first lines
+``columns``  names and types of the columns, from the first lines
 ``quick``    all rows by Polars, which stops at the first line that is no JSON
-``patient``  the same rows by Python, thirty times slower; a line that is no JSON is a row with a ``fault``
+``patient``  the same rows by Python; a line that is no JSON is a row with a fault
 
-Values are text, whatever they were, so that a column of mixed types reads like any other.
+Values are text, whatever they were, so that a column of mixed types reads like any other; but a column of
+floats stays one, since its text would hide that several whole numbers share a float.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.io.plugins import register_io_source
 
-# Lines that are looked at for names, bytes of the longest one, and rows that are handed on at once.
-_FIRST = 1000
-_LONGEST = 1 << 26
-_BATCH = 20_000
+from . import files
+from . import patient as patiently
+
+FIRST = 1000
+"""Rows that tell names and types."""
 
 # A list or an object where a value belongs, as Polars writes it in a column of text.
 NESTED = r'^(\[\s*(["\[\{\]\d-]|null|true|false)|\{\s*["}]).*[\]}]$'
@@ -30,51 +31,49 @@ _OTHER_CODES = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 class LineError(ValueError):
-    """The file holds no JSON lines; the message says what it holds."""
+    """The file cannot be read as rows; the message says what it holds."""
 
 
-def columns(path: Path) -> list[str]:
-    """Names of the columns, from the first lines.
+def columns(path: Path) -> dict[str, pl.DataType]:
+    """Names of the columns, from the first lines: floats, or text.
 
     Raises:
         LineError: no line, no object among the first ones, or one that names a column twice.
     """
-    with path.open("rb") as stream:
-        if code := _OTHER_CODES.get(stream.read(2)):
+    with files.opened(path) as stream:
+        if code := other_code(stream.read(2)):
             raise LineError(f"it is {code} text; write it as UTF-8")
-    names: dict[str, None] = {}
+    kinds: dict[str, set[type]] = {}
     first_fault = None
-    for number, (row, fault) in enumerate(islice(_rows(path), _FIRST), start=1):
+    for number, (row, fault) in enumerate(islice(_rows(path), FIRST), start=1):
         if twice := _Row.twice(row):
             raise LineError(f"row {number} holds {twice!r} twice; give each column a name of its own")
-        names |= dict.fromkeys(row)
+        for name, value in row.items():
+            kinds.setdefault(name, set()).add(type(value))
         first_fault = first_fault or fault
-    if not names:
+    if not kinds:
         raise LineError(f"row 1: {first_fault}" if first_fault else "it is empty")
-    return list(names)
+    return {
+        name: pl.Float64() if float in found and found <= {float, int, type(None)} else pl.String()
+        for name, found in kinds.items()
+    }
 
 
-def quick(path: Path, names: Sequence[str]) -> pl.LazyFrame:
-    """Columns as text, and an empty ``fault``."""
-    found = pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
-    return found.with_columns(fault=pl.lit(None, pl.String))
+def quick(paths: Sequence[Path], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+    """Columns of these types, and no faults."""
+    return pl.scan_ndjson([*paths], schema=dict(schema)).with_columns(
+        pl.lit(None, pl.String).alias(patiently.FAULT)
+    )
 
 
-def patient(path: Path, names: Sequence[str]) -> pl.LazyFrame:
+def patient(paths: Sequence[Path], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
     """Columns as text, and what is wrong with each line."""
-    schema = pl.Schema(dict.fromkeys([*names, "fault"], pl.String))
+    return patiently.scan(paths, _rows, [*schema], _text)
 
-    def read(
-        wanted: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch: int | None
-    ) -> Iterator[pl.DataFrame]:
-        rows = islice(_rows(path), n_rows)
-        while part := list(islice(rows, batch or _BATCH)):
-            texts = {name: [_text(row.get(name)) for row, _ in part] for name in names}
-            frame = pl.DataFrame({**texts, "fault": [fault for _, fault in part]}, schema=schema)
-            frame = frame if wanted is None else frame.select(wanted)
-            yield frame if predicate is None else frame.filter(predicate)
 
-    return register_io_source(read, schema=schema, is_pure=True)
+def other_code(first: bytes) -> str | None:
+    """A code other than UTF-8 that the first bytes of a text tell."""
+    return _OTHER_CODES.get(first[:2])
 
 
 class _Row(dict[str, Any]):
@@ -88,20 +87,20 @@ class _Row(dict[str, Any]):
             self.repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
 
     @staticmethod
-    def twice(row: dict[str, Any]) -> str | None:
+    def twice(row: Mapping[str, Any]) -> str | None:
         return row.repeated if isinstance(row, _Row) else None
 
 
-def _rows(path: Path) -> Iterator[tuple[dict[str, Any], str | None]]:
+def _rows(path: Path) -> Iterator[patiently.Row]:
     """Each line as a row, or an empty row and what is wrong with it; blank lines are none."""
-    with path.open("rb") as stream:
+    with files.opened(path) as stream:
         if stream.read(3) != b"\xef\xbb\xbf":
             stream.seek(0)
-        while line := stream.readline(_LONGEST):
-            if len(line) == _LONGEST and not line.endswith(b"\n"):
-                while (rest := stream.readline(_LONGEST)) and not rest.endswith(b"\n"):
+        while line := stream.readline(patiently.LONGEST):
+            if len(line) == patiently.LONGEST and not line.endswith(b"\n"):
+                while (rest := stream.readline(patiently.LONGEST)) and not rest.endswith(b"\n"):
                     pass
-                yield {}, f"longer than {_LONGEST >> 20} MiB"
+                yield {}, f"longer than {patiently.LONGEST >> 20} MiB"
             elif line.strip():
                 yield _row(line)
 

@@ -1,133 +1,195 @@
-"""A user's own logs, Parquet or JSON lines, as an event table.
+"""A user's own logs as an event table.
 
 Schema (column names can be mapped):
 
 ========= ================================= =======================================================
 column    type                              meaning
 ========= ================================= =======================================================
-user      string or integer                 who
-time      datetime, date or ISO 8601 string when
-tag       string                            what: the category, genre or tag of the item
-profile   string, optional                  one line about the user; the last one in time counts
+user      text or whole number              who
+time      datetime, date, ISO 8601 text,    when
+          seconds since 1970, ...
+tag       text, or a list of texts          what: the category, genre or tag of the item
+profile   any, optional, several            about the user; the last one in time counts
 ========= ================================= =======================================================
 
-The file is read as a stream, whatever its size.
+Files are Parquet, JSON lines, CSV, TSV or RecBole's ``.inter``, see :mod:`recrl.envs.data.files`; they are
+read as a stream, whatever their size.
 """
 
 import datetime as dt
-import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from . import lines
+from . import columns, files, parquet, tables
+from .calendar import number_of, numbers_of, step_zero
+from .columns import Reading
 from .events import Events
-from .settings import DataError, LogColumns
+from .given import of_file, of_words
+from .lines import FIRST
+from .patient import FAULT
+from .settings import DataError, LogColumns, Step
+from .tables import Table
 
-SUFFIXES = {".parquet": "Parquet", ".jsonl": "JSON lines", ".ndjson": "JSON lines"}
-
-# A user or a tag is longer than so many bytes, or a time lies outside of these years, by mistake.
-_LONGEST = 1000
-_FIRST, _END = dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)
-
-# A character that shows, and that a prompt may hold.
-_SEEN = r"[^\p{Cc}\p{Cf}\p{Z}\s<>:]"
-
-# The last one is what Polars raises where it has no error.
-_UNREADABLE = (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException)
-
-
-def fingerprint(path: Path) -> str:
-    """Content hash of the file.
-
-    Raises:
-        DataError: the path is no file of a known kind, or cannot be opened.
-    """
-    digest = hashlib.sha256()
-    try:
-        with _existing(path).open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"data.source={path} cannot be read: {error.strerror}") from error
-    return f"logs sha256 {digest.hexdigest()[:24]}"
+_ROLES = ("user", "time", "tag")
 
 
 def load(
-    path: Path,
+    source: str | Path,
     columns: LogColumns | None = None,
     bad_rows: Literal["error", "drop"] = "error",
     *,
     max_users: int = 20_000_000,
     max_tags: int = 200_000,
+    step: Step = "week",
+    whole: bool = True,
+    given: bool = False,
 ) -> Events:
-    """Read a log as weekly purchases.
+    """Read a log as purchases by week.
 
     Args:
-        path: A ``.parquet``, ``.jsonl`` or ``.ndjson`` file.
+        source: A file, a folder, or a pattern.
         columns: Names of the columns.
         bad_rows: What to do with a row whose user, time or tag is missing or unreadable: stop at the first
             one and name it, or drop and count all of them.
         max_users, max_tags: Largest numbers of different users and tags; they are held in memory.
+        step: Unit of time in place of the week.
+        whole: Leave out the last week or month if the log ends within it.
+        given: Read the split of each row too: purchases get the column ``part``, see
+            :mod:`recrl.envs.data.given`.
 
     Raises:
         DataError: no such file, an unknown suffix, a missing column, a bad row, no usable row, or too many
             users or tags.
     """
     columns = columns or LogColumns()
-    wanted = {"user": columns.user, "time": columns.time, "tag": columns.tag}
-    if columns.profile is not None:
-        wanted["profile"] = columns.profile
-    if _existing(path).suffix == ".parquet":
-        return _Log(path, wanted, _parquet(path, wanted)).events(bad_rows, max_users, max_tags)
+    paths = files.resolve(source)
+
+    def read(patient: bool) -> Events:
+        log = _Log(str(source), paths, columns, patient, given)
+        return log.events(bad_rows, max_users, max_tags, step, whole)
+
     try:
-        names = lines.columns(path)
-    except (lines.LineError, OSError) as error:
-        raise DataError(f"{path} is no readable JSON lines file: {error}") from error
-    _check_names(path, wanted, names)
-    try:
-        return _Log(path, wanted, lines.quick(path, [*wanted.values()])).events(bad_rows, max_users, max_tags)
+        return read(patient=False)
     except _UnreadableError:
-        patient = lines.patient(path, [*wanted.values()])
-        return _Log(path, wanted, patient).events(bad_rows, max_users, max_tags)
+        if files.format_of(paths[0]) == "Parquet":
+            raise
+        return read(patient=True)
+
+
+def float_ids(source: str | Path, columns: LogColumns) -> bool:
+    """Whether users or tags are floats in a Parquet file of a source."""
+    paths = [path for path in files.resolve(source) if files.format_of(path) == "Parquet"]
+    kinds = (dict(tables.table(path).columns) for path in paths)
+    named = (columns.user, columns.tag)
+    return any(kind[name].is_float() for kind in kinds for name in named if name in kind)
 
 
 class _UnreadableError(DataError):
-    """Polars stopped within the file."""
+    """Polars stopped within a file."""
+
+
+class _Part:
+    """Consecutive files of a log that are read alike.
+
+    Args:
+        names: Role -> name of the column; profiles have the roles ``profile 0``, ``profile 1``, ...
+        split: Split of all rows, if the files' names tell it.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        table: Table,
+        names: Mapping[str, str],
+        separator: str | None,
+        patient: bool,
+        split: int | None = None,
+    ) -> None:
+        self.paths, self.names, self._split = paths, names, split
+        self._table, self._patient = table, patient
+        first = _collected(self._scan(paths[:1]).head(FIRST), [self])
+        self.empty = not first.height
+        self.readings: dict[str, Reading] = {}
+        for role, name in names.items():
+            sequence = table.layout is not None and name in table.layout.lists
+            try:
+                self.readings[role] = _reading(role, first[name], separator or (" " if sequence else None))
+            except ValueError as error:
+                setting = role.split()[0]
+                raise DataError(f"{paths[0]}: column {name!r} (data.columns.{setting}) {error}") from error
+
+    def _scan(self, paths: list[Path]) -> pl.LazyFrame:
+        names = [*dict.fromkeys(self.names.values())]
+        return self._table.scan(paths, names, patient=self._patient)
+
+    def rows(self, paths: list[Path] | None = None) -> pl.LazyFrame:
+        """Rows as events have them, and as they stand in the file: columns ``raw``, ``row`` and ``fault``."""
+        lazy = self._scan(paths or self.paths)
+        schema = lazy.collect_schema()
+        faults = pl.col(FAULT) if FAULT in schema else pl.lit(None)
+        read = {role: self.readings[role].read(pl.col(name)) for role, name in self.names.items()}
+        if self._split is not None:
+            read["split"] = pl.lit(self._split, dtype=pl.Int8)
+        needed = [role for role in (*_ROLES, "split") if role in self.names]
+        raw = {f"raw {role}": pl.col(self.names[role]) for role in needed}
+        if schema[self.names["time"]].is_temporal():  # a bad row's time may be too far out to show
+            seen = pl.when(raw["raw time"].is_not_null())
+            raw["raw time"] = seen.then(
+                pl.lit(f"a year outside of {columns.FIRST.year} to {columns.END.year - 1}")
+            )
+        return lazy.select(**read, fault=faults.cast(pl.String), **raw).with_row_index("row")
+
+    def said(self, role: str) -> str:
+        """Column of a role in words."""
+        return f"column {self.names[role]!r}: {self.readings[role].words}"
+
+    def damage(self) -> str | None:
+        """File and rows that cannot be read, as far as the files tell."""
+        if files.format_of(self.paths[0]) == "Parquet":
+            for path in self.paths:
+                if place := parquet.place(path, [*dict.fromkeys(self.names.values())]):
+                    return f"{path} ({place})"
+        return None
+
+
+def _reading(role: str, values: pl.Series, separator: str | None) -> Reading:
+    if role == "tag":
+        return columns.of_tags(values, separator)
+    if role == "split":
+        return Reading("words for splits", of_words)
+    return {"user": columns.of_ids, "time": columns.of_times}.get(role, columns.of_profiles)(values)
 
 
 class _Log:
-    """Rows of a log as they stand in the file, and as events.
+    """Rows of a log's files as events."""
 
-    Args:
-        wanted: Role -> name of the column.
-        lazy: These columns, and perhaps ``fault``: what is wrong with a row as a whole.
-    """
+    def __init__(self, source: str, paths: list[Path], named: LogColumns, patient: bool, given: bool) -> None:
+        self._source, self._paths = source, paths
+        parts = list(_parts(paths, named, patient, given))
+        self._parts = [part for part in parts if not part.empty] or parts[:1]
+        self._profiled, self._given = named.profiles, given
+        self._needed = (*_ROLES, *(["split"] if given else []))
+        self._lists = any(part.readings["tag"].lists for part in self._parts)
+        roles = [*self._needed, *(role for role in self._parts[0].names if role not in self._needed)]
+        self._rows = pl.concat([self._typed(part.rows()).select(*roles, "fault") for part in self._parts])
 
-    def __init__(self, path: Path, wanted: Mapping[str, str], lazy: pl.LazyFrame) -> None:
-        self._path, self._wanted = path, wanted
-        schema = lazy.collect_schema()
-        faults = pl.col("fault") if "fault" in schema and "fault" not in wanted.values() else pl.lit(None)
-        texts = {role: _text(pl.col(name), schema[name]) for role, name in wanted.items() if role != "time"}
-        when = _as_datetime(pl.col(wanted["time"]), schema[wanted["time"]], path, wanted["time"])
-        raw = {f"raw {role}": pl.col(name) for role, name in wanted.items()}
-        if schema[wanted["time"]].is_temporal():  # a bad row's time may be too far out to show
-            seen = pl.when(raw["raw time"].is_not_null())
-            raw["raw time"] = seen.then(pl.lit(f"a year outside of {_FIRST.year} to {_END.year - 1}"))
-        self._rows = lazy.select(**texts, time=when, fault=faults.cast(pl.String), **raw).with_row_index(
-            "row"
-        )
+    def _typed(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """Tags of all parts as lists if those of one are."""
+        single = self._lists and rows.collect_schema()["tag"] == pl.String
+        listed = pl.when(pl.col("tag").is_not_null()).then(pl.concat_list("tag"))
+        return rows.with_columns(tag=listed) if single else rows
 
-    def events(self, bad_rows: str, max_users: int, max_tags: int) -> Events:
+    def events(self, bad_rows: str, max_users: int, max_tags: int, step: Step, whole: bool) -> Events:
         bad = pl.any_horizontal(
-            pl.col("fault").is_not_null(), *(pl.col(role).is_null() for role in ("user", "time", "tag"))
+            pl.col("fault").is_not_null(), *(pl.col(role).is_null() for role in self._needed)
         )
         if bad_rows == "error":
             self._refuse_first(bad)
-        good = self._rows.filter(~bad)
+        good, tag = self._rows.filter(~bad), pl.col("tag").filter(~bad)
         totals = self._collect(
             self._rows.select(
                 read=pl.len(),
@@ -135,49 +197,69 @@ class _Log:
                 first=pl.col("time").filter(~bad).min(),
                 last=pl.col("time").filter(~bad).max(),
                 users=pl.col("user").filter(~bad).approx_n_unique(),
-                tags=pl.col("tag").filter(~bad).approx_n_unique(),
+                tags=(tag.explode() if self._lists else tag).approx_n_unique(),
             )
         )
         read, n_bad, first_time, last_time, users, tags = totals.row(0)
         if first_time is None:
             raise DataError(
-                f"{self._path} holds no usable row ({read} read, {n_bad} bad); a log needs user, time and tag"
+                f"{self._source} holds no usable row ({read} read, {n_bad} bad); "
+                "a log needs user, time and tag"
             )
+        good = good.explode("tag") if self._lists else good
         self._check_distinct(good, "user", users, max_users)
         self._check_distinct(good, "tag", tags, max_tags)
-        monday = (first_time - dt.timedelta(days=first_time.weekday())).date()
-        week_zero = monday - dt.timedelta(weeks=1)
-        days = (pl.col("time").dt.date() - pl.lit(week_zero)).dt.total_days()
+        zero = step_zero(first_time.date(), step)
         # A week counts as complete when the log goes on past its Sunday.
-        last_week = ((last_time.date() + dt.timedelta(days=1)) - week_zero).days // 7 - 1
-        weekly = good.select("user", (days // 7).cast(pl.Int32).alias("week"), "tag")
+        after = last_time + dt.timedelta(days=1)
+        last = number_of(last_time, zero, step)
+        if whole and step in ("week", "month"):
+            last = number_of(after, zero, step) - 1
+        week = numbers_of(pl.col("time"), zero, step).alias("week")
+        numbered = good.select("user", week, "tag", *([pl.col("split").alias("part")] if self._given else []))
         return Events(
-            purchases=weekly.filter(pl.col("week") <= last_week),
-            week_zero=week_zero,
-            first_week=1,
-            last_week=last_week,
-            profiles=self._profiles(good) if "profile" in self._wanted else {},
+            purchases=numbered.filter(pl.col("week") <= last),
+            week_zero=zero,
+            first_week=number_of(first_time, zero, step),
+            last_week=last,
+            step=step,
+            profiles=self._profiles(good),
             report={
                 "rows read": read,
                 "rows with a missing or unreadable user, time or tag (dropped)": n_bad,
             },
+            reading=self._reading(first_time, last_time),
         )
 
+    def _reading(self, first: dt.datetime, last: dt.datetime) -> dict[str, str]:
+        """How the files were read, in words."""
+        part = self._parts[0]
+        found = {"files": files.said(self._source, self._paths)}
+        found |= {role: part.said(role) for role in self._needed if role in part.names}
+        if self._given and "split" not in part.names:
+            found["split"] = "names of the files"
+        if self._profiled:
+            found["profile"] = "; ".join(part.said(role) for role in part.names if role not in self._needed)
+        found["time"] += f", {first.date()} to {last.date()}"
+        differences = [
+            f"{other.paths[0].name}: {other.said(role)}, but {part.paths[0].name}: {part.said(role)}"
+            for other in self._parts[1:]
+            for role in part.names
+            if other.said(role) != part.said(role)
+        ]
+        if differences:
+            found["differences"] = "; ".join(differences[:20])
+        return found
+
     def _refuse_first(self, bad: pl.Expr) -> None:
-        first = self._collect(self._rows.filter(bad).head(1))
-        if not first.height:
+        """Name the first bad row, and the file that it stands in."""
+        if not self._collect(self._rows.filter(bad).head(1)).height:
             return
-        row = first.row(0, named=True)
-        what = row["fault"]
-        if what is None:
-            role = next(role for role in ("user", "time", "tag") if row[role] is None)
-            shown = repr(row[f"raw {role}"])
-            shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-            what = f"column {self._wanted[role]!r} holds {shown}, which is no {role}"
-        raise DataError(
-            f"{self._path}, row {row['row'] + 1}: {what}. "
-            "Mend the file, or set data.bad_rows=drop to leave such rows out and count them"
-        )
+        for part in self._parts:
+            for path in part.paths:
+                first = self._collect(part.rows([path]).filter(bad).head(1))
+                if first.height:
+                    raise DataError(_refusal(path, part, first.row(0, named=True)))
 
     def _check_distinct(self, good: pl.LazyFrame, role: str, about: int, limit: int) -> None:
         """Refuse more than ``limit`` values; ``about``, estimated without a table, is up to a quarter off."""
@@ -188,125 +270,95 @@ class _Log:
             number = self._collect(good.select(pl.col(role).n_unique())).item()
         if number > limit:
             raise DataError(
-                f"{self._path}: column {self._wanted[role]!r} holds about {number:,} different {role}s, "
-                f"more than data.max_{role}s={limit}: is it an id of each row? Name the right column with "
-                f"data.columns.{role}=..., or raise data.max_{role}s; they are held in memory"
+                f"{self._source}: column {self._parts[0].names[role]!r} holds about {number:,} different "
+                f"{role}s, more than data.max_{role}s={limit}: is it an id of each row? Name the right "
+                f"column with data.columns.{role}=..., or raise data.max_{role}s; they are held in memory"
             )
 
     def _profiles(self, rows: pl.LazyFrame) -> dict[str, str]:
+        """User -> the last profile of each column, on one line."""
+        if not self._profiled:
+            return {}
+        said = {f"profile {i}": name for i, name in enumerate(self._profiled)}
         last = self._collect(
-            rows.filter(pl.col("profile").is_not_null())
+            rows.filter(pl.any_horizontal(pl.col(role).is_not_null() for role in said))
             .group_by("user")
-            .agg(pl.col("profile").sort_by("time").last())
+            .agg(pl.col(role).sort_by("time").drop_nulls().last() for role in said)
         )
-        return dict(last.iter_rows())
+        if len(said) == 1:
+            return dict(last.iter_rows())
+        heads = {role: name.replace("_", " ") for role, name in said.items()}
+        return {
+            row["user"]: ", ".join(f"{head} {row[role]}" for role, head in heads.items() if row[role])
+            for row in last.iter_rows(named=True)
+        }
 
     def _collect(self, lazy: pl.LazyFrame) -> pl.DataFrame:
-        try:
+        return _collected(lazy, self._parts)
+
+
+def _parts(paths: Iterable[Path], given: LogColumns, patient: bool, split: bool) -> Iterable[_Part]:
+    wanted = {role: getattr(given, role) for role in _ROLES}
+    if split and given.split is not None:
+        wanted["split"] = given.split
+    profiles = {f"profile {i}": name for i, name in enumerate(given.profiles)}
+
+    def known(path: Path) -> tuple[Table, tuple[tuple[str, str], ...], int | None]:
+        table = tables.table(path)
+        names = {role: tables.name_of(role, name, path, table.names) for role, name in wanted.items()}
+        names |= {role: tables.name_of("profile", name, path, table.names) for role, name in profiles.items()}
+        if twice := next((name for name in names.values() if [*names.values()].count(name) > 1), None):
+            roles = " and ".join(f"data.columns.{role.split()[0]}" for role in names if names[role] == twice)
+            raise DataError(f"{path}: {roles} are both the column {twice!r}; give each a column of its own")
+        if files.format_of(path) == "JSON lines":  # its other columns are not read
+            table = Table(tuple(sorted((n, kind) for n, kind in table.columns if n in names.values())))
+        of_file = of_file_name(path) if split and given.split is None else None
+        return table, tuple(names.items()), of_file
+
+    for (table, names, of_rows), alike in itertools.groupby(paths, key=known):
+        yield _Part(list(alike), table, dict(names), given.tag_separator, patient, of_rows)
+
+
+def of_file_name(path: Path) -> int:
+    """Split of a file.
+
+    Raises:
+        DataError: its name tells none.
+    """
+    if (found := of_file(path)) is None:
+        raise DataError(
+            f"{path}: data.protocol.split=given, but its name holds none of the words train, validation and "
+            "test (or two of them); rename it, or name a column by data.columns.split=..."
+        )
+    return found
+
+
+def _refusal(path: Path, part: _Part, row: Mapping[str, object]) -> str:
+    what = row["fault"]
+    if what is None:
+        role = next(role for role in (*_ROLES, "split") if row[role] is None)
+        held = row[f"raw {role}"]
+        shown = repr(held) if len(repr(held)) <= 80 else f"{repr(held)[:80]}..."
+        words = part.readings[role].words
+        what = f"column {part.names[role]!r} holds {shown}, which is no {role}"
+        if held is not None and role == "time" and words != "ISO 8601 text":
+            what += f" (the others are {words})"
+        if isinstance(held, float) or (held is not None and words.startswith(("floats", "decimals"))):
+            what += f" ({words} below 2**53 are read: others may stand for several {role}s)"
+    return (
+        f"{path}, row {int(str(row['row'])) + 1}: {what}. "
+        "Mend the file, or set data.bad_rows=drop to leave such rows out and count them"
+    )
+
+
+def _collected(lazy: pl.LazyFrame, parts: Sequence[_Part]) -> pl.DataFrame:
+    try:
+        with parquet.quiet():
             return lazy.collect(engine="streaming")
-        except _UNREADABLE as error:
-            raise _UnreadableError(
-                f"{self._path} {_place(self._path)}cannot be read: {_short(error)}"
-            ) from error
-
-
-def _existing(path: Path) -> Path:
-    if path.suffix not in SUFFIXES:
-        raise DataError(
-            f"data.source={path}: cannot read {path.suffix!r} files; use one of {sorted(SUFFIXES)}"
+    except tables.UNREADABLE as error:
+        paths = [path for part in parts for path in part.paths]
+        found = next(filter(None, (part.damage() for part in parts)), None)
+        where = found or (
+            f"{paths[0]}" if len(paths) == 1 else f"one of {len(paths)} files from {paths[0]} on"
         )
-    if not path.exists():
-        raise DataError(f"data.source={path}: no such file")
-    if not path.is_file():  # a pipe or a device would never end
-        raise DataError(f"data.source={path}: a folder or a device; give a regular file")
-    return path
-
-
-def _parquet(path: Path, wanted: Mapping[str, str]) -> pl.LazyFrame:
-    try:
-        lazy = pl.scan_parquet(path, glob=False)
-        schema = lazy.collect_schema()
-    except _UNREADABLE as error:
-        raise DataError(f"{path} is no readable Parquet file: {_short(error)}") from error
-    _check_names(path, wanted, schema.names())
-    for role, name in wanted.items():
-        if role != "time" and (schema[name].is_nested() or schema[name] == pl.Object):
-            raise DataError(
-                f"{path}: column {name!r} (data.columns.{role}) is {schema[name]}; it must be text or an "
-                "integer: give each value a row of its own, or name another column"
-            )
-    return lazy
-
-
-def _check_names(path: Path, wanted: Mapping[str, str], names: list[str]) -> None:
-    for role, name in wanted.items():
-        if name not in names:
-            raise DataError(
-                f"{path} has no column {name!r} (data.columns.{role}); it has {sorted(names)[:50]}. "
-                f"Name the right one with data.columns.{role}=..."
-            )
-
-
-def _place(path: Path) -> str:
-    """Rows that cannot be read, as far as the file tells."""
-    if path.suffix != ".parquet":
-        return ""
-    first = 0
-    try:
-        kept = pq.read_metadata(path)
-        for group in range(kept.num_row_groups):
-            rows = kept.row_group(group).num_rows
-            try:
-                pl.scan_parquet(path, glob=False).slice(first, rows).collect(engine="streaming")
-            except _UNREADABLE:
-                return f"(rows {first + 1} to {first + rows}) "
-            first += rows
-    except (OSError, ValueError):
-        pass  # the reason that is known already must do
-    return ""
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _text(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    """A column as text; null where it says nothing, or holds no single value."""
-    if dtype.is_float():
-        column = pl.when(column.is_finite()).then(column)
-    text = column.cast(pl.String).str.strip_chars()
-    usable = text.str.contains(_SEEN) & (text.str.len_bytes() <= _LONGEST) & ~text.str.contains(lines.NESTED)
-    return pl.when(usable).then(text)
-
-
-def _as_datetime(column: pl.Expr, dtype: pl.DataType, path: Path, name: str) -> pl.Expr:
-    if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
-        text = column.cast(pl.String)
-        # Several ISO 8601 spellings may share a column; each row takes the first that reads it.
-        read = pl.coalesce(
-            text.str.to_datetime(pattern, strict=False, time_unit="us")
-            for pattern in (
-                "%Y-%m-%dT%H:%M:%S%.f",
-                "%Y-%m-%d %H:%M:%S%.f",
-                "%Y-%m-%dT%H:%M:%S%.fZ",
-                "%Y-%m-%d",
-            )
-        )
-        return pl.when(read.is_between(_FIRST, _END, closed="left")).then(read)
-    if not isinstance(dtype, pl.Date | pl.Datetime):
-        raise DataError(
-            f"{path}: column {name!r} (data.columns.time) is {dtype}; "
-            "it must be a datetime, a date or ISO 8601 text"
-        )
-    # Compared as numbers: Polars ends the process at a time that its calendar does not reach.
-    per_second = {"ms": 10**3, "us": 10**6, "ns": 10**9}
-    epoch = dt.datetime(1970, 1, 1)
-    seconds = [int((bound - epoch).total_seconds()) for bound in (_FIRST, _END)]
-    if isinstance(dtype, pl.Datetime):
-        first, end = (bound * per_second[dtype.time_unit] for bound in seconds)
-    else:
-        first, end = (bound // 86_400 for bound in seconds)
-    usable: pl.Expr = pl.when(column.to_physical().is_between(first, end, closed="left")).then(column)
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        usable = usable.dt.replace_time_zone(None)
-    return usable.cast(pl.Datetime("us"))
+        raise _UnreadableError(f"{where} cannot be read: {tables.short(error)}") from error

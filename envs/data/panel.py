@@ -8,6 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from .calendar import start_of
+from .settings import Step
+
 IntArray = npt.NDArray[np.int32]
 
 # Popularity counts the buyers of so many weeks.
@@ -24,6 +27,10 @@ class Panel:
         n_tags: Size of the catalogue.
         week_zero: The Monday on which week 0 begins.
         user, week, tag: ``[entries]`` int32, sorted by (user, week, tag).
+        step: Unit of ``week``.
+        recent: Number of weeks whose buyers are a tag's popularity.
+        until: ``[users]`` week from which on nothing may be learned of a user; None where all have the same,
+            which whoever learns gives.
     """
 
     users: tuple[str, ...]
@@ -33,13 +40,16 @@ class Panel:
     user: IntArray
     week: IntArray
     tag: IntArray
+    step: Step = "week"
+    recent: int = POPULARITY_WEEKS
+    until: IntArray | None = None
 
     def counts(self, first: int, end: int, *, training_users: bool = False) -> sparse.csr_matrix:
         """Number of weeks in ``[first, end)`` in which each user bought each tag.
 
         Args:
             first, end: Weeks, half open.
-            training_users: Leave the rows of unseen users empty.
+            training_users: Leave the rows of unseen users empty, and what may not be learned of others.
 
         Returns:
             ``[users, tags]`` float32.
@@ -47,6 +57,8 @@ class Panel:
         keep = (self.week >= first) & (self.week < end)
         if training_users:
             keep &= ~self.unseen[self.user]
+            if self.until is not None:
+                keep &= self.week < self.until[self.user]
         user, tag = self.user[keep], self.tag[keep]
         shape = (len(self.users), self.n_tags)
         return sparse.csr_matrix((np.ones(len(user), np.float32), (user, tag)), shape=shape)
@@ -56,13 +68,13 @@ class Panel:
         counts = self.counts(first, end, training_users=True)
         return np.asarray((counts > 0).sum(axis=0), dtype=np.float32).ravel()
 
-    def popularity(self, origin: int, weeks: int = POPULARITY_WEEKS) -> npt.NDArray[np.float32]:
-        """``[tags]``: :meth:`buyers` over the ``weeks`` weeks before ``origin``."""
-        return self.buyers(origin - weeks, origin)
+    def popularity(self, origin: int, weeks: int | None = None) -> npt.NDArray[np.float32]:
+        """``[tags]``: :meth:`buyers` over the weeks before ``origin``, by default :attr:`recent` of them."""
+        return self.buyers(origin - (weeks or self.recent), origin)
 
     def monday(self, week: int) -> dt.date:
         """The first day of a week."""
-        return self.week_zero + dt.timedelta(weeks=week)
+        return start_of(self.week_zero, week, self.step)
 
 
 def top(scores: npt.NDArray[np.floating], k: int, mask: npt.NDArray[np.bool_] | None = None) -> IntArray:

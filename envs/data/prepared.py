@@ -12,11 +12,12 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,15 +25,29 @@ import polars as pl
 from ..catalog import Catalog
 from ..storage import sealed
 from ..text import display, normalise
-from . import completejourney, logs, shards
+from . import advice, completejourney, files, logs, remarks, shards
+from .core import core
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, Protocol
+from .settings import DataConfig, DataError, Protocol, SplitError, Step
 
 logger = logging.getLogger(__name__)
 
 # Raise when the meaning of the cached tables changes.
 _FORMAT = 2
+
+# Settings that the first tables did not know.
+_LATER_COLUMNS = ("tag_separator", "split")
+_LATER = (
+    "step",
+    "split",
+    "test_share",
+    "validation_share",
+    "user_origins",
+    "repeats",
+    "k_core",
+    "session_gap",
+)
 
 _PARTIAL = ".partial"
 
@@ -51,6 +66,10 @@ class Data:
         table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
         report: Counts of what was read and dropped.
         fingerprint: Content hash of source, protocol and format.
+        reading: How the source was read, in words.
+        losses: Split -> what became of the users at its origins: reason -> number; see
+            :func:`recrl.envs.data.episodes.screened`. Empty for tables of earlier versions.
+        first: First week of the data.
     """
 
     catalog: Catalog
@@ -59,6 +78,14 @@ class Data:
     table: pl.DataFrame
     report: dict[str, int]
     fingerprint: str
+    reading: Mapping[str, str] = field(default_factory=dict)
+    losses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    first: int | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to know before trusting a figure: few episodes, a look-back that is cut, other seasons."""
+        return remarks.of(self.losses, self.protocol, self.panel, self.first)
 
     def split(self, name: str) -> pl.DataFrame:
         """Episodes of ``train``, ``validation`` or ``test``."""
@@ -71,7 +98,7 @@ class Data:
         Read only by the evaluation's calendar slice: it looks at the outcome, so no policy may see it.
         """
         found = {}
-        for origin in self.protocol.test_origins:
+        for origin in self.split("test")["origin"].unique().sort():
             ahead = self._buyers_per_week(origin, origin + self.protocol.window)
             behind = self._buyers_per_week(origin - self.protocol.lookback, origin)
             found[origin] = frozenset(np.flatnonzero((ahead >= 1.5 * behind) & (ahead > 0)).tolist())
@@ -92,19 +119,8 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
     Raises:
         DataError: the source or the cache cannot be used; the message names column, row or setting.
     """
-    is_panel = config.source == "completejourney"
-    identity = {
-        "format": _FORMAT,
-        "source": (
-            completejourney.fingerprint(config.track) if is_panel else logs.fingerprint(Path(config.source))
-        ),
-        "columns": None if is_panel else config.columns.model_dump(),
-        "bad_rows": None if is_panel else config.bad_rows,
-        "protocol": config.protocol.model_dump(),
-        "at_once": config.at_once,
-    }
-    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    folder = config.cache / "tasks" / fingerprint
+    identity = fingerprint(config)
+    folder = config.cache / "tasks" / identity
     read = None if wholly else _READ
     try:
         with _held(folder, fcntl.LOCK_SH):
@@ -113,10 +129,48 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
         with _held(folder, fcntl.LOCK_EX):
             why = fault(folder, read)  # another process may have built them
             if why is not None:
-                _make(config, fingerprint, folder, engine, why)
+                _make(config, identity, folder, engine, why)
             return restore(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Hash of the source's content, of how it is read, and of the protocol.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    is_panel = config.source == "completejourney"
+    identity = {
+        "format": _FORMAT,
+        "source": (
+            completejourney.fingerprint(config.track)
+            if is_panel
+            else files.fingerprint(config.source, named=config.protocol.split == "given")
+        ),
+        "columns": None if is_panel else _columns(config),
+        "bad_rows": None if is_panel else config.bad_rows,
+        "protocol": _protocol(config.protocol),
+        "at_once": config.at_once,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _columns(config: DataConfig) -> dict[str, Any]:
+    """Names of the columns as they identify tables: settings that came later count where they are given."""
+    named = config.columns.model_dump(mode="json")
+    kept = {name: value for name, value in named.items() if name not in _LATER_COLUMNS or value is not None}
+    # Earlier versions took floats for text, so that several users were one.
+    return {**kept, "ids": "whole"} if logs.float_ids(config.source, config.columns) else kept
+
+
+def _protocol(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as it identifies tables, alike."""
+    given, unset = protocol.model_dump(), Protocol()
+    return {
+        name: value for name, value in given.items() if name not in _LATER or value != getattr(unset, name)
+    }
 
 
 def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Engine, why: str) -> None:
@@ -125,17 +179,36 @@ def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Eng
         logger.warning("%s is built again: %s", folder, why)
     for left in folder.parent.glob(f"{folder.name}.*{_PARTIAL}"):  # left by killed builders
         shutil.rmtree(left, ignore_errors=True)
+    protocol = config.protocol
+    try:
+        events = _events(config, protocol.step)
+        build(events, protocol, fingerprint, folder, size=config.at_once, engine=engine)
+    except SplitError as error:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        told = advice.advise(partial(_events, config), protocol, folder.parent, config.at_once)
+        raise DataError(f"{error}. {told}") from error
+
+
+def _events(config: DataConfig, step: Step) -> Events:
+    """Events of the source in steps of a unit."""
     if config.source == "completejourney":
-        events = completejourney.load(config.track)
-    else:
-        events = logs.load(
-            Path(config.source),
-            config.columns,
-            config.bad_rows,
-            max_users=config.max_users,
-            max_tags=config.max_tags,
-        )
-    build(events, config.protocol, fingerprint, folder, size=config.at_once, engine=engine)
+        if step != "week":
+            raise DataError(
+                f"data.protocol.step={step}: the Complete Journey panel tells weeks; leave it at week"
+            )
+        if config.protocol.split == "given":
+            raise DataError("data.protocol.split=given: the Complete Journey panel brings no splits")
+        return completejourney.load(config.track)
+    return logs.load(
+        config.source,
+        config.columns,
+        config.bad_rows,
+        max_users=config.max_users,
+        max_tags=config.max_tags,
+        step=step,
+        whole=config.protocol.split == "time",
+        given=config.protocol.split == "given",
+    )
 
 
 def build(
@@ -156,16 +229,20 @@ def build(
     Raises:
         DataError: the data do not fit the protocol.
     """
-    protocol = protocol.resolved(events.first_week, events.last_week)
+    events = core(events, protocol.k_core)
+    protocol = protocol.resolved(*shards.span_of(events, protocol))
     # Process ids repeat: in a container each builder is number 1.
     partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:12]}{_PARTIAL}")
     partial.mkdir(parents=True)
     try:
-        tags, counted = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
+        tags, counted, losses = shards.build(events, protocol, partial, size=size, run=shards.ENGINES[engine])
         _catalog(events, tags).save(partial / "catalog.json")
         meta = {
             "protocol": protocol.model_dump(),
             "report": {**events.report, **counted},
+            "reading": dict(events.reading),
+            "losses": losses,
+            "first_week": events.first_week,
             "week_zero": events.week_zero.isoformat(),
             "fingerprint": fingerprint,
         }
@@ -239,6 +316,8 @@ def restore(folder: Path) -> Data:
     users = shards.mapped(folder / "users.arrow")
     purchases, episodes = (_table(folder, name, meta["files"]) for name in ("purchases", "episodes"))
     catalog = Catalog.load(folder / "catalog.json")
+    protocol = Protocol(**meta["protocol"])
+    of_users = protocol.split != "time"
     panel = Panel(
         users=tuple(users["name"].to_list()),
         unseen=users["unseen"].to_numpy(),
@@ -247,14 +326,20 @@ def restore(folder: Path) -> Data:
         user=purchases["user"].to_numpy(),
         week=purchases["week"].to_numpy(),
         tag=purchases["tag"].to_numpy(),
+        step=protocol.step,
+        recent=protocol.recent,
+        until=_table(folder, "until", meta["files"])["until"].to_numpy() if of_users else None,
     )
     return Data(
         catalog=catalog,
         panel=panel,
-        protocol=Protocol(**meta["protocol"]),
+        protocol=protocol,
         table=episodes,
         report=meta["report"],
         fingerprint=meta["fingerprint"],
+        reading=meta.get("reading", {}),
+        losses=meta.get("losses", {}),
+        first=meta.get("first_week"),
     )
 
 

@@ -7,15 +7,16 @@ size can be read.
 ``count``    buyers of each tag in a range, in all and before each origin
 ``settle``   tags of all ranges, and how popular they were
 ``write``    purchases and episodes of a range, as Arrow files
+``survey``   number of episodes of a range, without them
 
-``count`` and ``write`` know one range each, so any engine may run them in any order: ``in_order`` here,
-``on_ray`` on the machines of a Ray cluster. The files are the same.
+``count``, ``write`` and ``survey`` know one range each, so any engine may run them in any order: ``in_order``
+here, ``on_ray`` on the machines of a Ray cluster. The files are the same.
 """
 
 import datetime as dt
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,11 +29,10 @@ import polars as pl
 import pyarrow as pa
 
 from ..text import display, normalise
-from . import episodes
-from .episodes import SPLITS, is_unseen
+from . import buyers, episodes, given, own_origins, sessions
+from .episodes import SPLITS, Losses, is_unseen
 from .events import Events
-from .panel import POPULARITY_WEEKS
-from .settings import DataError, Protocol
+from .settings import Protocol, SplitError
 
 Engine = Literal["polars", "ray"]
 
@@ -85,16 +85,18 @@ class Counts:
         purchases: Number of distinct (user, week, tag).
         buyers: ``[tags]``: training users who bought each tag before ``statistics_end``.
         recent: ``[origins, tags]``: training users who bought each tag in the weeks before each origin.
+        leaks: Leakage across splits that the data bring.
     """
 
     purchases: int
     buyers: npt.NDArray[np.int64]
     recent: npt.NDArray[np.float32]
+    leaks: Mapping[str, int]
 
 
 def build(
     events: Events, protocol: Protocol, folder: Path, *, size: int = RANGE, run: Run | None = None
-) -> tuple[list[str], dict[str, int]]:
+) -> tuple[list[str], dict[str, int], dict[str, Losses]]:
     """Write ``users.arrow``, ``purchases/*.arrow`` and ``episodes/*.arrow``.
 
     Args:
@@ -104,42 +106,60 @@ def build(
         run: Function that handles the ranges; :func:`in_order` by default.
 
     Returns:
-        The tags, and counts for the task's report.
+        The tags, counts for the task's report, and what became of the candidates of each split.
 
     Raises:
-        DataError: hardly any tag, or a split without episodes.
+        SplitError: hardly any tag, or a split without episodes.
     """
     run = run or in_order
     known = Vocabulary.of(events)
+    span = span_of(events, protocol)
     ranges, rows = scatter(events, known, protocol, folder, size)
-    counts = run(partial(count, protocol=protocol, tags=len(known.names)), ranges)
+    counts = run(partial(count, protocol=protocol, tags=len(known.names), span=span), ranges)
     chosen, popularity = settle(counts, protocol)
     written = run(
-        partial(write, protocol=protocol, chosen=chosen, popularity=popularity, week_zero=events.week_zero),
+        partial(
+            write,
+            protocol=protocol,
+            chosen=chosen,
+            popularity=popularity,
+            week_zero=events.week_zero,
+            span=span,
+        ),
         ranges,
     )
     for left in (_SCATTERED, _MERGED):
         shutil.rmtree(folder / left)
-    of_splits = {split: sum(part[split] for part in written) for split in SPLITS}
-    episodes.check_origins(of_splits, protocol)
+    losses = together(written)
+    episodes.check(losses, protocol)
     users = mapped(folder / "users.arrow")
-    unseen_tests = sum(part["unseen"] for part in written)
-    if not unseen_tests:
-        raise DataError(
-            f"the test split has no unseen user: protocol.unseen_share={protocol.unseen_share} of "
-            f"{users.height} users is too few; raise it"
-        )
     report = {
-        "repeated purchases of a tag in a week (merged)": rows - sum(part.purchases for part in counts),
+        f"repeated purchases of a tag in a {protocol.step} (merged)": rows
+        - sum(part.purchases for part in counts),
+        **{name: sum(part.leaks[name] for part in counts) for name in counts[0].leaks},
         "users": users.height,
         "unseen users": int(users["unseen"].sum()),
         "tags spelled in more than one way (merged)": known.merged,
-        "tags below protocol.min_tag_users (dropped)": len(known.names) - len(chosen),
+        "tags below data.protocol.min_tag_users (dropped)": len(known.names) - len(chosen),
         "tags": len(chosen),
-        **{f"{split} episodes": of_splits[split] for split in SPLITS},
-        "test episodes of unseen users": unseen_tests,
+        **{f"{split} episodes": losses[split]["episodes"] for split in SPLITS},
+        "test episodes of unseen users": losses["test"][episodes.UNSEEN],
     }
-    return [known.names[i] for i in chosen], report
+    return [known.names[i] for i in chosen], report, losses
+
+
+def span_of(events: Events, protocol: Protocol) -> tuple[int, int]:
+    """First and last week; purchases of given splits may be moved behind the end of the data."""
+    return events.first_week, events.last_week + (2 if protocol.split == "given" else 0)
+
+
+def together(parts: Sequence[Mapping[str, Losses]]) -> dict[str, Losses]:
+    """What became of the candidates of all ranges."""
+    losses: dict[str, Losses] = {split: Losses() for split in SPLITS}
+    for part in parts:
+        for split, lost in part.items():
+            losses[split].update(lost)
+    return losses
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ def scatter(
     (
         events.purchases.join(users, on="user")
         .join(known.places.lazy(), on="tag")
-        .select("range", user="index", week=pl.col("week").cast(pl.Int32), tag="place")
+        .select("range", user="index", week=pl.col("week").cast(pl.Int32), tag="place", **_parts_of(events))
         .sink_parquet(
             pl.PartitionBy(folder / _SCATTERED, key="range", include_key=False),
             mkdir=True,
@@ -212,27 +232,43 @@ def scatter(
     return ranges, rows
 
 
-def count(part: Range, *, protocol: Protocol, tags: int) -> Counts:
+def _parts_of(events: Events) -> dict[str, str]:
+    return {"part": "part"} if "part" in events.purchases.collect_schema() else {}
+
+
+def count(part: Range, *, protocol: Protocol, tags: int, span: tuple[int, int]) -> Counts:
     """Merge what was bought twice in a week, and count buyers.
 
     Args:
         tags: Number of tags, the rare ones included.
+        span: First and last week of the data.
     """
-    found = (
-        pl.scan_parquet(part.folder / _SCATTERED / f"range={part.number}" / "*.parquet")
-        .unique()
-        .sort("user", "week", "tag")
-        .collect()
-    )
+    scattered = pl.scan_parquet(part.folder / _SCATTERED / f"range={part.number}" / "*.parquet")
+    scattered = sessions.merged(scattered, protocol.session_gap)
+    leaks: dict[str, int] = {}
+    if protocol.split == "given":
+        found, leaks = given.behind(scattered.collect())
+    else:
+        found = scattered.select("user", "week", "tag").unique().sort("user", "week", "tag").collect()
     found.write_ipc(part.path(_MERGED))
     training = part.users.filter(~pl.col("unseen")).select("user")
     theirs = found.join(training, on="user", how="semi").lazy()
+    if protocol.split != "time":
+        until = own_origins.ends(found, protocol, span[1])
+        open_end = pl.col("until").fill_null(span[1] + 1)
+        theirs = theirs.join(until.lazy(), on="user", how="left").filter(pl.col("week") < open_end)
     assert protocol.statistics_end is not None, "resolved"
-    recent = [_buyers(theirs, origin - POPULARITY_WEEKS, origin, tags) for origin in _origins(protocol)]
+    if protocol.split == "time":
+        origins = _origins(protocol, span)
+        known = [buyers.between(theirs, origin - protocol.recent, origin, tags) for origin in origins]
+        recent = np.array(known, dtype=np.float32)
+    else:
+        recent = buyers.recent(theirs, span, protocol.recent, tags)
     return Counts(
         purchases=found.height,
-        buyers=_buyers(theirs, 0, protocol.statistics_end, tags),
-        recent=np.array(recent, dtype=np.float32),
+        buyers=buyers.between(theirs, 0, protocol.statistics_end, tags),
+        recent=recent,
+        leaks=leaks,
     )
 
 
@@ -245,14 +281,15 @@ def settle(
         Places of the tags in the vocabulary, in alphabetical order, and popularity ``[origins, tags]``.
 
     Raises:
-        DataError: less than two tags were bought by enough training users.
+        SplitError: less than two tags were bought by enough training users.
     """
-    buyers = np.sum([part.buyers for part in counts], axis=0)
-    chosen = np.flatnonzero(buyers >= protocol.min_tag_users).astype(np.int32)
+    total = np.sum([part.buyers for part in counts], axis=0)
+    chosen = np.flatnonzero(total >= protocol.min_tag_users).astype(np.int32)
     if len(chosen) < 2:
-        raise DataError(
-            f"only {len(chosen)} tags were bought by protocol.min_tag_users={protocol.min_tag_users} "
-            f"training users before week {protocol.statistics_end}; lower protocol.min_tag_users"
+        raise SplitError(
+            f"only {len(chosen)} tags were bought by data.protocol.min_tag_users={protocol.min_tag_users} "
+            f"training users before {protocol.step} {protocol.statistics_end}; lower "
+            "data.protocol.min_tag_users"
         )
     return chosen, np.sum([part.recent for part in counts], axis=0)[:, chosen]
 
@@ -264,25 +301,43 @@ def write(
     chosen: npt.NDArray[np.int32],
     popularity: npt.NDArray[np.float32],
     week_zero: dt.date,
-) -> dict[str, int]:
+    span: tuple[int, int],
+) -> dict[str, Losses]:
     """Write a range's purchases and episodes in tag ids.
 
     Returns:
-        Number of episodes of each split, and ``unseen``: test episodes of unseen users.
+        What became of the candidates of each split.
     """
-    ids = pl.DataFrame({"tag": chosen, "id": np.arange(len(chosen), dtype=np.int32)})
-    triples = (
-        mapped(part.path(_MERGED)).join(ids, on="tag", maintain_order="left").select("user", "week", tag="id")
-    )
+    merged, triples = _in_ids(part, chosen)
     triples.write_ipc(part.path("purchases"))
-    of_origins = dict(zip(_origins(protocol), popularity, strict=True))
+    if protocol.split != "time":
+        until = own_origins.ends(merged, protocol, span[1])
+        known = part.users.select("user").join(until, on="user", how="left", maintain_order="left")
+        known.with_columns(pl.col("until").fill_null(span[1] + 1)).write_ipc(part.path("until"))
+    of_origins = dict(zip(_origins(protocol, span), popularity, strict=True))
     users = part.users.select("user", "unseen", "profile")
-    table = episodes.build(triples, users, of_origins, protocol, week_zero)
+    table, losses = episodes.build(triples, merged, users, of_origins, protocol, week_zero, span[1])
     # Texts are laid out one behind the other, in a way that does not depend on how threads met.
     table.write_ipc(part.path("episodes"), compat_level=pl.CompatLevel.oldest())
-    found = {split: int((table["split"] == split).sum()) for split in SPLITS}
-    found["unseen"] = table.filter((pl.col("split") == "test") & pl.col("unseen")).height
-    return found
+    return losses
+
+
+def survey(
+    part: Range, *, protocol: Protocol, chosen: npt.NDArray[np.int32], span: tuple[int, int]
+) -> dict[str, Losses]:
+    """What would become of a range's candidates."""
+    merged, triples = _in_ids(part, chosen)
+    users, losses = part.users, {split: Losses() for split in SPLITS}
+    for split, some, pairs in episodes.candidates(triples, merged, users, protocol, span[1]):
+        losses[split].update(episodes.screened(some.lazy(), users, protocol, split, pairs)[1])
+    return losses
+
+
+def _in_ids(part: Range, chosen: npt.NDArray[np.int32]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Purchases of all tags, and those of the vocabulary in tag ids."""
+    ids = pl.DataFrame({"tag": chosen, "id": np.arange(len(chosen), dtype=np.int32)})
+    merged = mapped(part.path(_MERGED))
+    return merged, merged.join(ids, on="tag", maintain_order="left").select("user", "week", tag="id")
 
 
 def in_order(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
@@ -323,20 +378,8 @@ def mapped(path: Path) -> pl.DataFrame:
     return table
 
 
-def _origins(protocol: Protocol) -> list[int]:
+def _origins(protocol: Protocol, span: tuple[int, int]) -> list[int]:
+    """Weeks that may be the origin of an episode."""
+    if protocol.split != "time":
+        return list(range(span[0], span[1] + 1))
     return sorted({origin for split in SPLITS for origin in protocol.origins(split)})
-
-
-def _buyers(purchases: pl.LazyFrame, first: int, end: int, tags: int) -> npt.NDArray[np.int64]:
-    """``[tags]``: users with a purchase in weeks ``[first, end)``."""
-    counted = (
-        purchases.filter(pl.col("week").is_between(first, end, closed="left"))
-        .select("user", "tag")
-        .unique()
-        .group_by("tag")
-        .len()
-        .collect()
-    )
-    found = np.zeros(tags, dtype=np.int64)
-    found[counted["tag"].to_numpy()] = counted["len"].to_numpy()
-    return found

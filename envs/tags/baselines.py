@@ -6,12 +6,12 @@ frequency, but the most popular tags not bought lately take as many of its slots
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.panel import POPULARITY_WEEKS, IntArray, top
+from ..data.panel import IntArray, top
 from ..data.panel import rows as rows_of
 from ..data.prepared import Data
 from ..task import Row
@@ -42,7 +42,7 @@ def _by_origin(
 @_by_origin
 def popularity(data: Data, origin: int, users: IntArray) -> Scores:
     """Number of distinct training users who bought the tag in the last 8 weeks."""
-    return np.broadcast_to(data.panel.popularity(origin, POPULARITY_WEEKS), (len(users), data.panel.n_tags))
+    return np.broadcast_to(data.panel.popularity(origin), (len(users), data.panel.n_tags))
 
 
 @_by_origin
@@ -94,7 +94,9 @@ def random(data: Data, rows: Sequence[Row]) -> Scores:
     return np.random.default_rng(0).random((len(rows), len(data.catalog)), np.float32)
 
 
-SCORERS: dict[str, Callable[[Data, Sequence[Row]], Scores]] = {
+Scorer = Callable[[Data, Sequence[Row]], Scores]
+
+SCORERS: dict[str, Scorer] = {
     "random": random,
     "popularity": popularity,
     "own frequency": own_frequency,
@@ -128,17 +130,27 @@ def quota(data: Data, rows: Sequence[Row], k: int, novelty: float) -> IntArray:
     return np.concatenate([frequent, top(popularity(data, rows), n_novel, taken)], axis=1)
 
 
-def lists(data: Data, k: int, novelty_floor: float) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
-    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first."""
+def lists(
+    data: Data, k: int, novelty_floor: float, more: Mapping[str, Scorer] | None = None
+) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
+    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first.
 
-    def ranked(score: Callable[[Data, Sequence[Row]], Scores]) -> Callable[[Sequence[Row]], IntArray]:
-        return lambda rows: top(score(data, rows), k)
+    Args:
+        more: Further scorers by name.
+    """
 
-    found = {name: ranked(score) for name, score in SCORERS.items()}
+    def mask(rows: Sequence[Row]) -> npt.NDArray[np.bool_] | None:
+        """Tags that no target can hold."""
+        return None if data.protocol.repeats else member_mask(rows, "history", len(data.catalog))
+
+    def ranked(score: Scorer) -> Callable[[Sequence[Row]], IntArray]:
+        return lambda rows: top(score(data, rows), k, mask(rows))
+
+    found = {name: ranked(score) for name, score in {**SCORERS, **(more or {})}.items()}
     return {**found, "quota": lambda rows: quota(data, rows, k, novelty_floor)}
 
 
 def _tie_break(data: Data, origin: int) -> npt.NDArray[np.float32]:
     # Below the smallest difference between two counts, above float32 resolution at a count of 50.
-    popular = data.panel.popularity(origin, POPULARITY_WEEKS)
+    popular = data.panel.popularity(origin)
     return popular * np.float32(1e-3 / max(1.0, float(popular.max())))

@@ -38,6 +38,7 @@ def per_episode(
     rows: Sequence[Row],
     slots: npt.NDArray[np.int32],
     embeddings: npt.NDArray[np.float32] | None = None,
+    cutoffs: Sequence[int] = (),
 ) -> dict[str, Values]:
     """Every metric of every episode.
 
@@ -46,9 +47,11 @@ def per_episode(
         rows: Rows that were answered.
         slots: ``[episodes, K]`` answers.
         embeddings: ``[tags, d]`` unit vectors for the intra-list diversity; left out without them.
+        cutoffs: Lengths k < K of the lists' beginnings.
 
     Returns:
-        Metric name -> ``[episodes]``: ``hit@K``, ``recall@K``, ``precision@K``, ``ndcg@K``,
+        Metric name -> ``[episodes]``: ``hit@K``, ``recall@K``, ``precision@K``, ``ndcg@K``, for each k of the
+        cutoffs ``hit@k``, ``recall@k`` and ``ndcg@k``,
         ``recall@K repeat`` (targets in the lookback), ``recall@K novel`` (targets outside it),
         ``recall@K calendar`` (targets that surge in the window), ``recall@K equivalent`` (an equivalent tag
         counts as a hit), ``novelty`` (share of shown tags outside the lookback), ``novel precision`` (hits
@@ -75,13 +78,25 @@ def per_episode(
     hits = at_slots(target)
     n_shown, n_used = shown.sum(axis=1), (slots != MISSING).sum(axis=1)
     discount = 1.0 / np.log2(np.arange(2, k + 2))
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(k, target.sum(axis=1))]
+    sizes = target.sum(axis=1)
+
+    def at(length: int) -> dict[str, Values]:
+        """Hit, recall and nDCG of the lists' beginnings."""
+        ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(length, sizes)]
+        return {
+            f"hit@{length}": hits[:, :length].any(axis=1).astype(float),
+            f"recall@{length}": _ratio(hits[:, :length].sum(axis=1), sizes),
+            f"ndcg@{length}": _ratio(hits[:, :length] @ discount[:length], ideal),
+        }
+
+    whole = at(k)
     novel_shown = shown & ~at_slots(recent)
     values = {
-        f"hit@{k}": hits.any(axis=1).astype(float),
-        f"recall@{k}": recall(target),
+        f"hit@{k}": whole[f"hit@{k}"],
+        f"recall@{k}": whole[f"recall@{k}"],
         f"precision@{k}": hits.sum(axis=1) / k,
-        f"ndcg@{k}": _ratio(hits @ discount, ideal),
+        f"ndcg@{k}": whole[f"ndcg@{k}"],
+        **{name: found for length in sorted(cutoffs) for name, found in at(length).items()},
         f"recall@{k} repeat": recall(target & recent),
         f"recall@{k} novel": recall(target & ~recent),
         f"recall@{k} calendar": recall(target & surging),

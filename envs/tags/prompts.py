@@ -12,12 +12,14 @@ from typing import Any
 import polars as pl
 
 from ..catalog import Catalog
+from ..data.settings import Step
 from ..task import Message
 from ..text import display
 from .settings import SHOP, PromptConfig
 
 # Weeks with the tag over weeks with the most frequent tag, from the most to the least frequent.
-_LEVELS = ((0.5, "weekly"), (0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
+_HIGHEST: dict[Step, str] = {"hour": "most", "day": "daily", "week": "weekly", "month": "monthly"}
+_LOWER = ((0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
 _OLD = "not lately"
 
 
@@ -27,6 +29,7 @@ def tag_messages(
     slots: int,
     max_history: int = 100,
     wording: PromptConfig = SHOP,
+    step: Step = "week",
 ) -> list[Message]:
     """Ask for the ``slots`` tags that a user will buy next.
 
@@ -35,13 +38,14 @@ def tag_messages(
         slots: Length of the list to ask for.
         max_history: Largest number of tags of the history to show, the most frequent ones.
         wording: Words of the messages.
+        step: Unit of the episode's weeks, which names the highest level.
 
     Returns:
         A system and a user message. The history stands as one tag a line, most frequent last, in levels of
         frequency; tags last bought before the lookback have a level of their own, the first.
     """
     facts = _facts(episode, wording.holidays)
-    data = ["<user>", *facts, *_history(episode, catalog, max_history), "</user>"]
+    data = ["<user>", *facts, *_history(episode, catalog, max_history, step), "</user>"]
     user = {"role": "user", "content": "\n".join([*data, request(slots, wording)])}
     return [{"role": "system", "content": wording.system}, user] if wording.system else [user]
 
@@ -56,14 +60,15 @@ def _facts(episode: Mapping[str, Any], holidays: bool) -> list[str]:
     return [fact for text in texts if text and (fact := display(text))]
 
 
-def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int) -> list[str]:
+def _history(episode: Mapping[str, Any], catalog: Catalog, max_history: int, step: Step) -> list[str]:
     recent = set(episode["lookback"])
     tags = episode["history"][:max_history]
     weights = episode["history_weight"][:max_history]
     most = max(weights, default=1.0)
-    levels: dict[str, list[str]] = {_OLD: [], **{name: [] for _, name in reversed(_LEVELS)}}
+    known = ((0.5, _HIGHEST[step]), *_LOWER)
+    levels: dict[str, list[str]] = {_OLD: [], **{name: [] for _, name in reversed(known)}}
     for tag, weight in zip(tags, weights, strict=True):
-        name = next(name for share, name in _LEVELS if weight >= share * most) if tag in recent else _OLD
+        name = next(name for share, name in known if weight >= share * most) if tag in recent else _OLD
         levels[name].append(catalog.tags[tag])
     # What matters most stands nearest to the answer: attention finds it by distance alone.
     return [line for name, found in levels.items() if found for line in (f"{name}:", *reversed(found))]
@@ -79,11 +84,12 @@ def prompted_rows(
     slots: int,
     max_history: int = 100,
     wording: PromptConfig = SHOP,
+    step: Step = "week",
 ) -> list[dict[str, Any]]:
     """Rows ready for training: ``prompt`` (chat messages), ``unseen`` and the columns of :data:`COLUMNS`."""
     return [
         {
-            "prompt": tag_messages(row, catalog, slots, max_history, wording),
+            "prompt": tag_messages(row, catalog, slots, max_history, wording, step),
             **{name: row[name] for name in (*COLUMNS, "unseen")},
         }
         for row in episodes.iter_rows(named=True)

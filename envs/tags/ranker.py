@@ -103,4 +103,5 @@ class TagRanker:
     @cached_property
     def _item_weights(self) -> Floats:
         """Weights of EASE that no target of a training episode went into."""
-        return baselines.ease_weights(self._data, min(self._data.protocol.train_origins))
+        origins = self._data.protocol.train_origins or self._data.split("train")["origin"].to_list()
+        return baselines.ease_weights(self._data, min(origins))

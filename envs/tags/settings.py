@@ -3,9 +3,9 @@
 from string import Formatter
 from typing import Annotated
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, field_validator, model_validator
 
-from ..settings import MANY, Between, Text
+from ..settings import MANY, Between, Each, Text
 from ..task import TaskSettings
 
 
@@ -50,7 +50,20 @@ class TagsConfig(TaskSettings, frozen=True, use_attribute_docstrings=True):
 
     slots: Annotated[int, Between(1, 10_000)] = 10
     """Length of a list of tags."""
+    cutoffs: Annotated[tuple[Annotated[int, Between(1, 9_999)], ...], Each(100)] = ()
+    """Shorter lengths at which hit, recall and nDCG of deployed lists are measured too, such as [1, 5]."""
+    sequential: bool = False
+    """Whether a small self-attentive model of a user's steps, trained on the spot, is a baseline."""
     max_history: Annotated[int, Between(0, MANY)] = 100
     """Largest number of tags of the history that stand in the prompt."""
     prompt: PromptConfig = PromptConfig()
     """Words of the prompt."""
+
+    @model_validator(mode="after")
+    def _shorter(self) -> "TagsConfig":
+        if self.cutoffs and max(self.cutoffs) >= self.slots:
+            raise ValueError(
+                f"task.cutoffs={list(self.cutoffs)}: a list has task.slots={self.slots} tags, at which it is "
+                "measured anyway; name shorter lengths, or raise task.slots"
+            )
+        return self

@@ -17,6 +17,7 @@ from ..markdown import code, text
 from ..statistics import Values
 from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
 from . import baselines, drafts, metrics
+from .baselines import Scorer
 from .prompts import COLUMNS, prompted_rows
 from .ranker import TagRanker
 from .settings import TagsConfig
@@ -57,10 +58,14 @@ class Tags(Task):
                 f"task.slots={self.slots}: the catalogue has {len(self.catalog)} tags, and a list names each "
                 f"of them once; set at most {len(self.catalog)}"
             )
+        self._sequence_model: Any = None  # trained when it is asked for
         self.form = Lines(self.catalog.tags, self.slots)
         self.headline = f"recall@{self.slots}"
-        self.summary = ("novelty", f"recall@{self.slots} novel")
+        self.summary = ("novelty", f"recall@{self.slots} novel", *self._at_cutoffs())
         self.resources = {"catalog": self.catalog, "slots": self.slots}
+
+    def _at_cutoffs(self) -> list[str]:
+        return [f"{name}@{k}" for k in sorted(self.settings.cutoffs) for name in ("hit", "recall", "ndcg")]
 
     @property
     def fingerprint(self) -> str:
@@ -88,7 +93,8 @@ class Tags(Task):
 
     def _prompted(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
         given = self.settings
-        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt)
+        step = self.data.protocol.step
+        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt, step)
 
     def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
         return [self.catalog.parse(answer) for answer in texts]
@@ -119,8 +125,18 @@ class Tags(Task):
         def answering(ranked: Callable[[Sequence[Row]], Any]) -> Answerer:
             return lambda rows: [self.catalog.render(tags) for tags in ranked(rows).tolist()]
 
-        found = baselines.lists(self.data, self.slots, _floor(floors))
+        found = baselines.lists(self.data, self.slots, _floor(floors), self._learned())
         return {name: answering(ranked) for name, ranked in found.items()}
+
+    def _learned(self) -> Mapping[str, Scorer]:
+        """Baselines that take a model to be trained."""
+        if not self.settings.sequential:
+            return {}
+        from .sequential import SequenceModel  # with torch, for this baseline alone
+
+        if self._sequence_model is None:
+            self._sequence_model = SequenceModel(self.data)
+        return {"SASRec": self._sequence_model.scores}
 
     def ranker(self) -> Callable[[Sequence[Row]], Values] | None:
         if find_spec("sklearn") is None:
@@ -131,7 +147,8 @@ class Tags(Task):
     def metrics(
         self, rows: Sequence[Row], texts: Sequence[str], scored: Callable[[], Mapping[str, Values]]
     ) -> dict[str, Values]:
-        return metrics.per_episode(self.data, rows, self._listed(texts), self.resources.get("encoder"))
+        encoder, cutoffs = self.resources.get("encoder"), self.settings.cutoffs
+        return metrics.per_episode(self.data, rows, self._listed(texts), encoder, cutoffs)
 
     def spread(self, texts: Sequence[str]) -> dict[str, float]:
         return metrics.exposure(self._listed(texts), len(self.catalog))

@@ -1,7 +1,7 @@
 """``recrl data``: build and look at the data of a configuration."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,6 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from .options import Config, Overrides
+
+if TYPE_CHECKING:
+    from ...envs.data.prepared import Data
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 
@@ -36,12 +39,15 @@ def build(
     if engine not in shards.ENGINES:
         raise ConfigError(f"--engine {engine}: unknown; use {' or '.join(shards.ENGINES)}")
     data = prepare(settings.data, engine=engine, wholly=check)
-    Console().print(_counts(data.fingerprint, data.report))
+    console = Console()
+    _say(console, data.reading)
+    console.print(_counts(data.fingerprint, data.report))
+    _remark(console, data)
 
 
 @data_app.command()
 def describe(config: Config, overrides: Overrides = None) -> None:
-    """What was read, dropped and split, the baselines on the test split, and one prompt."""
+    """What was read and as what, what was dropped and split, the baselines on the test split, one prompt."""
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
@@ -51,7 +57,11 @@ def describe(config: Config, overrides: Overrides = None) -> None:
 
     task = tasks.make(settings.task, settings.data)
     console = Console()
+    if task.data is not None:
+        _say(console, task.data.reading)
     console.print(_counts(task.fingerprint, task.counts()))
+    if task.data is not None:
+        _remark(console, task.data)
     rows = task.rows("test")
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     baselines = task.baselines(settings.floors)
@@ -62,7 +72,8 @@ def describe(config: Config, overrides: Overrides = None) -> None:
             values = task.metrics(rows, answerer(rows), dict)
             ranking = values[task.headline]
             columns = (ranking, ranking[unseen], *(values[metric] for metric in task.summary))
-            table.add_row(name, *(f"{np.nanmean(column):.3f}" for column in columns))
+            means = (np.nanmean(column) if np.isfinite(column).any() else np.nan for column in columns)
+            table.add_row(name, *("-" if np.isnan(mean) else f"{mean:.3f}" for mean in means))
         console.print(table)
     first = task.rows("train", 1)[0]
     console.print("[bold]one prompt[/]")
@@ -70,6 +81,32 @@ def describe(config: Config, overrides: Overrides = None) -> None:
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
     if target := task.target(first):
         console.print(f"[bold]its target[/]: {escape(target)}")
+
+
+def _say(console: Console, facts: Mapping[str, str]) -> None:
+    """A line for each fact, however long it is."""
+    for name, words in facts.items():
+        console.print(f"[bold]{name}[/]: {escape(words)}", soft_wrap=True, highlight=False)
+
+
+def _remark(console: Console, data: "Data") -> None:
+    """What became of the users at the origins, and what to know of the episodes."""
+    if data.losses:
+        console.print(_lost(data.losses))
+    for remark in data.remarks:
+        console.print(f"[bold yellow]note[/]: {escape(remark)}", soft_wrap=True, highlight=False)
+
+
+def _lost(losses: Mapping[str, Mapping[str, int]]) -> Table:
+    """Table of the users at the origins of each split: how many each setting lost."""
+    table = Table("users at an origin", *losses, title="episodes")
+    reasons = dict.fromkeys(reason for lost in losses.values() for reason in lost)
+    # The first and the last are what there was and what is left.
+    ends = ("candidates", "episodes", "episodes of unseen users")
+    for reason in ("candidates", *(r for r in reasons if r not in ends), *ends[1:]):
+        numbers = (lost.get(reason, 0) for lost in losses.values())
+        table.add_row(escape(reason if reason in ends else f"lost {reason}"), *map("{:,}".format, numbers))
+    return table
 
 
 def _counts(title: str, counts: Mapping[str, int]) -> Table:

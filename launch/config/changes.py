@@ -15,7 +15,7 @@ _HARMLESS = re.compile(
     r"|policy\.(attention|trust_remote_code|lora\.merge)"
     r"|train\.(steps|save_every|heartbeat|collective_timeout|report_to)|warm_start\.save_every"
     r"|train\.trl(\.(log_.*|logging_.*|num_completions_to_print|project|trackio_.*|dataloader_num_workers))?"
-    r"|rollout\..*|evaluation\..*"
+    r"|rollout\..*|evaluation\..*|task\.(cutoffs|sequential)"
     r"|judge\.(url|token_env|timeout|deadline|concurrency)"
     r"|rewards\.[^.]+\.(batch_size|concurrency|workers|timeout|retries|cache|max_missing|on_error)"
     r"|rewards\.[^.]+\.params\.(url|token_env|timeout|deadline)"

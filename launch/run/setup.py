@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from ...envs import task as tasks
@@ -43,6 +44,8 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
     """Task and rewards of a run."""
     task = tasks.make(config.task, config.data)
     check_task(config, task)
+    for remark in task.data.remarks if task.data is not None else ():
+        display.say(f"[bold yellow]note[/]: {escape(remark)}")
     try:
         check_segments(config.problem(), task.names, task.values)
     except ValueError as error:

@@ -69,7 +69,7 @@ class LoraConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
 class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Which language model is trained."""
 
-    model: Annotated[str, Text(4000)] = "tiny"
+    model: Annotated[str, Text(4000, path=True)] = "tiny"
     """Model: ``tiny``, ``smollm2`` (SmolLM2-135M-Instruct from its package), a hub name or a local path."""
     dtype: Dtype = "float32"
     """Dtype of the weights: ``float32`` or ``bfloat16``."""

@@ -110,8 +110,10 @@ def test_a_missing_column_is_named_with_what_there_is(tmp_path):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(DataError, match=r"cannot read '\.csv' files"):
-        logs.load(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"cannot read '\.xlsx' files; a log file ends with \.parquet, "):
+        logs.load(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match=r"cannot read '\.parquet\.gz' files"):
+        logs.load(tmp_path / "a.parquet.gz")
     with pytest.raises(DataError, match="no such file"):
         logs.load(tmp_path / "a.parquet")
     broken = tmp_path / "broken.parquet"

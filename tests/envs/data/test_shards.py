@@ -65,7 +65,7 @@ def test_popularity_of_the_ranges_is_the_panels(tmp_path):
     folder.mkdir()
     known = shards.Vocabulary.of(found)
     ranges, _ = shards.scatter(found, known, protocol, folder, 700)
-    counts = [shards.count(part, protocol=protocol, tags=len(known.names)) for part in ranges]
+    counts = [shards.count(part, protocol=protocol, tags=len(known.names), span=(1, 45)) for part in ranges]
     chosen, popularity = shards.settle(counts, protocol)
     assert len(chosen) == panel.n_tags
     origins = sorted({*protocol.train_origins, *protocol.validation_origins, *protocol.test_origins})

@@ -9,6 +9,7 @@ from recrl.envs.catalog import INVALID, Catalog, ParsedAnswer
 from recrl.envs.statistics import estimate, paired_difference
 from recrl.envs.tags import metrics
 from recrl.envs.tags.metrics import MISSING
+from recrl.envs.tags.settings import TagsConfig
 from recrl.rewards.shipped import tags
 
 
@@ -55,6 +56,31 @@ def values():
 )
 def test_by_hand(values, metric, expected):
     assert values[metric] == pytest.approx(np.array(expected, float), nan_ok=True, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("hit@1", [1, 0]),
+        ("recall@1", [1 / 4, 0]),
+        ("ndcg@1", [1, 0]),
+        ("hit@3", [1, 0]),
+        ("recall@3", [1 / 4, 0]),
+        ("ndcg@3", [1 / (1 + 1 / np.log2(3) + 1 / 2), 0]),
+    ],
+)
+def test_the_beginnings_of_lists_by_hand(values, metric, expected):
+    with_beginnings = metrics.per_episode(Known, ROWS, SLOTS, cutoffs=(3, 1))
+    assert with_beginnings[metric] == pytest.approx(np.array(expected, float))
+    same = [name for name in values if name != "diversity"]
+    assert all(np.array_equal(with_beginnings[name], values[name], equal_nan=True) for name in same)
+    assert [name for name in with_beginnings if name not in same][:3] == ["hit@1", "recall@1", "ndcg@1"]
+
+
+def test_a_cutoff_is_shorter_than_the_list():
+    assert TagsConfig(slots=5, cutoffs=[1, 3]).cutoffs == (1, 3)
+    with pytest.raises(ValueError, match=r"task\.cutoffs=\[1, 5\]: a list has task\.slots=5 tags, at which"):
+        TagsConfig(slots=5, cutoffs=[1, 5])
 
 
 @pytest.mark.parametrize("slot", [INVALID, MISSING])

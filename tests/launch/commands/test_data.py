@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,25 @@ def test_commands_that_look_at_data_import_no_reward_file(recrl, config, tmp_pat
     assert "is built again: catalog.json does not hold what was written" in errors
     assert not (tmp_path / "imported").exists()
     assert "mill" not in catalog.read_text()
+
+
+def test_what_was_read_and_what_was_lost_is_described(recrl, config, tmp_path):
+    code, shown, errors = recrl("data", "describe", config, "data.protocol.active_within=1")
+    assert code == 0, errors
+    lines = shown.splitlines()
+    assert lines[0] == f"files: {tmp_path / 'log.jsonl'} (JSON lines)"
+    assert "time: column 'time': ISO 8601 text, 2024-01-03 to 2024-11-06" in lines
+    words = " ".join(re.sub("[│┃]", " ", shown).split())
+    assert "users at an origin" in words
+    assert "lost as unseen users, who train nothing" in words
+    # Origins of the tests lie 11, 7 and 3 weeks before the end.
+    assert "note: only 120 test episodes: wide intervals" in words
+    assert "test episodes lie in summer and autumn, training episodes in spring and summer" in words
+
+    code, shown, errors = recrl("data", "describe", config, "data.protocol.min_active_weeks=500")
+    assert (code, shown) == (2, "")
+    assert ". Set data.protocol.min_active_weeks=1 for " in errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_a_damaged_log_is_one_line_and_exit_code_2(recrl, config, tmp_path):

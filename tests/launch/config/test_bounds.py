@@ -103,6 +103,7 @@ def test_odd_values_are_taken_as_they_are_or_refused_in_one_line(field: Setting)
 TOGETHER: dict[str, list[tuple[str, Any]]] = {
     "policy.tiny.hidden": [("policy.tiny.heads", 1)],
     "policy.tiny.heads": [("policy.tiny.hidden", 4096)],
+    "task.cutoffs.0": [("task.slots", 10_000)],
     "train.micro_batches": [("train.prompts_per_step", 100_000)],
     "optimizer.reference.prompts": [("optimizer.reference.answers", 1)],
 }

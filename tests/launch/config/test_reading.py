@@ -172,7 +172,7 @@ def test_what_is_no_readable_file_is_refused_in_one_line(tmp_path, capsys):
         ("rewards=[{name: recall, range: [1, 0]}]", "low < high"),
         ("rewards=[{name: recall, range: [1, 1]}]", "low < high"),
         ("data.protocol.train_origins=[20, 20]", "names 20 twice"),
-        ("data.columns={user: a, tag: a}", "user and tag are both 'a'"),
+        ("data.columns={user: a, tag: a}", "data.columns.user and data.columns.tag are both 'a'"),
         ("rollout.servers=[http://a:99999]", "must be an address"),
         ("rollout.servers=[http://a, http://a]", "twice"),
         ("rollout={nccl_port: 65535, servers: [http://a, http://b]}", "past 65535"),

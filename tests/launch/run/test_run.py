@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import movielens
 import polars as pl
 import pytest
 import yaml
@@ -228,6 +229,36 @@ def test_a_users_own_log(config, tmp_path):
     report = (tmp_path / "run" / "report.md").read_text()
     assert "logs.parquet" in report
     assert "genre" in report
+
+
+@pytest.mark.slow
+def test_films_as_recbole_writes_them_are_trained_on(config, tmp_path):
+    """Users who rate many films within an hour, split by their last days, and never asked for a repeat."""
+    log = [*movielens.rows(ratings=8000, users=150)]
+    films = [
+        f"data={movielens.write(tmp_path / 'ml.inter', log)}",
+        "data.columns.tag=genres",
+        "data.columns.profile=[age, gender]",
+        "data.protocol.step=day",
+        "data.protocol.split=last",
+        "data.protocol.min_active_weeks=1",
+        "data.protocol.active_within=300",
+        "data.protocol.repeats=false",
+        "data.protocol.min_tag_users=5",
+        "task.slots=4",
+        "task.cutoffs=[1, 2]",
+        "task.prompt.holidays=false",
+    ]
+    described = here("data", "describe", str(config), *films)
+    assert "time: column 'timestamp': seconds since 1970, 1997-09-" in described
+    assert "profile: column 'age': text; column 'gender': text" in described
+    assert "note: only " in described
+    assert "hit@1" in described
+    said = here("train", str(config), *films, "train.steps=3")
+    assert "note: only " in said
+    evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {"recall@4", "hit@1", "ndcg@2"} <= set(str(evaluation).replace("'", " ").split())
+    assert "ml.inter" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):
