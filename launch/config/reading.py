@@ -24,6 +24,7 @@ SHORTHANDS = {
     "rollout": "rollout.engine",
     "task": "task.use",
 }
+_CONSTRAINTS = "optimizer.constraints"
 # Levels of sections in an override's key.
 _DEEPEST = 20
 
@@ -157,7 +158,13 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         given = plain_yaml.read(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{said}: the value is no YAML: {_yaml_fault(error)}") from error
+        hint = ""
+        if key.startswith("optimizer") and " in [" in value:
+            hint = (
+                "; in a list YAML reads the brackets of a range as another list: put quotes around each "
+                f'constraint, such as {_CONSTRAINTS}=["length in [6, 11] (mean)"]'
+            )
+        raise ConfigError(f"{said}: the value is no YAML: {_yaml_fault(error)}{hint}") from error
     if key in SHORTHANDS and not isinstance(given, dict):
         parts = SHORTHANDS[key].split(".")
     node = tree
