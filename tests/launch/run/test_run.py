@@ -251,6 +251,8 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
         "task.max_history=12",
         "task.slots=3",
         "warm_start.steps=1",
+        "warm_start.learning_rate=1e-5",
+        "train.learning_rate=1e-6",
         "train.steps=1",
         "train.prompts_per_step=2",
         "train.group_size=2",
