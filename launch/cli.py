@@ -129,7 +129,8 @@ def launch(
         [config, *(overrides or []), *flags],
         overrides or [],
         grace=grace,
-        patience=0.0 if dry_run else _PATIENCE,
+        patience=_PATIENCE,
+        here=not dry_run,
     )
     Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
     if not dry_run:
