@@ -46,6 +46,10 @@ _EXAMPLES = 10
 _WARMING = "warm_start"
 
 
+Policy = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""Model and tokenizer."""
+
+
 def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, stop: Stop) -> None:
     """Reinforcement learning, from a checkpoint or from the warm start."""
     config, folder = setup.config, setup.folder
@@ -169,20 +173,29 @@ def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -
     ]
 
 
-def warmed(
-    setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
+def warmed(setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats, named: list[Policy]) -> Policy:
+    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process.
+
+    Args:
+        named: Model that the configuration names, if it was loaded. It is taken out of the list, so that
+            nothing holds it in memory behind the warm start.
+    """
     config, warm = setup.config, setup.folder / "warm"
     if state.is_main_process and not holds_policy(warm):
         set_seed(config.seed)
         rows = setup.training_rows
-        model, tokenizer = policy.load(
-            config.policy,
-            options=form.options if isinstance(form := setup.task.form, Lines) else (),
-            # The first line of a message is its role, as in the chat template.
-            texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
-            seed=config.seed,
+        model, tokenizer = (
+            named.pop()
+            if named
+            else policy.load(
+                config.policy,
+                options=form.options if isinstance(form := setup.task.form, Lines) else (),
+                # The first line of a message is its role, as in the chat template.
+                texts=[
+                    "\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]
+                ],
+                seed=config.seed,
+            )
         )
         check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.save(setup.folder)
@@ -190,6 +203,7 @@ def warmed(
             _warm_up(setup, model, tokenizer, stop)
         save_policy(model, tokenizer, warm)
         shutil.rmtree(setup.folder / _WARMING, ignore_errors=True)
+        del model, tokenizer
     beats.reached("warm")
     beats.wait_for("warm")
     state.wait_for_everyone()

@@ -265,6 +265,16 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
     assert "quantization_config" not in saved
 
 
+def test_a_mistake_about_the_model_is_met_before_the_data_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for place, message in (("/nowhere/model", "no such folder"), ("empty", "model_type")):
+        output = here("train", "llm", f"policy={place}", "data.cache=cache", "output=run", code=2)
+        assert f"policy.model={place}" in output.replace("'", "")
+        assert message in output
+        assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
