@@ -36,6 +36,7 @@ from ..signals import Stop
 from .folder import HEARTBEATS, RunFolder
 from .heartbeats import Heartbeats
 from .preconditions import check_machine, check_training
+from .probe import probe
 from .progress import Display
 from .setup import Setup, prepare_setup
 from .stages import Policy, evaluate_run, optimise, reference_start, trainer_of, warmed
@@ -122,6 +123,7 @@ def evaluate_again(config: RunConfig, stop: Stop | None = None) -> None:
     stop.hint = "the same command goes on"
     with RunFolder(config.folder).locked():
         setup = prepare_setup(config, Display())
+        probe(setup)
         _, tokenizer = policy.load(config.policy.at(config.folder / "warm"))
         evaluate_run(setup, tokenizer, stop)
 
@@ -208,6 +210,7 @@ def _prepared(
     check_training(config, setup.task.count("train"), state.num_processes)
     if state.is_main_process:
         _same_data(folder, config, setup)
+        probe(setup)
     beats.reached("data")
     model, tokenizer = warmed(setup, state, stop, beats, named)
     if last is not None and checkpoints.read(last).step >= config.train.steps:

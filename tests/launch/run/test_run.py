@@ -265,6 +265,38 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
     assert "quantization_config" not in saved
 
 
+BROKEN = """
+def broken(answers):
+    return [1 / len(a.slots) + undefined for a in answers]
+"""
+
+
+OWN = "name: broken, use: 'broken.py:broken', range: [0, 1]"
+GONE = "name: gone, use: http, params: {url: 'http://127.0.0.1:9'}, range: [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (f"{{{OWN}}}", "reward 'broken' raised NameError"),
+        (f"{{{OWN}, on_error: missing}}", "reward 'broken' raised NameError"),
+        (f"{{{GONE}}}", "POST http://127.0.0.1:9"),
+        (f"{{{GONE}, on_error: missing}}", "POST http://127.0.0.1:9"),
+    ],
+)
+def test_a_broken_reward_is_met_before_anything_is_trained(
+    cache, panel_task, tmp_path, monkeypatch, entry, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    rewards = f"rewards=[recall, novelty, duplicates, {entry}]"
+    output = here("train", "demo", rewards, f"data.cache={cache}", "output=run", code=2)
+    assert message in output
+    assert ("broken.py" in output) == ("broken" in entry), "the traceback begins in the reward's own code"
+    assert not (tmp_path / "run" / "warm_start.jsonl").exists()
+    assert not (tmp_path / "run" / "warm").exists()
+
+
 def test_a_mistake_about_the_model_is_met_before_the_data_are_prepared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
