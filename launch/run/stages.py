@@ -31,6 +31,7 @@ from ...rl.trainer.make import make_trainer
 from ..report import write as report
 from ..signals import Stop
 from .callbacks import Interrupt, Recorder, StepLog
+from .folder import keep_earlier
 from .heartbeats import Heartbeats
 from .preconditions import check_lengths
 from .setup import Setup
@@ -73,6 +74,7 @@ def optimise(setup: Setup, trainer: ConstrainedGRPOTrainer, last: Path | None, s
 
 def evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
     folder = setup.folder
+    keep_earlier(folder)
     evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer, stop)
     report.write(folder)
     setup.display.say(f"report: {folder / 'report.md'}")

@@ -84,6 +84,9 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
     assert "holds a run already" in here("train", str(config), code=2)
     here("eval", str(run), "evaluation.max_episodes=10")
+    (earlier,) = (run / "earlier").iterdir()
+    assert (earlier / "report.md").read_text() == report
+    assert (earlier / "plots" / "training.png").exists()
     again = json.loads((run / "evaluation.json").read_text())
     assert again["populations"]["unseen users"]["episodes"] == 10
 
