@@ -9,13 +9,15 @@ import yaml
 from ...envs.markdown import code, text
 from ...envs.task import find
 from .sections import _conflict, _constraint_names, _failed, _held, _infeasible, _population, _settled, _time
+from .summary import FACTS, in_short, settings
 
 
 def write(folder: Path) -> Path:
     """Render the report of a finished run.
 
     Args:
-        folder: Run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json``, ``examples.json``.
+        folder: Run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json``, ``examples.json``,
+            and ``facts.json``.
 
     Returns:
         Path of ``report.md``.
@@ -29,6 +31,8 @@ def write(folder: Path) -> Path:
     result = json.loads((folder / "evaluation.json").read_text())
     shown = json.loads((folder / "examples.json").read_text())
     log = _read_lines(folder / "metrics.jsonl")
+    # Runs of earlier versions left none.
+    facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     task = find(config["task"].get("use", "tags"))
@@ -53,6 +57,7 @@ def write(folder: Path) -> Path:
         f"Intervals are 95 %, bootstrapped over {words.unit}; differences are paired.",
         "",
     ]
+    lines += in_short(config, result, log, facts)
     for name, population in result["populations"].items():
         lines += _population(name, population, words, config["optimizer"]["objective"])
     lines += _held(result)
@@ -72,6 +77,7 @@ def write(folder: Path) -> Path:
         *_settled(log, constraints),
         *_conflict(log),
         *_time(log),
+        *settings(config),
         "## Ten answers",
         "",
         words.examples,

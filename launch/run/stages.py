@@ -29,6 +29,7 @@ from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
 from ..report import write as report
+from ..report.summary import FACTS
 from ..signals import Stop
 from .callbacks import Interrupt, Recorder, StepLog
 from .folder import keep_earlier
@@ -148,6 +149,7 @@ def evaluate(
         config.evaluation.decoding,
         priced_ranking(task, rows, setup.engine, config.problem(), config.evaluation, tokenizer),
     )
+    write(setup.folder / FACTS, json.dumps(_facts(setup, answers), indent=1))
     examples = _examples(task, rows, answers)
     write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
     write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
@@ -161,6 +163,26 @@ def _scored(
     """The run's rewards of one answer to every row, by name."""
     scores, _ = scored(rows, texts, tokenizer, setup.engine)
     return {name: scores[:, k].astype(float) for k, name in enumerate(setup.engine.names)}
+
+
+def _facts(setup: Setup, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """What the first lines of a report tell, see :data:`recrl.launch.report.summary.FACTS`."""
+    task, limit = setup.task, setup.config.task.max_train_episodes
+    episodes = task.count("train")
+    form, valid = task.form, {}
+    if isinstance(form, Lines):
+        for name, given in answers.items():
+            named = [_names_option(parsed, form) for parsed in task.parse(given.sampled)]
+            valid[name] = float(np.mean(named))
+    sampled = max((len(given.sampled) for given in answers.values()), default=0)
+    return {"episodes": min(episodes, limit or episodes), "answers": sampled, "valid": valid}
+
+
+def _names_option(parsed: Any, form: Lines) -> bool:
+    """Whether an answer, as the task reads it, names an option at all."""
+    if isinstance(parsed, str):
+        return not set(form.options).isdisjoint(line.strip() for line in parsed.splitlines())
+    return bool(getattr(parsed, "valid", True))
 
 
 def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
