@@ -28,6 +28,7 @@ from ...rl.policy.loading import save_policy
 from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
+from ..report import tensorboard
 from ..report import write as report
 from ..report.summary import FACTS
 from ..signals import Stop
@@ -153,6 +154,9 @@ def evaluate(
     examples = _examples(task, rows, answers)
     write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
     write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
+    with tensorboard.events(setup.folder, "evaluation", config.train.report_to) as board:
+        if board is not None:
+            tensorboard.write_evaluation(board, result, examples, type(task), config.train.steps)
     shutil.rmtree(setup.folder / _ANSWERS, ignore_errors=True)
     return result
 
@@ -239,10 +243,16 @@ def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     """The supervised steps; a stopped run goes on with them from their own checkpoint."""
     config = setup.config
     log = StepLog(setup.folder / "warm_start.jsonl")
-    with setup.display.stage("warm start", config.warm_start.steps) as advance, stop.deferred():
+    with (
+        setup.display.stage("warm start", config.warm_start.steps) as advance,
+        tensorboard.events(setup.folder, "warm_start", config.train.report_to) as board,
+        stop.deferred(),
+    ):
 
         def on_step(step: int, loss: float) -> None:
             log.append(step, {"loss": loss})
+            if board is not None:
+                board.add_scalar("warm_start/loss", loss, step)
             advance(step, f"loss {loss:.3f}")
 
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from whole_runs import SMALL, finished, here, lines, recrl
 
 from recrl.launch.config.reading import load
@@ -38,12 +39,20 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
         "report.md",
         "evaluation.json",
         "examples.json",
+        "facts.json",
         "warm/config.json",
     ):
         assert (run / name).exists(), name
     for name in ("policy/model.safetensors", "plots/training.png", "plots/conflict.png"):
         assert (run / name).stat().st_size > 1000, name
-    assert list((run / "checkpoints").rglob("events.out.tfevents*"))
+    boards = {path.parent.name for path in (run / "checkpoints").rglob("events.out.tfevents*")}
+    assert {"warm_start", "evaluation"} < boards
+    evaluated = EventAccumulator(str(run / "checkpoints" / "runs" / "evaluation")).Reload().Tags()
+    assert "unseen_users/sampled/recall/trained" in evaluated["scalars"]
+    assert len([tag for tag in evaluated["tensors"] if tag.startswith("answers/")]) == 10
+    (training,) = boards - {"warm_start", "evaluation"}
+    logged = EventAccumulator(str(run / "checkpoints" / "runs" / training)).Reload().Tags()["scalars"]
+    assert {"train/constraint/novelty/slack", "train/constraint/novelty/bound"} <= set(logged)
     log = lines(run)
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     for key in (
