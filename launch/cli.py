@@ -4,7 +4,6 @@
 
 import os
 import sys
-import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from .. import __version__
 from . import faults
+from .alarms import keep_back
 from .commands import rewards
 from .commands.data import data_app
 from .commands.options import Config, Fresh, Overrides, Resume
@@ -129,7 +129,8 @@ def launch(
         [config, *(overrides or []), *flags],
         overrides or [],
         grace=grace,
-        patience=0.0 if dry_run else _PATIENCE,
+        patience=_PATIENCE,
+        here=not dry_run,
     )
     Console(soft_wrap=True).print(str(chosen), markup=False, highlight=False)
     if not dry_run:
@@ -206,8 +207,7 @@ def bench(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line and exit code 2."""
-    # Our pins of TRL and vLLM are tested together; TRL would say otherwise six times at every start.
-    warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
+    keep_back()
     # The tokenizers' threads would only warn about, and be stopped by, the data loader's processes.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     stop = Stop()

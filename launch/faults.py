@@ -4,6 +4,7 @@
 ``disk_fault``  a disk that is full, read-only or closed to this user, behind any error of any library
 ``cause``       what a reward of the user raised, behind the errors that report it
 ``blamed``      its traceback, from the user's code on
+``place``       the file and line in that code
 ``fail``        ends the process with one line
 """
 
@@ -115,6 +116,13 @@ def blamed(error: BaseException) -> str:
     if trace is None:
         return ""
     return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def place(error: BaseException) -> str | None:
+    """``file:line`` of the user's code that an error was raised in or went through last; None without one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _of_the_user(frame.filename)]
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
 
 
 def _of_the_user(file: str) -> bool:

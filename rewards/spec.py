@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, StrictBool, field_validator, model_valida
 from ..envs.settings import LARGEST, PATIENCE, SMALLEST_UNIT, Between, Text
 from .base import Direction, Per
 
+_TIMEOUT = 600.0  # seconds
 _Score = Annotated[float, Between(-LARGEST, LARGEST)]
 _Weight = Annotated[float, Between(-1e9, 1e9)]
 _Name = Annotated[str, Text(100)]
@@ -58,8 +59,11 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     one run in threads at the same time, each with an equal part of the samples."""
     workers: Annotated[int, Between(0, 256)] = 0
     """Processes of their own that call a plain function; one that hangs or dies is replaced."""
-    timeout: Annotated[float, Between(0.001, PATIENCE)] = 600.0
-    """Seconds that a call may take."""
+    thread: Literal["main", "own"] | None = None
+    """Thread of a plain function: ``main``, the trainer's, as in TRL, or ``own``. By default ``main``, unless
+    ``timeout``, ``concurrency`` or ``workers`` ask for what it cannot give."""
+    timeout: Annotated[float, Between(0.001, PATIENCE)] | None = None
+    """Seconds that a call may take: 600 by default, without end in the trainer's thread."""
     retries: Annotated[int, Between(0, 1000)] = 0
     """Further attempts of a call that raised, ran out of time or returned no scores."""
     cache: StrictBool = False
@@ -68,6 +72,11 @@ class RewardSpec(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, us
     """``raise`` ends the run; ``missing``: a sample that could not be scored has no value, and is counted."""
     max_missing: Annotated[float, Between(0, 1)] = 0.1
     """Share of 1,000 samples that may fail with ``on_error: missing``; above it the run ends."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that a call outside the trainer's thread may take."""
+        return _TIMEOUT if self.timeout is None else self.timeout
 
     @field_validator("range")
     @classmethod

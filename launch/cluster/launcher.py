@@ -90,6 +90,7 @@ def plan(
     *,
     grace: int = 120,
     patience: float = 0.0,
+    here: bool = True,
 ) -> Plan:
     """Plan of what to start here.
 
@@ -101,13 +102,15 @@ def plan(
         overrides: ``key=value`` among them, which a server needs as well.
         grace: Seconds that processes have, once asked to stop, for the step and its checkpoint.
         patience: Seconds until the first machine's name must be known here.
+        here: Whether this machine is one of the cluster's. If not, its GPUs and its resolver are not asked,
+            and the interface to a machine that is given by name stays open.
 
     Raises:
         ConfigError: an unknown strategy, machines that do not fit together, or answers that do not split into
             whole groups over the processes.
     """
     file = check_shape(config, strategy, cluster.nodes, cluster.processes)
-    _check_machine(cluster, strategy, file)
+    _check_machine(cluster, strategy, file, here)
     total = cluster.nodes * cluster.processes
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += [
@@ -123,7 +126,10 @@ def plan(
         assert cluster.address is not None, "checked"
         command += ["--machine_rank", str(cluster.rank), "--main_process_ip", cluster.address]
         # Left to itself, gloo may choose loopback, and wait there for the others until it times out.
-        interface = cluster.interface or interface_to(cluster.address, cluster.port, patience)
+        interface = cluster.interface
+        if interface is None and (here or _is_number(cluster.address)):
+            interface = interface_to(cluster.address, cluster.port, patience)
+        interface = interface or f"interface-to-{cluster.address}"
         environment |= {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     if total > 1:
         command += ["--main_process_port", str(cluster.port)]
@@ -259,8 +265,8 @@ def _kind(file: Path) -> str:
     return str(yaml.safe_load(file.read_text()).get("distributed_type", "NO"))
 
 
-def _check_machine(cluster: Cluster, strategy: str, file: Path) -> None:
-    """Check that this machine can be one of the cluster's."""
+def _check_machine(cluster: Cluster, strategy: str, file: Path, present: bool) -> None:
+    """Check that the cluster is one, and that this machine can be a part of it, if it is to be one."""
     if not 0 <= cluster.rank < cluster.nodes:
         raise ConfigError(
             f"--nodes {cluster.nodes} --node-rank {cluster.rank}: ranks go from 0 to the number of nodes "
@@ -268,6 +274,8 @@ def _check_machine(cluster: Cluster, strategy: str, file: Path) -> None:
         )
     if cluster.nodes > 1 and cluster.address is None:
         raise ConfigError(f"--nodes {cluster.nodes} needs --address, the first node's name or number")
+    if not present:
+        return
     kind = _kind(file)
     here = gpus()
     if kind == "FSDP" and not here:
@@ -319,6 +327,13 @@ def interface_to(address: str, port: int, patience: float = 0.0) -> str:
             if found.family == family and ipaddress.ip_address(found.address.partition("%")[0]) == mine:
                 return name
     raise ConfigError(f"--address {address}: no interface has {mine}; name one with --interface")
+
+
+def _is_number(address: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(address))
+    except ValueError:
+        return False
 
 
 def _known(address: str, port: int) -> bool:

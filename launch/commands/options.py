@@ -6,7 +6,7 @@ import typer
 
 Config = Annotated[str, typer.Argument(help="YAML file, or the name of a shipped one (demo).")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 policy=smollm2 data=logs.parquet")
+    list[str] | None, typer.Argument(help="key=value, e.g. train.steps=50 data=logs.parquet output=runs/mine")
 ]
 
 Resume = Annotated[

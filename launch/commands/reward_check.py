@@ -7,12 +7,11 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,11 @@ import torch
 from ...envs.task import AWKWARD
 from ...rewards import Reward, RewardEngine, RewardError, RewardSpec
 from ...rl.optimizer.conflict import conflict_metrics
+from .. import faults
+from ..run.drafts import Asked, asked, drafted, resources_of
 from ..run.setup import Setup
+
+__all__ = ["Asked", "Checked", "Finding", "asked", "check", "drafted"]
 
 Verdict = Literal["pass", "warn", "fail"]
 Scores = npt.NDArray[np.float32]  # [sample, reward]
@@ -40,32 +43,6 @@ class Finding:
     verdict: Verdict
     found: str
     """Result in words, with the figures."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Answers to real episodes, whole groups in consecutive rows.
-
-    Attributes:
-        prompts: ``[sample]`` prompts.
-        completions: ``[sample]`` answers.
-        columns: Dataset columns, ``completion_ids`` included.
-        group: Number of answers to a prompt.
-        origin: Origin of the answers, in words.
-    """
-
-    prompts: list[Any]
-    completions: list[Any]
-    columns: dict[str, list[Any]]
-    group: int
-    origin: str
-
-    def rows(self, chosen: Sequence[int]) -> tuple[list[Any], list[Any], dict[str, list[Any]]]:
-        return (
-            [self.prompts[i] for i in chosen],
-            [self.completions[i] for i in chosen],
-            {name: [values[i] for i in chosen] for name, values in self.columns.items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -104,22 +81,6 @@ class Checked:
             _plot(self.reward, self.scores, folder / "distribution.png")
 
 
-def drafted(setup: Setup, prompts: int, group: int, seed: int = 0) -> Asked:
-    """Answers that a half-trained policy could write, for training episodes."""
-    rows = setup.task.rows("train", prompts)
-    texts = setup.task.drafts(rows, group, seed)
-    return asked([row for row in rows for _ in range(group)], texts, group, f"{len(texts)} drafts")
-
-
-def asked(rows: Sequence[dict[str, Any]], texts: Sequence[str], group: int, origin: str) -> Asked:
-    """Texts as answers to the prompts of rows, one a row."""
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    # Stand-ins for tokens, of which a draft has none: one a word.
-    columns["completion_ids"] = [list(range(len(text.split()))) for text in texts]
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    return Asked([row["prompt"] for row in rows], completions, columns, group, origin)
-
-
 def check(
     setup: Setup,
     name: str,
@@ -134,7 +95,7 @@ def check(
         on_stage: Function that is called with what is looked at next.
     """
     specs = {spec.name: spec for spec in setup.config.rewards}
-    resources, columns = setup.engine.resources, list(answers.columns)
+    resources, columns = resources_of(setup), list(answers.columns)
     rewards = {reward.name: reward for reward in setup.engine.rewards}
     reward = rewards[name]
     parts = [specs[part] for part in specs[name].sum or {}]
@@ -146,17 +107,13 @@ def check(
         return made
 
     on_stage("scores")
-    given = deepcopy(answers)
     try:
         alone = engine()
         scores = _scored(alone, answers, everything)
     except RewardError as error:
-        return Checked(reward, [Finding("scores", "fail", str(error))], None, {}, answers.origin)
+        return Checked(reward, [Finding("scores", "fail", _said(error))], None, {}, answers.origin)
     grouped = scores.reshape(-1, answers.group)
-    untouched = _untouched(given, answers)
-    findings = [_range(reward, scores), _missing(scores, alone, specs[name]), _ties(grouped), untouched]
-    if untouched.verdict == "fail":  # it would damage what all else is asked with
-        return Checked(reward, findings, scores, {}, answers.origin)
+    findings = [_range(reward, scores), _missing(scores, alone, specs[name]), _ties(grouped)]
 
     def determinism() -> list[Finding]:
         return [_same("determinism", scores, _scored(engine(), answers, everything), "called again")]
@@ -172,7 +129,7 @@ def check(
         try:
             findings += look()
         except RewardError as error:
-            findings.append(Finding(stage, "fail", str(error)))
+            findings.append(Finding(stage, "fail", _said(error)))
     on_stage("other rewards")
     try:
         correlations = _correlations(setup, answers, name)
@@ -180,6 +137,13 @@ def check(
         correlations = {}
         findings.append(Finding("other rewards", "warn", f"no correlations: {error}"))
     return Checked(reward, findings, scores, correlations, answers.origin)
+
+
+def _said(error: RewardError) -> str:
+    """What an error says, and where the function raised what is behind it."""
+    fault = faults.cause(error)
+    where = None if fault is None else faults.place(fault)
+    return str(error) if where is None else f"{error} (raised in {where})"
 
 
 def _scored(engine: RewardEngine, answers: Asked, chosen: Sequence[int], group: int | None = None) -> Scores:
@@ -228,22 +192,6 @@ def _ties(grouped: Scores) -> Finding:
     if dead == 1:
         return Finding("ties", "fail", f"{text}: no answer can be preferred to another")
     return Finding("ties", "warn" if dead > DEAD else "pass", text)
-
-
-def _untouched(given: Asked, left: Asked) -> Finding:
-    """Finding on changed arguments: other rewards and the trainer hold the same objects."""
-    changed = [name for name, values in given.columns.items() if not _equal(values, left.columns[name])]
-    changed += [name for name in ("prompts", "completions") if getattr(given, name) != getattr(left, name)]
-    if changed:
-        text = f"it changes its arguments ({', '.join(changed)}), which others read too; copy before changing"
-        return Finding("arguments", "fail", text)
-    return Finding("arguments", "pass", "left as they were")
-
-
-def _equal(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    return all(
-        np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in zip(one, other, strict=True)
-    )
 
 
 def _speed(engine: RewardEngine, spec: RewardSpec, answers: Asked) -> Finding:
@@ -299,7 +247,7 @@ def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
 def _correlations(setup: Setup, answers: Asked, name: str) -> dict[str, float]:
     """Correlation within groups with each other reward of the configuration."""
     specs, columns = setup.config.rewards, list(answers.columns)
-    engine = RewardEngine(specs, resources=setup.engine.resources, columns=columns)
+    engine = RewardEngine(specs, resources=resources_of(setup), columns=columns)
     everything = answers.rows(range(len(answers.completions)))
     engine.learn(*everything)
     scores = torch.from_numpy(engine.score(*everything, answers.group)).unflatten(0, (-1, answers.group))

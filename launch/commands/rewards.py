@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Rewards: list them, show one, check one on real episodes.")
 
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
+_BETTER = {"higher": "high", "lower": "low"}
 _FAILED = 1
+_CONFIG = "demo"
 
 
 @app.command(name="list")
@@ -23,21 +25,22 @@ def list_() -> None:
     """The rewards that a configuration may name: shipped ones, and those of installed packages."""
     from ...rewards import RewardSpecError, known, resolve
 
-    table = Table("name", "range", "better", "per", "reads", "what it is", box=None, pad_edge=False)
+    table = Table("name", "what it is", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     console = Console()
     for name, origin in known().items():
         try:
             found = resolve(name)
         except RewardSpecError as error:  # a package's fault, not the others'
-            table.add_row(name, "", "", "", "", f"[red]cannot be used[/]: {escape(str(error))}")
+            table.add_row(name, f"[red]cannot be used[/]: {escape(str(error))}")
             continue
         what = (inspect.getdoc(found.function) or "").partition("\n")[0].replace("``", "")
         if "entry point" in origin:
             what = f"{what} [{origin}]"
-        reads = ", ".join(_reads(found))
-        interval = f"{found.low:g} to {found.high:g}"
-        table.add_row(name, interval, found.direction, found.per, reads, escape(what))
+        declared = f"{found.low:g} to {found.high:g}, better {_BETTER[found.direction]}, per {found.per}"
+        if reads := ", ".join(_reads(found)):
+            declared += f"; reads {reads}"
+        table.add_row(name, f"{escape(what)}\n[dim]{escape(declared)}[/]")
     console.print(table)
 
 
@@ -96,12 +99,20 @@ def check(
     use: Annotated[
         str, typer.Argument(help="A reward of the configuration, or any other: file.py:function.")
     ],
-    config: Annotated[str, typer.Option(help="YAML file, or the name of a shipped one.")] = "demo",
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="YAML file or shipped name; by default the file beside the reward that lists it, or demo."
+        ),
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value of the configuration.")] = None,
     prompts: Annotated[int, typer.Option(min=2, help="Episodes.")] = 64,
     group: Annotated[int, typer.Option(min=2, help="Answers to each.")] = 8,
     policy: Annotated[
         Path | None, typer.Option(help="Folder of a policy that answers; drafts around baselines without.")
+    ] = None,
+    range_: Annotated[
+        str | None, typer.Option("--range", help="LOW,HIGH of a function that declares none.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for check.json and a plot.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
@@ -109,12 +120,16 @@ def check(
     """Run a reward over real episodes; exit code 1 if it fails, so that CI can ask."""
     from ..config.reading import load
 
-    settings, name = with_reward(load(config, overrides or []), use)
+    console = Console(soft_wrap=True)
+    if config is None:
+        config = beside(use) or _CONFIG
+        console.print(f"configuration: {config}", highlight=False, markup=False)
+    settings, name = with_reward(load(config, overrides or []), use, _interval(range_))
     from ..run.progress import Display
     from ..run.setup import prepare_setup
     from . import reward_check
 
-    console, display = Console(soft_wrap=True), Display()
+    display = Display()
     setup = prepare_setup(settings, display)
     answers = (
         _sampled(setup, policy, prompts, group) if policy else reward_check.drafted(setup, prompts, group)
@@ -140,17 +155,64 @@ def check(
         raise SystemExit(_FAILED)
 
 
-def with_reward(settings: Any, use: str) -> tuple[Any, str]:
-    """The configuration with a reward among its own, and the reward's name there."""
+def with_reward(settings: Any, use: str, interval: tuple[float, float] | None = None) -> tuple[Any, str]:
+    """The configuration with a reward among its own, and the reward's name there.
+
+    Args:
+        use: A name of the configuration's rewards, or what an entry may use; an entry that does is that one.
+        interval: Range in place of what the function or its entry declares.
+    """
+    from ...envs.lookup import anchored
     from ...rewards import RewardSpec, resolve
 
-    if use in {spec.name for spec in settings.rewards}:
-        return settings, use
-    name = resolve(use).name
-    taken = {spec.name for spec in settings.rewards}
-    name = next(n for n in (name, f"{name} (checked)") if n not in taken)
-    entry = RewardSpec(name=name, use=use)
+    entries = {spec.name: spec for spec in settings.rewards}
+    named = [spec for spec in entries.values() if ":" in use and anchored(spec.use) == anchored(use)]
+    if (found := entries.get(use) or next(iter(named), None)) is not None:
+        changed = found if interval is None else found.model_copy(update={"range": interval})
+        rewards = tuple(changed if spec is found else spec for spec in settings.rewards)
+        return settings.model_copy(update={"rewards": rewards}), found.name
+    name = resolve(RewardSpec(name=use.rpartition(":")[2], use=use, range=interval) if interval else use).name
+    name = next(n for n in (name, f"{name} (checked)") if n not in entries)
+    entry = RewardSpec(name=name, use=use, range=interval)
     return settings.model_copy(update={"rewards": (*settings.rewards, entry)}), name
+
+
+def beside(use: str) -> str | None:
+    """Configuration of a run that lists a reward, in the folder of its file or else in the working folder.
+
+    Of several the first by name is taken.
+    """
+    import yaml
+
+    from ..config import plain_yaml
+
+    module, _, function = use.rpartition(":")
+    folder = Path(module).expanduser().parent if module.endswith(".py") else Path()
+
+    def lists(file: Path) -> bool:
+        try:
+            rewards = plain_yaml.read(file.read_bytes())["rewards"]
+            entries = [entry if isinstance(entry, dict) else {"name": entry} for entry in rewards]
+        except (OSError, TypeError, KeyError, ValueError, yaml.YAMLError):  # another file of YAML
+            return False
+        if not module:
+            return any(entry.get("name") == function for entry in entries)
+        own = f"{Path(module).name}:{function}"
+        return any(Path(str(entry.get("use", ""))).name == own for entry in entries)
+
+    return next((str(file) for file in sorted(folder.glob("*.y*ml")) if lists(file)), None)
+
+
+def _interval(given: str | None) -> tuple[float, float] | None:
+    from ..config.schema import ConfigError
+
+    if given is None:
+        return None
+    try:
+        low, high = map(float, given.strip("[]()").split(","))
+    except ValueError as error:
+        raise ConfigError(f"--range {given}: give two numbers, such as --range 0,1") from error
+    return low, high
 
 
 def _sampled(setup: Any, folder: Path, prompts: int, group: int) -> Any:

@@ -17,7 +17,7 @@ _HARMLESS = re.compile(
     r"|train\.trl(\.(log_.*|logging_.*|num_completions_to_print|project|trackio_.*|dataloader_num_workers))?"
     r"|rollout\..*|evaluation\..*|task\.(cutoffs|sequential)"
     r"|judge\.(url|token_env|timeout|deadline|concurrency)"
-    r"|rewards\.[^.]+\.(batch_size|concurrency|workers|timeout|retries|cache|max_missing|on_error)"
+    r"|rewards\.[^.]+\.(batch_size|concurrency|workers|thread|timeout|retries|cache|max_missing|on_error)"
     r"|rewards\.[^.]+\.params\.(url|token_env|timeout|deadline)"
 )
 

@@ -1,5 +1,6 @@
 """A YAML file and overrides -> a :class:`RunConfig`, and back; errors say what and where."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -15,6 +16,7 @@ from ...envs.settings import nearest, shown
 from ...envs.task import TaskError, TaskSettings, settings_class
 from ...rewards import RewardSpec
 from . import plain_yaml
+from .inherited import check_inherited
 from .schema import ConfigError, RunConfig
 
 # `data=logs.parquet`, `policy=smollm2`, `rollout=vllm-server` and `task=prompts` are what people write.
@@ -24,6 +26,7 @@ SHORTHANDS = {
     "rollout": "rollout.engine",
     "task": "task.use",
 }
+_CONSTRAINTS = "optimizer.constraints"
 # Levels of sections in an override's key.
 _DEEPEST = 20
 
@@ -37,8 +40,8 @@ def load(path: str, overrides: Sequence[str] = (), *, resolve: bool = True) -> R
         resolve: See :func:`validate`.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, a value that does not fit, or a problem that
-            cannot be.
+        ConfigError: no such file, no YAML, an unknown key, a value that does not fit, a problem that cannot
+            be, or a pre-trained policy with the tiny one's numbers.
     """
     try:
         tree = plain_yaml.read(_content(path))
@@ -50,9 +53,16 @@ def load(path: str, overrides: Sequence[str] = (), *, resolve: bool = True) -> R
         raise ConfigError(
             f"{shown(path)} must hold settings (name: ..., rewards: ..., optimizer: ...), not {shown(tree)}"
         )
+    file, given = copy.deepcopy(tree), dict[str, Any]()
     for override in overrides:
         _override(tree, override)
-    return validate(tree, path, resolve=resolve)
+        _override(given, override)
+    config = validate(tree, path, resolve=resolve)
+    try:
+        check_inherited(config, file, given)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return config
 
 
 def validate(tree: Mapping[str, Any], origin: str, *, resolve: bool = True) -> RunConfig:
@@ -157,7 +167,13 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         given = plain_yaml.read(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{said}: the value is no YAML: {_yaml_fault(error)}") from error
+        hint = ""
+        if key.startswith("optimizer") and " in [" in value:
+            hint = (
+                "; in a list YAML reads the brackets of a range as another list: put quotes around each "
+                f'constraint, such as {_CONSTRAINTS}=["length in [6, 11] (mean)"]'
+            )
+        raise ConfigError(f"{said}: the value is no YAML: {_yaml_fault(error)}{hint}") from error
     if key in SHORTHANDS and not isinstance(given, dict):
         parts = SHORTHANDS[key].split(".")
     node = tree

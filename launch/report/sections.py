@@ -12,6 +12,8 @@ from ...rl.trainer.timing import PARTS
 
 # Standard deviation of a price over its mean, above which it has not settled.
 _RESTLESS = 0.2
+# Pairs of rewards in the table of conflicts, those that agree least.
+_PAIRS = 10
 # Steps that are too few to say so.
 _FEW_STEPS = 5
 _FITTED = {
@@ -199,6 +201,9 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
     def measures(head: str, kinds: Mapping[str, str]) -> list[str]:
         shown = {kind: title for kind, title in kinds.items() if kind in found}
         subjects = sorted({subject for kind in shown for subject in found[kind]})
+        if head == "pair" and len(subjects) > _PAIRS:
+            agreement = found.get("corr", {})
+            subjects = sorted(sorted(subjects, key=lambda pair: agreement.get(pair, 1.0))[:_PAIRS])
         rows = [
             [
                 "~".join(map(text, subject.split("~"))),
@@ -208,13 +213,14 @@ def _conflict(log: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         return [table([head, *shown.values()], rows), ""] if rows else []
 
-    consensus = found.get("consensus", {}).get("")
+    consensus, pairs = found.get("consensus", {}).get(""), len(found.get("corr", {}))
     return [
         "## Conflict",
         "",
         "![Conflict between rewards](plots/conflict.png)",
         "",
-        "Within the answers to a prompt, never across prompts; means over the last fifth of the steps.",
+        "Within the answers to a prompt, never across prompts; means over the last fifth of the steps."
+        + (f" Of {pairs} pairs, the {_PAIRS} that agree least." if pairs > _PAIRS else ""),
         "",
         *measures(
             "pair",

@@ -19,13 +19,15 @@ from .sections import (
     _time,
     _validated,
 )
+from .summary import FACTS, in_short, settings
 
 
 def write(folder: Path) -> Path:
     """Render the report of a finished run.
 
     Args:
-        folder: Run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json``, ``examples.json``.
+        folder: Run folder with ``config.yaml``, ``metrics.jsonl``, ``evaluation.json``, ``examples.json``,
+            and ``facts.json``.
 
     Returns:
         Path of ``report.md``.
@@ -40,6 +42,8 @@ def write(folder: Path) -> Path:
     shown = json.loads((folder / "examples.json").read_text())
     log = _read_lines(folder / "metrics.jsonl")
     validations = _read_lines(path) if (path := folder / "validation.jsonl").exists() else []
+    # Runs of earlier versions left none.
+    facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     task = find(config["task"].get("use", "tags"))
@@ -66,6 +70,7 @@ def write(folder: Path) -> Path:
         f"Intervals are 95 %, bootstrapped over {words.unit}; differences are paired.",
         "",
     ]
+    lines += in_short(config, result, log, facts)
     for name, population in result["populations"].items():
         lines += _population(name, population, words, config["optimizer"]["objective"])
     lines += _held(result)
@@ -86,6 +91,7 @@ def write(folder: Path) -> Path:
         *_validated(validations),
         *_conflict(log),
         *_time(log),
+        *settings(config),
         "## Ten answers",
         "",
         words.examples,

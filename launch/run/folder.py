@@ -28,6 +28,9 @@ MARKER = "run.json"
 LOCK = ".lock"
 PREVIOUS = ".previous"
 HEARTBEATS = ".heartbeats"
+EARLIER = "earlier"
+"""Folder of the reports that later evaluations took the place of, each under its date."""
+_OF_A_REPORT = ("report.md", "evaluation.json", "examples.json", "facts.json", "plots")
 
 ENTRIES = frozenset(
     {
@@ -49,8 +52,10 @@ ENTRIES = frozenset(
         "answers",
         "evaluation.json",
         "examples.json",
+        "facts.json",
         "report.md",
         "plots",
+        EARLIER,
         "exchange",
         "stopped",
         HEARTBEATS,
@@ -65,6 +70,25 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _EMPTY = {MARKER, "config.yaml", LOCK, PREVIOUS, HEARTBEATS, access.KEY_FILE}
 # Names by which a folder of an earlier version, which had no marker, is known.
 _OF_A_RUN = {"warm", "metrics.jsonl", "checkpoints", "evaluation.json", "warm_start.jsonl"}
+
+
+def keep_earlier(run: Path) -> None:
+    """Copy the report of a run folder, with its plots and numbers, before another one takes its place."""
+    report = run / _OF_A_REPORT[0]
+    if not report.exists():
+        return
+    kept = run / EARLIER / time.strftime("%Y-%m-%d-%H%M%S", time.localtime(report.stat().st_mtime))
+    if kept.exists():
+        return
+    aside = kept.with_name(f".{kept.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name in _OF_A_REPORT:
+        if (run / name).is_dir():
+            shutil.copytree(run / name, aside / name)
+        elif (run / name).exists():
+            shutil.copy2(run / name, aside / name)
+    aside.rename(kept)
 
 
 class RunFolder:

@@ -25,6 +25,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ...rl import checkpoints, policy
 from ...rl.checkpoints import CheckpointError
+from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import merge
 from ...rl.rollouts.make import check_served
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
@@ -35,9 +36,10 @@ from ..signals import Stop
 from .folder import HEARTBEATS, RunFolder
 from .heartbeats import Heartbeats
 from .preconditions import check_machine, check_training
+from .probe import probe
 from .progress import Display
 from .setup import Setup, prepare_setup
-from .stages import chosen_policy, evaluate_run, optimise, reference_start, trainer_of, warmed
+from .stages import Policy, chosen_policy, evaluate_run, optimise, reference_start, trainer_of, warmed
 from .validation import over_patience
 
 
@@ -69,9 +71,11 @@ def train(
     folder = RunFolder(config.folder)
     with ExitStack() as ending:
         found: list[str | None] = [None]
+        named: list[Policy] = []
         if state.is_main_process:
             ending.enter_context(folder.locked())
-            found = [_open(folder, config, resume, fresh, display)]
+            checkpoint, named = _open(folder, config, resume, fresh, display)
+            found = [checkpoint]
         broadcast_object_list(found)
         last = Path(found[0]) if found[0] is not None else None
         stop.hint = f"go on with: recrl train {folder.path / 'config.yaml'} --resume auto"
@@ -82,7 +86,7 @@ def train(
         beats.start()
         ending.callback(beats.close)
         try:
-            trainer, setup, tokenizer = _prepared(config, folder, last, state, display, stop, beats)
+            trainer, setup, tokenizer = _prepared(config, folder, last, named, state, display, stop, beats)
         except Exception:
             if fresh and state.is_main_process and folder.put_back():
                 display.say(f"the run that was in {folder.path} is back")
@@ -120,19 +124,28 @@ def evaluate_again(config: RunConfig, stop: Stop | None = None) -> None:
     stop.hint = "the same command goes on"
     with RunFolder(config.folder).locked():
         setup = prepare_setup(config, Display())
+        probe(setup)
         _, tokenizer = policy.load(config.policy.at(config.folder / "warm"))
         evaluate_run(setup, tokenizer, stop)
 
 
 def _open(
     folder: RunFolder, config: RunConfig, resume: str | None, fresh: bool, display: Display
-) -> str | None:
-    """Make the run folder ready, after all refusals; return the checkpoint to go on from."""
+) -> tuple[str | None, list[Policy]]:
+    """Make the run folder ready, after all refusals.
+
+    Returns:
+        Checkpoint to go on from, and the model that the configuration names: what is wrong with that is found
+        before the data are prepared. Nothing where the run has its policy, or makes it of the data.
+    """
     folder.refuse(resume, fresh)
     last = _checkpoint(folder.path, resume)
     if resume is not None:
         _compare(folder, config, resume, last, display)
     check_served(config.rollout, folder.path)
+    named = []
+    if config.policy.model != "tiny" and (fresh or not holds_policy(folder.path / "warm")):
+        named = [policy.load(config.policy, seed=config.seed)]
     folder.sweep()
     checkpoints.tidy(folder.path / "checkpoints")
     if fresh:
@@ -141,7 +154,7 @@ def _open(
         folder.open(config, _about())
     if last is not None:
         display.say(f"going on from {last}")
-    return None if last is None else str(last)
+    return None if last is None else str(last), named
 
 
 def _about() -> dict[str, Any]:
@@ -186,6 +199,7 @@ def _prepared(
     config: RunConfig,
     folder: RunFolder,
     last: Path | None,
+    named: list[Policy],
     state: PartialState,
     display: Display,
     stop: Stop,
@@ -197,8 +211,9 @@ def _prepared(
     check_training(config, setup.task.count("train"), state.num_processes)
     if state.is_main_process:
         _same_data(folder, config, setup)
+        probe(setup)
     beats.reached("data")
-    model, tokenizer = warmed(setup, state, stop, beats)
+    model, tokenizer = warmed(setup, state, stop, beats, named)
     if last is not None and (
         checkpoints.read(last).step >= config.train.steps
         or (config.evaluation.every and over_patience(folder.path, config.evaluation))

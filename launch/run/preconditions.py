@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Task, Text
@@ -123,9 +124,16 @@ def check_lengths(
         answer_tokens: Default of ``train.max_answer_tokens``.
 
     Raises:
-        ConfigError: the prompt does not fit.
+        ConfigError: the prompt does not fit, or the policy's chat template refuses it.
     """
-    longest = longest_prompt([row["prompt"] for row in rows], tokenizer)
+    try:
+        longest = longest_prompt([row["prompt"] for row in rows], tokenizer)
+    except TemplateError as error:
+        raise ConfigError(
+            f"the chat template of policy.model={config.policy.model} refuses the prompts of "
+            f"task.use={config.task.use}: {error}. Where it takes no system message, leave that out "
+            "(task.prompt.system=null)"
+        ) from error
     try:
         check_window(model, longest, config.train.max_answer_tokens or answer_tokens)
     except ValueError as error:

@@ -5,6 +5,8 @@ A bar for each stage, and the objective with every constraint's slack and price.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,9 +35,12 @@ _COLOURS = {
     "infeasible_suspected": "red",
 }
 
+# Seconds after which a pipe gets a line in any case.
+_PATIENCE = 60.0
+
 
 class Display:
-    """Progress on a terminal; on a pipe, one line every now and then.
+    """Progress on a terminal; on a pipe a line for the first step, for every tenth of them and every minute.
 
     Args:
         enabled: False on all ranks but the first.
@@ -66,12 +71,13 @@ class Display:
         task = progress.add_task(name, total=total, note="")
         if not self.console.is_terminal:
             every = max(1, total // 10)
-            reported = 0
+            reported, said = 0, -math.inf
 
             def say(done: int, note: str = "", rows: tuple[ConstraintReport, ...] = ()) -> None:
-                nonlocal reported
-                if done // every > reported or done == total:
-                    reported = done // every
+                nonlocal reported, said
+                late = time.monotonic() - said > _PATIENCE
+                if done // every > reported or done == total or late:
+                    reported, said = done // every, time.monotonic()
                     shown = "; ".join(f"{r.name}: {_slack(r)}, price {r.price:.3f}" for r in rows)
                     self.say(f"{name} {done}/{total} {note}{'; ' + shown if shown else ''}")
 

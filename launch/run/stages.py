@@ -30,9 +30,12 @@ from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.averaging import WeightAverage
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
+from ..report import tensorboard
 from ..report import write as report
+from ..report.summary import FACTS
 from ..signals import Stop
 from .callbacks import Interrupt, Recorder, StepLog
+from .folder import keep_earlier
 from .heartbeats import Heartbeats
 from .preconditions import check_lengths
 from .setup import Setup
@@ -47,6 +50,10 @@ _ANSWERS = "answers"
 _EXAMPLES = 10
 # Checkpoint of the warm start.
 _WARMING = "warm_start"
+
+
+Policy = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""Model and tokenizer."""
 
 
 def optimise(
@@ -94,6 +101,7 @@ def chosen_policy(setup: Setup, tokenizer: PreTrainedTokenizerBase, last: Path |
 
 def evaluate_run(setup: Setup, tokenizer: PreTrainedTokenizerBase, stop: Stop) -> None:
     folder = setup.folder
+    keep_earlier(folder)
     evaluate(setup, {"warm start": folder / "warm", "trained": folder / "policy"}, tokenizer, stop)
     report.write(folder)
     setup.display.say(f"report: {folder / 'report.md'}")
@@ -176,9 +184,13 @@ def evaluate(
         config.evaluation.decoding,
         ranking,
     )
+    write(setup.folder / FACTS, json.dumps(_facts(setup, answers), indent=1))
     examples = _examples(task, rows, answers)
     write(setup.folder / "examples.json", json.dumps(examples, indent=1, ensure_ascii=False))
     write(setup.folder / "evaluation.json", json.dumps(result, indent=1))
+    with tensorboard.events(setup.folder, "evaluation", config.train.report_to) as board:
+        if board is not None:
+            tensorboard.write_evaluation(board, result, examples, type(task), config.train.steps)
     shutil.rmtree(setup.folder / _ANSWERS, ignore_errors=True)
     return result
 
@@ -189,6 +201,26 @@ def _scored(
     """The run's rewards of one answer to every row, by name."""
     scores, _ = scored(rows, texts, tokenizer, setup.engine)
     return {name: scores[:, k].astype(float) for k, name in enumerate(setup.engine.names)}
+
+
+def _facts(setup: Setup, answers: Mapping[str, Answers]) -> dict[str, Any]:
+    """What the first lines of a report tell, see :data:`recrl.launch.report.summary.FACTS`."""
+    task, limit = setup.task, setup.config.task.max_train_episodes
+    episodes = task.count("train")
+    form, valid = task.form, {}
+    if isinstance(form, Lines):
+        for name, given in answers.items():
+            named = [_names_option(parsed, form) for parsed in task.parse(given.sampled)]
+            valid[name] = float(np.mean(named))
+    sampled = max((len(given.sampled) for given in answers.values()), default=0)
+    return {"episodes": min(episodes, limit or episodes), "answers": sampled, "valid": valid}
+
+
+def _names_option(parsed: Any, form: Lines) -> bool:
+    """Whether an answer, as the task reads it, names an option at all."""
+    if isinstance(parsed, str):
+        return not set(form.options).isdisjoint(line.strip() for line in parsed.splitlines())
+    return bool(getattr(parsed, "valid", True))
 
 
 def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
@@ -203,20 +235,29 @@ def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -
     ]
 
 
-def warmed(
-    setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process."""
+def warmed(setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats, named: list[Policy]) -> Policy:
+    """The policy after the warm start: from ``warm/`` when that is there, else made by the first process.
+
+    Args:
+        named: Model that the configuration names, if it was loaded. It is taken out of the list, so that
+            nothing holds it in memory behind the warm start.
+    """
     config, warm = setup.config, setup.folder / "warm"
     if state.is_main_process and not holds_policy(warm):
         set_seed(config.seed)
         rows = setup.training_rows
-        model, tokenizer = policy.load(
-            config.policy,
-            options=form.options if isinstance(form := setup.task.form, Lines) else (),
-            # The first line of a message is its role, as in the chat template.
-            texts=["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]],
-            seed=config.seed,
+        model, tokenizer = (
+            named.pop()
+            if named
+            else policy.load(
+                config.policy,
+                options=form.options if isinstance(form := setup.task.form, Lines) else (),
+                # The first line of a message is its role, as in the chat template.
+                texts=[
+                    "\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]
+                ],
+                seed=config.seed,
+            )
         )
         check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.save(setup.folder)
@@ -224,6 +265,7 @@ def warmed(
             _warm_up(setup, model, tokenizer, stop)
         save_policy(model, tokenizer, warm)
         shutil.rmtree(setup.folder / _WARMING, ignore_errors=True)
+        del model, tokenizer
     beats.reached("warm")
     beats.wait_for("warm")
     state.wait_for_everyone()
@@ -235,10 +277,16 @@ def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     """The supervised steps; a stopped run goes on with them from their own checkpoint."""
     config = setup.config
     log = StepLog(setup.folder / "warm_start.jsonl")
-    with setup.display.stage("warm start", config.warm_start.steps) as advance, stop.deferred():
+    with (
+        setup.display.stage("warm start", config.warm_start.steps) as advance,
+        tensorboard.events(setup.folder, "warm_start", config.train.report_to) as board,
+        stop.deferred(),
+    ):
 
         def on_step(step: int, loss: float) -> None:
             log.append(step, {"loss": loss})
+            if board is not None:
+                board.add_scalar("warm_start/loss", loss, step)
             advance(step, f"loss {loss:.3f}")
 
         try:

@@ -26,6 +26,8 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..base import Reward, RewardFunction, RewardSpecError
 from ..spec import RewardSpec
 
@@ -39,6 +41,9 @@ LIVE = ("trainer_state", "log_extra", "log_metric")
 # Names of these in a function of one sample.
 ONE = {"prompt": "prompts", "completion": "completions"}
 STATE = "state"
+_SHIPPED = f"{__package__.rpartition('.')[0]}.shipped."
+# What nobody can change.
+_FIXED = frozenset({int, float, str, bool, bytes, type(None)})
 
 
 def derived_by(resources: Mapping[str, Any]) -> dict[str, Callable[[Sequence[str]], list]]:
@@ -116,6 +121,25 @@ class Call:
         return is_async(self.function)
 
     @property
+    def ours(self) -> bool:
+        """Whether the function ships with recrl, and so is known to leave its arguments as they are."""
+        module = getattr(self.target, "__module__", None) or type(self.target).__module__
+        return str(module).startswith(_SHIPPED)
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether the function is called in the thread that asks for scores, as TRL calls it."""
+        spec = self.spec
+        if spec.thread is not None:
+            return spec.thread == "main"
+        return not (self.is_async or spec.workers or spec.timeout is not None or (spec.concurrency or 1) > 1)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a call asks something beyond this machine, as far as one can tell."""
+        return self.is_async or "judge" in self.sources.resources
+
+    @property
     def stateful(self) -> bool:
         return hasattr(self.target, "state_dict")
 
@@ -156,7 +180,33 @@ class Call:
         """Keyword arguments for some rows of a batch."""
         # What changes is no part of a cache's key.
         shared = self.sources.portable if self.spec.cache else self.sources.shared
-        return {**self.sources.entries(batch, rows), **shared(batch.resources), **self.params}
+        entries = self.sources.entries(batch, rows)
+        return {**(entries if self.ours else own(entries)), **shared(batch.resources), **self.params}
+
+
+def own(entries: Mapping[str, Entries]) -> dict[str, Entries]:
+    """Columns whose lists, dicts and arrays a function may change without anybody else seeing it.
+
+    Objects of other types are shared; what stood at several places of a column still does.
+    """
+    copies: dict[int, Any] = {}
+
+    def copied(value: Any) -> Any:
+        kind = type(value)
+        if kind in _FIXED:
+            return value
+        if id(value) not in copies:
+            if kind is list:
+                copies[id(value)] = [v if type(v) in _FIXED else copied(v) for v in value]
+            elif kind is dict:
+                copies[id(value)] = {key: copied(v) for key, v in value.items()}
+            elif isinstance(value, np.ndarray):
+                copies[id(value)] = value.copy()
+            else:
+                copies[id(value)] = value
+        return copies[id(value)]
+
+    return {name: Entries(map(copied, values)) for name, values in entries.items()}
 
 
 def is_async(function: RewardFunction) -> bool:

@@ -1,12 +1,11 @@
-"""How a reward's function is called: awaited, in a thread, or in a process of its own; never for longer than
-its time-out.
+"""How a reward's function is called beside the caller's thread, never for longer than its time-out: awaited,
+in another thread, or in a process of its own.
 
 ``Awaited``   an async function, on the event loop
 ``Threads``   a plain function, in threads of this process; one that runs out of time cannot be ended, so its
               thread is left behind and another takes its place
 ``Workers``   a plain function, in processes; one that hangs or dies is ended and replaced
 ``loop``      the event loop that all of this runs on, beside the caller's thread
-``result``    what something on the loop returns
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from multiprocessing.connection import Connection, Pipe
@@ -36,7 +35,6 @@ T = TypeVar("T")
 
 ASYNC_CALLS = 16  # in flight at once, where a config names no other number
 WORKER_START = 300.0  # seconds: it imports the user's module
-GRACE = 5.0  # seconds that the loop may be busy with itself
 
 
 class OutOfTimeError(Exception):
@@ -82,7 +80,7 @@ class Awaited:
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns:
-            with _timed(self):
+            with timed(self):
                 return await _within(timeout, asyncio.ensure_future(self._awaited(arguments)))
 
     async def _awaited(self, arguments: Mapping[str, Any]) -> Any:
@@ -121,7 +119,7 @@ class Threads:
 
     async def call(self, arguments: Mapping[str, Any], timeout: float) -> Any:
         async with self._turns.free:
-            with _timed(self):
+            with timed(self):
                 return await self._called(arguments, timeout)
 
     async def _called(self, arguments: Mapping[str, Any], timeout: float) -> Any:
@@ -169,7 +167,7 @@ class Workers:
         async with self._turns:
             process = await self._ready()
             try:
-                with _timed(self):
+                with timed(self):
                     found = await process.ask(dict(arguments), timeout)
             except BaseException:
                 process.kill()
@@ -189,7 +187,8 @@ class Workers:
 
 
 @contextmanager
-def _timed(caller: Caller) -> Iterator[None]:
+def timed(caller: Caller) -> Iterator[None]:
+    """Add the seconds of a call to its caller's."""
     started = time.perf_counter()
     try:
         yield
@@ -225,7 +224,7 @@ class _Thread:
     """A daemon thread that makes one call after the other until it gets None, or nobody can call it."""
 
     def __init__(self) -> None:
-        self._calls: _Calls = queue.SimpleQueue()
+        self._calls: Calls = queue.SimpleQueue()
         weakref.finalize(self, self._calls.put, None)
         threading.Thread(target=_make, args=(self._calls,), name="recrl-reward", daemon=True).start()
 
@@ -235,21 +234,26 @@ class _Thread:
         return future
 
 
-_Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
+Calls = queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None]
 
 
-def _make(calls: _Calls) -> None:
+def _make(calls: Calls) -> None:
     while (item := calls.get()) is not None:
-        call, future = item
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            found = call()
-        except BaseException as error:
-            future.set_exception(_raisable(error))
-        else:
-            future.set_result(found)
-        del item, call, future  # an idle thread holds no batch
+        answer(*item)
+        del item  # an idle thread holds no batch
+
+
+def answer(call: Callable[[], Any], future: Future[Any]) -> BaseException | None:
+    """Make a call, unless nobody waits for it any more; return what it raised."""
+    if not future.set_running_or_notify_cancel():
+        return None
+    try:
+        found = call()
+    except BaseException as error:
+        future.set_exception(_raisable(error))
+        return error
+    future.set_result(found)
+    return None
 
 
 class _Process:
@@ -328,26 +332,6 @@ def loop() -> asyncio.AbstractEventLoop:
     made = asyncio.new_event_loop()
     threading.Thread(target=made.run_forever, name="recrl-rewards", daemon=True).start()
     return made
-
-
-def result(found: Future[T], longest: float) -> T:
-    """What something on the loop returns.
-
-    An async function that blocks (``time.sleep``, a request that is not awaited) stops the loop, and with it
-    every time-out; so the loop itself has one.
-
-    Args:
-        longest: Seconds that any call may take.
-
-    Raises:
-        OutOfTimeError: the loop stood still for longer.
-    """
-    while not wait([found], timeout=1).done:
-        moved = threading.Event()
-        loop().call_soon_threadsafe(moved.set)
-        if not moved.wait(longest + GRACE):
-            raise OutOfTimeError(f"blocked the event loop for longer than timeout={longest:g} seconds")
-    return found.result()
 
 
 os.register_at_fork(after_in_child=loop.cache_clear)  # a fork has the loop, but not its thread

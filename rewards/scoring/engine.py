@@ -1,7 +1,8 @@
 """Scores one generation batch: named rewards in, a matrix ``scores[sample, reward]`` out.
 
-Rewards run beside each other and beside the caller: async functions on an event loop, plain ones in turn in
-one thread (or in several, or in processes of their own: ``concurrency`` and ``workers`` of ``spec.py``). A
+Plain functions are called in turn in the thread that asks for scores, as TRL calls them. Others run beside
+it: async functions on an event loop, and plain ones that ask for it in threads or processes of their own
+(``timeout``, ``concurrency`` and ``workers`` of ``spec.py``). Each may change the lists that it is given. A
 value that cannot be trusted (wrong length or type, NaN, out of the declared range), an exception, and a call
 that takes too long are errors or, if the config says so, missing values that are counted; never a silent 0.
 None means missing and is no error.
@@ -20,9 +21,10 @@ import numpy as np
 from ..base import PER_TAG, Completion, Reward, RewardError, RewardSpecError, completion_text
 from ..registry import as_spec, resolve_all
 from ..spec import RewardSpec
-from .binding import BATCH, Batch, bind, derived_by
-from .calls import OutOfTimeError, Turns, loop, result
+from .binding import BATCH, Batch, Call, Entries, bind, derived_by, own
+from .calls import OutOfTimeError, Turns, loop
 from .early import Early
+from .here import Desk
 from .preconditions import beyond_serving, check_call, check_serving, unsaved
 from .scorer import Scorer, Scores, derived
 from .scores import checked_scores
@@ -74,7 +76,7 @@ class RewardEngine:
         self.rewards: tuple[Reward, ...] = resolve_all(rewards)
         self.names: tuple[str, ...] = tuple(reward.name for reward in self.rewards)
         self.ranges: dict[str, tuple[float, float]] = {r.name: (r.low, r.high) for r in self.rewards}
-        one_by_one = Turns(1)
+        one_by_one, self._desk = Turns(1), Desk()
         calls = [
             bind(reward, spec, columns, resources, made)
             for reward, spec in zip(self.rewards, specs, strict=True)
@@ -82,7 +84,7 @@ class RewardEngine:
         ]
         for call in calls:
             check_call(call, resources)
-        self._scored = [Scorer(call, self.resources, [*columns], one_by_one) for call in calls]
+        self._scored = [Scorer(call, self.resources, [*columns], one_by_one, self._desk) for call in calls]
         self._sums = {
             reward: ([self.names.index(name) for name in spec.sum], list(spec.sum.values()))
             for reward, spec in zip(self.rewards, specs, strict=True)
@@ -172,6 +174,7 @@ class RewardEngine:
         completions: Sequence[Completion],
         columns: Mapping[str, Sequence[Any]],
         lengths: int,
+        only: Collection[str] | None = None,
     ) -> np.ndarray:
         """Scores of the first 0, 1, 2, ... tags of every answer by the rewards of ``PER_TAG``.
 
@@ -180,6 +183,7 @@ class RewardEngine:
             completions: N completions.
             columns: dataset columns, N entries each.
             lengths: P, number of lengths to score: 0 .. P - 1 tags; past the end it is the whole answer.
+            only: rewards that are asked; all by default.
 
         Returns:
             ``[N, P, K]`` float32; 0 for other rewards. A value that is missing is that of the beginning
@@ -201,7 +205,11 @@ class RewardEngine:
             derived={"answers": [answers[i].first(p) for i, p in rows]},
             resources=self.resources,
         )
-        per_tag = [one for one in self._scored if one.call.reward.per in PER_TAG]
+        per_tag = [
+            one
+            for one in self._scored
+            if one.call.reward.per in PER_TAG and (only is None or one.call.reward.name in only)
+        ]
         for one, (values, faults) in zip(per_tag, self._scores(per_tag, batch, {}), strict=True):
             if faults:
                 one.note_beginnings(len(rows), faults)
@@ -269,8 +277,12 @@ class RewardEngine:
             if reward.name == name:
                 why = (self.unheld(self.names[k], outcomes) for k in parts)
                 return next(filter(None, why), None)
-        (call,) = [one.call for one in self._scored if one.call.reward.name == name]
-        return beyond_serving(call, outcomes)
+        return beyond_serving(self.call(name), outcomes)
+
+    def call(self, name: str) -> Call:
+        """How a reward is called that adds up no others."""
+        (found,) = [one.call for one in self._scored if one.call.reward.name == name]
+        return found
 
     def check_serving(self, outcomes: Collection[str]) -> None:
         """Check the rewards that are declared ``serving``.
@@ -296,17 +308,26 @@ class RewardEngine:
         Args:
             prompts: prompts of this rank; completions and columns likewise.
             gather: brings the lists of all ranks together, in the order of the ranks.
+
+        Raises:
+            RewardError: a reward cannot learn it.
         """
-        updates = [one.call.update for one in self._scored if one.call.update is not None]
+        calls = [one.call for one in self._scored]
+        updates = [(call.reward.name, *call.update) for call in calls if call.update is not None]
         if not updates:
             return
-        read = {name for _, sources in updates for name in sources.derived}
+        read = {name for _, _, sources in updates for name in sources.derived}
         batch = self._batch(prompts, completions, columns, 1, read)
-        for update, sources in updates:
+        for name, update, sources in updates:
             mine = sources.entries(batch, range(batch.n))
             everyone = gather([mine])
-            together = {name: [entry for rank in everyone for entry in rank[name]] for name in mine}
-            update(**together, **sources.shared(self.resources))
+            together = {c: Entries(entry for rank in everyone for entry in rank[c]) for c in mine}
+            try:
+                update(**own(together), **sources.shared(self.resources))
+            except Exception as error:
+                raise RewardError(
+                    f"reward {name!r}: its update raised {type(error).__name__}: {error}. Fix the method"
+                ) from error
 
     def forgetful(self) -> list[str]:
         """Stateful rewards without ``update``: each rank's would remember its own samples only."""
@@ -359,7 +380,8 @@ class RewardEngine:
     ) -> list[tuple[np.ndarray, list[RewardError]]]:
         found = asyncio.run_coroutine_threadsafe(_together(rewards, batch, asked), loop())
         try:
-            return result(found, max((one.call.spec.timeout for one in self._scored), default=0.0))
+            longest = max((one.call.spec.seconds for one in self._scored), default=0.0)
+            return self._desk.serve(found, longest)
         except OutOfTimeError as error:
             awaited = [one.call.reward.name for one in self._scored if one.call.is_async]
             raise RewardError(

@@ -60,6 +60,23 @@ def check_call(call: Call, resources: Collection[str]) -> None:
             f"reward {reward.name!r}: workers={spec.workers} of an async function, which waits in this "
             "process; set concurrency, or make it a plain function"
         )
+    if spec.thread is not None and call.is_async:
+        raise RewardSpecError(
+            f"reward {reward.name!r}: thread={spec.thread} of an async function, which runs on the event "
+            "loop; leave it out"
+        )
+    if spec.thread == "main":
+        for setting, given in (
+            ("timeout", spec.timeout is not None),
+            ("workers", spec.workers > 0),
+            ("concurrency", (spec.concurrency or 1) > 1),
+        ):
+            if given:
+                value = getattr(spec, setting)
+                raise RewardSpecError(
+                    f"reward {reward.name!r}: thread=main and {setting}={value:g}, which the trainer's "
+                    "thread cannot give; leave one of them out"
+                )
     if spec.workers and spec.concurrency:
         raise RewardSpecError(
             f"reward {reward.name!r}: workers={spec.workers} and concurrency={spec.concurrency}; a worker "

@@ -15,6 +15,7 @@ from ..base import RewardError, completion_text
 from .binding import Batch, Call
 from .cache import ScoreCache
 from .calls import Awaited, Caller, OutOfTimeError, Threads, Turns, WorkerDiedError, Workers
+from .here import Desk, Here
 from .scores import checked_scores
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,11 @@ class Scorer:
         failures: (samples, of them failed) of the last batches, which cover ``WINDOW`` samples.
     """
 
-    def __init__(self, call: Call, resources: Mapping[str, Any], columns: list[str], turns: Turns) -> None:
+    def __init__(
+        self, call: Call, resources: Mapping[str, Any], columns: list[str], turns: Turns, desk: Desk
+    ) -> None:
         self.call = call
-        self.caller = _caller(call, resources, columns, turns)
+        self.caller = _caller(call, resources, columns, turns, desk)
         self.cache = ScoreCache(call.reward.name) if call.spec.cache else None
         self.failed = 0
         self.failures: deque[Sequence[int]] = deque()
@@ -118,7 +121,7 @@ class Scorer:
         else:
             arguments = self.call.arguments(batch, rows)
         try:
-            returned = await self.caller.call(arguments, spec.timeout)
+            returned = await self.caller.call(arguments, spec.seconds)
         except (OutOfTimeError, WorkerDiedError) as error:
             raise RewardError(
                 f"reward {reward.name!r} on {where}: {error}. Make the function faster, or set its timeout, "
@@ -185,12 +188,14 @@ def derived(rewards: Sequence[Scorer]) -> set[str]:
     return {name for one in rewards for name in one.call.sources.derived}
 
 
-def _caller(call: Call, resources: Mapping[str, Any], columns: list[str], turns: Turns) -> Caller:
+def _caller(call: Call, resources: Mapping[str, Any], columns: list[str], turns: Turns, desk: Desk) -> Caller:
     if call.is_async:
         return Awaited(call.function, 1 if call.in_order else call.spec.concurrency)
     if call.spec.workers:
         shared = partial(call.sources.portable, resources)
         names = [*resources, *call.sources.derived]
         return Workers(call.spec, columns, names, shared, call.digest)
+    if call.in_thread:
+        return Here(call.function, desk)
     own = call.spec.concurrency or 1
     return Threads(call.function, Turns(own) if own > 1 else turns)

@@ -5,7 +5,7 @@
 ``ReferenceConfig``  where the multipliers start
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, field_validator
 
@@ -84,6 +84,21 @@ class OptimizerConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     def _known(cls, rule: str) -> str:
         find_rule(rule)
         return rule
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _joined(cls, given: Any) -> Any:
+        """Join what YAML cut: in a list in brackets a comma parts, also one in ``(mean, margin=0.01)``."""
+        if not isinstance(given, list | tuple):
+            return given
+        joined: list[Any] = []
+        for entry in given:
+            last = joined[-1] if joined else None
+            if isinstance(last, str) and last.count("(") > last.count(")") and not isinstance(entry, dict):
+                joined[-1] = f"{last}, {entry}"
+            else:
+                joined.append(entry)
+        return joined
 
     @field_validator("constraints")
     @classmethod

@@ -12,12 +12,15 @@ format as a real model.
 """
 
 import importlib.util
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,6 +29,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from ...envs.storage import sealed
 from . import adapters
@@ -37,6 +41,8 @@ from .tiny import tiny_model, tiny_tokenizer
 _OF_ATTENTION = re.compile(
     "attn_implementation|attention implementation|flash.?att|flex_attention|scaled_dot", re.IGNORECASE
 )
+
+_FIX = "name the folder of a causal language model with its tokenizer, or one of the hub"
 
 
 def check_machine(config: PolicyConfig) -> None:
@@ -102,19 +108,14 @@ def load(
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype, config.attention)
     else:
+        _check_place(place)
         base = place
-        try:
+        with _explained(config, place):
             saved = adapters.settings_of(place, config.revision)
             base = place if saved is None else adapters.base_of(place, saved)
+        with _explained(config, base):
             model, tokenizer = _named(config, base, config.revision if saved is None else saved.revision)
-        except (ModuleNotFoundError, PolicyError):
-            raise
-        except (ImportError, OSError, ValueError, KeyError) as error:
-            raise _cannot_load(config, base, error) from error
-    if tokenizer.chat_template is None:
-        raise PolicyError(
-            f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
-        )
+    _check_tokenizer(config, tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -123,7 +124,8 @@ def load(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     if saved is not None:
-        model = adapters.attach(model, place, saved, config.lora)
+        with _explained(config, base):
+            model = adapters.attach(model, place, saved, config.lora)
     elif config.lora is not None:
         model = adapters.add(model, config.lora, seed, config.revision)
     return model, tokenizer
@@ -181,12 +183,70 @@ def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, 
     )
     # Code that comes with a model is not run, nor asked about, unless the configuration says so.
     trusted = {"trust_remote_code": config.trust_remote_code}
-    model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, attn_implementation=config.attention, **trusted, **of_hub, **quantized
-    )
+    with _quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            attn_implementation=config.attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **trusted,
+            **of_hub,
+            **quantized,
+        )
+    model, about = loaded
+    _check_weights(about)
     if name != config.model and (Path(config.model) / "tokenizer_config.json").is_file():
         return model, AutoTokenizer.from_pretrained(config.model, **trusted)
     return model, AutoTokenizer.from_pretrained(name, **trusted, **of_hub)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the table of tensors that transformers prints where weights and settings differ."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _check_place(place: str) -> None:
+    """Refuse what is neither a folder nor can be a name of the hub, which has one slash at most."""
+    if Path(place).is_file():
+        raise PolicyError(f"policy.model={place} is a file; name its folder")
+    if not Path(place).is_dir() and (place.startswith((".", "~", "/")) or place.count("/") > 1):
+        raise PolicyError(f"policy.model={place}: no such folder (from {os.getcwd()}); {_FIX}")
+
+
+def _check_weights(about: Mapping[str, Any]) -> None:
+    """Refuse a model of which transformers would make up a part."""
+    missing = sorted(about["missing_keys"])
+    unfit = sorted(f"{name} is {[*has]}, not {[*needs]}" for name, has, needs in about["mismatched_keys"])
+    for what, names in (("lack", missing), ("do not fit its config.json:", unfit)):
+        if names:
+            more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+            raise ValueError(f"its weights {what} {', '.join(names[:2])}{more}")
+
+
+def _check_tokenizer(config: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer("milk", add_special_tokens=False)["input_ids"]:
+        raise PolicyError(
+            f"policy.model={config.model!r} has no tokenizer; put its files (tokenizer.json, "
+            "tokenizer_config.json) beside the weights"
+        )
+    if tokenizer.chat_template is None:
+        raise PolicyError(
+            f"policy.model={config.model!r} has no chat template; use an instruction-tuned model"
+        )
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "milk"}])
+    except TemplateError as error:
+        raise PolicyError(
+            f"policy.model={config.model!r}: its chat template cannot be used: {error}; mend its "
+            "chat_template.jinja"
+        ) from error
 
 
 def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -201,6 +261,17 @@ def _bits(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
+@contextmanager
+def _explained(config: PolicyConfig, base: str) -> Iterator[None]:
+    """Turn whatever the libraries raise over a model that is not as it should be into one line."""
+    try:
+        yield
+    except (ModuleNotFoundError, PolicyError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # safetensors, tokenizers, the hub and peft each have errors of their own
+        raise _cannot_load(config, base, error) from error
+
+
 def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyError:
     said = " ".join(str(error).split())
     if _OF_ATTENTION.search(said):
@@ -212,8 +283,7 @@ def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyErr
     revision = f", policy.revision={config.revision!r}," if config.revision is not None else ""
     adapted = f", whose adapters adapt {base!r}," if base != config.model else ""
     return PolicyError(
-        f"policy.model={config.model!r}{revision}{adapted} cannot be loaded: {said}; name the folder of a "
-        "causal language model with its tokenizer, or one of the hub"
+        f"policy.model={config.model!r}{revision}{adapted} cannot be loaded: {said[:600]}; {_FIX}"
     )
 
 

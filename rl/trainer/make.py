@@ -12,6 +12,7 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
+from transformers.integrations import TensorBoardCallback
 from trl import GRPOConfig
 
 from ...rewards import RewardEngine
@@ -23,6 +24,7 @@ from ..rollouts.settings import RolloutConfig
 from .constrained import ConstrainedGRPOTrainer
 from .preconditions import longest_prompt
 from .settings import TrainConfig, check_split
+from .tensorboard import FilterableTensorBoard
 from .trackers import NONE
 
 
@@ -137,4 +139,7 @@ def make_trainer(
     )
     # The run's own display shows progress; the default prints every metric of every step.
     trainer.remove_callback(PrinterCallback)
+    if "tensorboard" in config.report_to:
+        trainer.remove_callback(TensorBoardCallback)
+        trainer.add_callback(FilterableTensorBoard(problem.constraints, trainer.duals.report))
     return trainer

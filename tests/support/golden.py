@@ -72,6 +72,7 @@ KINDS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 """Number of processes and settings of each run."""
 
+_LEFT_OUT = ("## Time", "## In short", "## Settings")
 _TIMED = re.compile(r"(seconds|time|per_second|memory|transformers_version)", re.I)
 
 
@@ -166,9 +167,9 @@ def _untimed(tree: Any) -> Any:
 
 
 def _tables(report: str) -> str:
-    """The report but for the section that tells where the time went."""
+    """The report but for what the fixtures do not hold: where the time went, the summary and the settings."""
     parts = re.split(r"(?m)^(?=## )", report)
-    return "".join(part for part in parts if not part.startswith("## Time"))
+    return "".join(part for part in parts if not part.startswith(_LEFT_OUT))
 
 
 def _contents(folder: Path) -> dict[str, Any]:

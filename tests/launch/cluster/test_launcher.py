@@ -83,20 +83,43 @@ def test_servers_of_this_machine_are_started_on_the_first_one_only():
         ),
         (("--gpus", 2, "--strategy", "cpu"), "starts one process whatever is asked for, and 2 are wanted"),
         (("--gpus", 1, "--strategy", "ddp"), "needs two processes or more"),
-        (("--gpus", 2, "--strategy", "fsdp2"), "would silently be ddp"),
         (("--gpus", 2, "--strategy", "zero9"), "'zero9' is unknown; use cpu, ddp, zero1"),
         (("--gpus", 2, "--strategy", "mine.yaml"), "mine.yaml: no such file"),
         (("--gpus", 2, "--nodes", 2), "--nodes 2 needs --address"),
         (("--gpus", 2, "--nodes", 2, "--node-rank", 2, "--address", "x"), "ranks go from 0"),
-        (
-            ("--gpus", 2, "--nodes", 2, "--address", "no.such.host.invalid"),
-            "--address no.such.host.invalid: ",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(arguments, message):
     with pytest.raises(ConfigError, match=message):
         dry(*arguments)
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    ("strategy", "cluster", "message"),
+    [
+        ("fsdp2", launcher.Cluster(processes=2), "would silently be ddp"),
+        (
+            "ddp",
+            launcher.Cluster(nodes=2, processes=2, address="no.such.host.invalid"),
+            "--address no.such.host.invalid: ",
+        ),
+    ],
+)
+def test_what_this_machine_cannot_be_part_of_is_refused(strategy, cluster, message):
+    with pytest.raises(ConfigError, match=message):
+        launcher.plan(load("demo"), strategy, cluster, ["demo"], [])
+
+
+def test_a_dry_run_asks_neither_gpus_nor_the_resolver(monkeypatch):
+    monkeypatch.setattr(launcher, "gpus", lambda: 1)
+    monkeypatch.setattr(launcher.socket, "getaddrinfo", None)  # a call fails
+    asked = ("--strategy", "fsdp2", "--nodes", 4, "--gpus", 4, "train.prompts_per_step=32")
+    ((settings, words),) = dry(*asked, "--address", "first-machine")
+    assert settings["GLOO_SOCKET_IFNAME"] == "interface-to-first-machine"
+    assert after(words, "--main_process_ip") == "first-machine"
+    ((settings, _),) = dry(*asked, "--address", "first-machine", "--interface", "eth1")
+    assert settings["NCCL_SOCKET_IFNAME"] == "eth1"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from recrl.launch.cli import app
 from recrl.launch.commands import reward_check
-from recrl.launch.commands.rewards import with_reward
+from recrl.launch.commands.rewards import _interval, beside, with_reward
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
 from recrl.launch.run.progress import Display
@@ -141,7 +141,6 @@ def test_a_sound_reward_passes(found):
         ("wide", "range", "warn"),
         ("broken", "scores", "fail"),
         ("silent", "range", "fail"),
-        ("greedy", "arguments", "fail"),
     ],
 )
 def test_what_is_wrong_is_found(found, name, what, verdict):
@@ -150,10 +149,9 @@ def test_what_is_wrong_is_found(found, name, what, verdict):
     assert checked.failed == (verdict == "fail")
 
 
-def test_one_that_spoils_what_others_read_is_looked_at_no_further(found):
-    checked = found("spoils")
-    assert checked.findings[-1].what == "arguments"
-    assert "it changes its arguments (history)" in checked.findings[-1].found
+def test_one_that_changes_its_arguments_spoils_nothing(found):
+    for name in ("greedy", "spoils"):
+        assert not found(name).failed
 
 
 def test_a_fault_of_a_later_call_keeps_what_was_found(found):
@@ -208,6 +206,57 @@ def test_the_exit_code_is_for_ci(file, cache, panel_task, tmp_path):
     assert code("lines") == 0
     assert code("constant") == 1
     assert (code("wide"), code("wide", "--strict")) == (0, 1)
+
+
+def test_a_reward_that_raises_is_shown_with_its_file_and_line(found, file):
+    said = {finding.what: finding.found for finding in found("fragile").findings}
+    line = next(i for i, text in enumerate(REWARDS.splitlines(), 1) if "1 / len(t.split())" in text)
+    assert f"(raised in {file}:{line})" in said["awkward answers"]
+
+
+def test_a_function_without_a_range_is_checked_with_one(cache, panel_task, tmp_path):
+    path = tmp_path / "bare_rewards.py"
+    path.write_text(
+        "def bare(completions):\n    return [len(c[0]['content']) % 7 / 7 for c in completions]\n"
+    )
+    options = [
+        "rewards=[recall, novelty, duplicates]",
+        f"data.cache={cache}",
+        "--prompts",
+        "4",
+        "--group",
+        "4",
+    ]
+    done = CliRunner().invoke(app, ["rewards", "check", f"{path}:bare", *options, "--range", "0,1"])
+    assert done.exit_code == 0, done.output
+    assert "configuration: demo" in done.output
+    with pytest.raises(ConfigError, match=r"--range 1: give two numbers, such as --range 0,1"):
+        _interval("1")
+
+
+def test_a_check_takes_the_configuration_beside_the_reward(tmp_path, monkeypatch):
+    (tmp_path / "own_rewards.py").write_text("def one(completions):\n    return [0.0] * len(completions)\n")
+    use = f"{tmp_path / 'own_rewards.py'}:one"
+    assert beside(use) is None
+    entry = "{name: mine, use: 'own_rewards.py:one', range: [0, 1], params: {}}"
+    own = f"name: own\nrewards: [recall, {entry}]\noptimizer: {{objective: recall}}\n"
+    (tmp_path / "b.yaml").write_text(own)
+    (tmp_path / "a.yaml").write_text("- no run\n")
+    assert beside(use) == str(tmp_path / "b.yaml")
+    assert beside(use.replace(":one", ":two")) is None
+    monkeypatch.chdir(tmp_path)
+    assert beside("mine") == "b.yaml"
+    settings, name = with_reward(load("b.yaml"), use, (0.0, 2.0))
+    assert name == "mine", "its entry is found"
+    assert next(spec.range for spec in settings.rewards if spec.name == "mine") == (0, 2)
+
+
+def test_the_list_is_readable_at_80_columns():
+    listed = CliRunner().invoke(app, ["rewards", "list"], env={"COLUMNS": "80"}).stdout.splitlines()
+    assert max(map(len, listed)) <= 80
+    (row,) = [i for i, line in enumerate(listed) if line.startswith("duplicates ")]
+    assert len(listed[row].split()) > 4, "what it is stands in whole lines, not in a column of words"
+    assert "0 to 1, better low, per" in " ".join(listed[row : row + 4])
 
 
 def test_the_list_and_what_one_declares(file):

@@ -244,6 +244,30 @@ def test_on_and_off_are_words_where_they_are_asked_for():
     )
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[duplicates <= 0.03 (mean, margin=0.005)]",
+        "[novelty >= 0.3 (mean, margin=0.02, unit=0.2), duplicates <= 0.03 (mean, margin=0.005)]",
+        "[novelty >= 0.3 (mean, unit=0.2), duplicates <= 0.03 (mean)]",
+        "['novelty >= 0.3 (mean, unit=0.2)', \"duplicates <= 0.03 (mean)\"]",
+    ],
+)
+def test_commas_within_a_constraint_part_nothing(written):
+    found = load("demo", [f"optimizer.constraints={written}"]).optimizer.constraints
+    assert ", ".join(found) == written.strip("[]").replace("'", "").replace('"', "")
+    assert found[-1].startswith("duplicates <= 0.03")
+
+
+def test_brackets_within_a_list_of_constraints_are_said_to_need_quotes(capsys):
+    with pytest.raises(
+        ConfigError, match=r"put quotes around each constraint, such as optimizer\.constraints="
+    ):
+        load("demo", ["optimizer.constraints=[length in [6, 11] (mean)]"])
+    config = load("demo", ['optimizer.constraints=["length in [0.5, 0.9] (mean)"]'])
+    assert config.optimizer.constraints == ("length in [0.5, 0.9] (mean)",)
+
+
 def test_one_name_may_stand_for_a_list_of_names():
     config = load("demo", ["policy.lora.targets=q_proj", "train.report_to=wandb"])
     assert config.policy.lora is not None

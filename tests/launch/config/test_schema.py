@@ -114,15 +114,21 @@ def test_an_address_of_a_rollout_server_is_one_of_http(address):
 
 def test_overrides_and_their_shorthands():
     config = load(
-        "demo",
-        ["train.steps=7", "policy=smollm2", "data=logs.parquet", "output=/tmp/x", "optimizer.duals.kp=0.5"],
+        "llm",
+        [
+            "train.steps=7",
+            "policy=some/model",
+            "data=logs.parquet",
+            "output=/tmp/x",
+            "optimizer.duals.kp=1",
+        ],
     )
     assert config.train.steps == 7
-    assert config.policy.model == "smollm2"
+    assert config.policy.model == "some/model"
     assert config.data.source == "logs.parquet"
     assert config.folder == Path("/tmp/x")
-    assert config.optimizer.duals.kp == 0.5
-    assert config.floors == {"novelty": 0.3}
+    assert config.optimizer.duals.kp == 1
+    assert config.floors == {"novelty": 0.3, "validity": 0.95}
 
 
 @pytest.mark.parametrize(

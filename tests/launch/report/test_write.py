@@ -1,12 +1,15 @@
 """Reports of runs that are long over."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
+import yaml
 from places import ROOT
 
 from recrl.launch.report.sections import _settled
+from recrl.launch.report.summary import FACTS
 from recrl.launch.report.write import write
 
 COMMITTED = ROOT / "docs" / "results" / "long"
@@ -20,8 +23,69 @@ def test_a_committed_result_still_renders_with_its_figures(tmp_path):
     committed = (COMMITTED / "report.md").read_text()
     figures = committed[: committed.index("## Training")]
     assert figures.count("|") > 100
-    assert rendered.startswith(figures)
+    summary = rendered[rendered.index("## In short") : rendered.index("## Test:")]
+    assert rendered.replace(summary, "").startswith(figures)
     assert (tmp_path / "plots" / "deployed-unseen-users.png").stat().st_size > 1000
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run folder with the committed figures."""
+    for name in ("config.yaml", "evaluation.json", "metrics.jsonl"):
+        shutil.copy(COMMITTED / name, tmp_path / name)
+    (tmp_path / "examples.json").write_text("[]")
+    return tmp_path
+
+
+def in_short(folder, **facts):
+    (folder / FACTS).write_text(json.dumps(facts))
+    rendered = write(folder).read_text()
+    return rendered[rendered.index("## In short") : rendered.index("## Test:")]
+
+
+def test_the_first_lines_say_when_nothing_valid_was_written(finished):
+    said = in_short(finished, answers=1234, valid={"warm start": 0.2, "trained": 0.0})
+    assert "**Nothing valid was written**: not one of 1,234 answers that the trained policy sampled" in said
+    assert "**Little valid was written**: 20% of 1,234 answers that the warm start policy sampled" in said
+    assert "valid was written" not in in_short(finished, answers=1234, valid={"trained": 0.99})
+
+
+def test_the_first_lines_say_how_much_was_trained_on_and_how_far_the_test_is_from_it(finished):
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    log = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((finished / "evaluation.json").read_text())
+    said = in_short(finished, episodes=10_000)
+    prompts = len(log) * config["train"]["prompts_per_step"]
+    assert f"{prompts:,} prompts by constrained GRPO ({prompts / 10_000:.2g} an episode)" in said
+    assert "of 10,000 training episodes" in said
+    late = [row["rewards/recall/mean"] for row in log[-(len(log) // 5) :]]
+    (population, *_) = result["populations"].values()
+    test = population["sampled"]["rewards"]["recall"]["trained"]["mean"]
+    train = float(np.mean(late))
+    assert f"| recall | {train:.3f} | {test:.3f} | {test - train:+.3f} |" in said
+    assert "| novelty | " in said
+
+
+def test_settings_and_the_pairs_that_agree_least_are_shown(finished):
+    rendered = write(finished).read_text()
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    settings = rendered[rendered.index("## Settings") : rendered.index("## Ten answers")]
+    assert f"| train.learning_rate | {config['train']['learning_rate']:g} |" in settings
+    assert f"| warm_start.steps | {config['warm_start']['steps']} |" in settings
+    conflict = rendered[
+        rendered.index("## Conflict") : rendered.index("| reward |", rendered.index("## Conf"))
+    ]
+    log = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    late = log[-(len(log) // 5) :]
+    means = {
+        key.removeprefix("conflict/corr/"): np.mean([row[key] for row in late if row.get(key) is not None])
+        for key in late[-1]
+        if key.startswith("conflict/corr/")
+    }
+    assert len(means) > 10
+    assert f"Of {len(means)} pairs, the 10 that agree least." in conflict
+    shown = {line.split("|")[1].strip() for line in conflict.splitlines() if "~" in line}
+    assert shown == set(sorted(means, key=means.get)[:10])
 
 
 def log_of(prices, name="novelty >= 0.3"):

@@ -11,7 +11,7 @@ import pytest
 from recrl.envs.storage.sealed import ASIDE, write
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
-from recrl.launch.run.folder import ENTRIES, LOCK, MARKER, PREVIOUS, RunFolder
+from recrl.launch.run.folder import ENTRIES, LOCK, MARKER, PREVIOUS, RunFolder, keep_earlier
 from recrl.rl.rollouts.access import KEY_FILE
 
 CONFIG = load("demo")
@@ -226,3 +226,24 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
 def test_every_file_of_a_run_is_known(tmp_path):
     """``ENTRIES`` names all that ``test_run.py`` finds, and nothing that leads out of the folder."""
     assert all("/" not in name and name not in (".", "..") for name in ENTRIES)
+
+
+def test_an_earlier_report_is_kept_with_its_plots_and_numbers(tmp_path):
+    def report(text, when):
+        (tmp_path / "plots").mkdir(exist_ok=True)
+        for name in ("report.md", "evaluation.json", "plots/training.png"):
+            (tmp_path / name).write_text(text)
+        os.utime(tmp_path / "report.md", (when, when))
+
+    keep_earlier(tmp_path)
+    assert not (tmp_path / "earlier").exists(), "there is none yet"
+    for text, when in (("first", 1_700_000_000), ("second", 1_700_000_100)):
+        report(text, when)
+        keep_earlier(tmp_path)
+        keep_earlier(tmp_path)  # of an evaluation that was stopped and begun again
+    first, second = sorted((tmp_path / "earlier").iterdir())
+    for folder, text in ((first, "first"), (second, "second")):
+        assert (folder / "report.md").read_text() == text
+        assert (folder / "evaluation.json").read_text() == text
+        assert (folder / "plots" / "training.png").read_text() == text
+    assert "earlier" in ENTRIES

@@ -12,6 +12,7 @@ import movielens
 import polars as pl
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from whole_runs import SMALL, finished, here, lines, recrl
 
 from recrl.launch.config.reading import load
@@ -39,12 +40,20 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
         "report.md",
         "evaluation.json",
         "examples.json",
+        "facts.json",
         "warm/config.json",
     ):
         assert (run / name).exists(), name
     for name in ("policy/model.safetensors", "plots/training.png", "plots/conflict.png"):
         assert (run / name).stat().st_size > 1000, name
-    assert list((run / "checkpoints").rglob("events.out.tfevents*"))
+    boards = {path.parent.name for path in (run / "checkpoints").rglob("events.out.tfevents*")}
+    assert {"warm_start", "evaluation"} < boards
+    evaluated = EventAccumulator(str(run / "checkpoints" / "runs" / "evaluation")).Reload().Tags()
+    assert "unseen_users/sampled/recall/trained" in evaluated["scalars"]
+    assert len([tag for tag in evaluated["tensors"] if tag.startswith("answers/")]) == 10
+    (training,) = boards - {"warm_start", "evaluation"}
+    logged = EventAccumulator(str(run / "checkpoints" / "runs" / training)).Reload().Tags()["scalars"]
+    assert {"train/constraint/novelty/slack", "train/constraint/novelty/bound"} <= set(logged)
     log = lines(run)
     assert [row["step"] for row in log] == [1, 2, 3, 4]
     for key in (
@@ -85,6 +94,9 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
     # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
     assert "holds a run already" in here("train", str(config), code=2)
     here("eval", str(run), "evaluation.max_episodes=10")
+    (earlier,) = (run / "earlier").iterdir()
+    assert (earlier / "report.md").read_text() == report
+    assert (earlier / "plots" / "training.png").exists()
     again = json.loads((run / "evaluation.json").read_text())
     assert again["populations"]["unseen users"]["episodes"] == 10
 
@@ -282,6 +294,8 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
         "task.max_history=12",
         "task.slots=3",
         "warm_start.steps=1",
+        "warm_start.learning_rate=1e-5",
+        "train.learning_rate=1e-6",
         "train.steps=1",
         "train.prompts_per_step=2",
         "train.group_size=2",
@@ -292,6 +306,48 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
     assert len(lines(tmp_path / "run")) == 1
     saved = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())
     assert "quantization_config" not in saved
+
+
+BROKEN = """
+def broken(answers):
+    return [1 / len(a.slots) + undefined for a in answers]
+"""
+
+
+OWN = "name: broken, use: 'broken.py:broken', range: [0, 1]"
+GONE = "name: gone, use: http, params: {url: 'http://127.0.0.1:9'}, range: [0, 1]"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (f"{{{OWN}}}", "reward 'broken' raised NameError"),
+        (f"{{{OWN}, on_error: missing}}", "reward 'broken' raised NameError"),
+        (f"{{{GONE}}}", "POST http://127.0.0.1:9"),
+        (f"{{{GONE}, on_error: missing}}", "POST http://127.0.0.1:9"),
+    ],
+)
+def test_a_broken_reward_is_met_before_anything_is_trained(
+    cache, panel_task, tmp_path, monkeypatch, entry, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    rewards = f"rewards=[recall, novelty, duplicates, {entry}]"
+    output = here("train", "demo", rewards, f"data.cache={cache}", "output=run", code=2)
+    assert message in output
+    assert ("broken.py" in output) == ("broken" in entry), "the traceback begins in the reward's own code"
+    assert not (tmp_path / "run" / "warm_start.jsonl").exists()
+    assert not (tmp_path / "run" / "warm").exists()
+
+
+def test_a_mistake_about_the_model_is_met_before_the_data_are_prepared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for place, message in (("/nowhere/model", "no such folder"), ("empty", "model_type")):
+        output = here("train", "llm", f"policy={place}", "data.cache=cache", "output=run", code=2)
+        assert f"policy.model={place}" in output.replace("'", "")
+        assert message in output
+        assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

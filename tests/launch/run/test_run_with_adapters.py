@@ -100,7 +100,7 @@ def test_a_run_with_adapters_stops_goes_on_and_is_evaluated(config, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_what_the_machine_lacks_is_refused_before_anything_is_written(tmp_path, capsys, override, message):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["train", "demo", f"output={tmp_path / 'run'}", override])
+        cli.main(["train", "llm", f"output={tmp_path / 'run'}", override])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

@@ -108,7 +108,10 @@ def test_no_more_async_calls_are_in_flight_than_asked_for(spec):
         assert most[0] == expected
 
 
-def test_plain_functions_take_turns_unless_threads_are_asked_for(spec):
+@pytest.mark.parametrize(
+    ("fields", "of_the_trainer"), [({}, True), ({"timeout": 60}, False), ({"thread": "own"}, False)]
+)
+def test_plain_functions_take_turns_unless_threads_are_asked_for(spec, fields, of_the_trainer):
     running, most, threads = [0], [0], set()
 
     def slow(completions):
@@ -119,9 +122,9 @@ def test_plain_functions_take_turns_unless_threads_are_asked_for(spec):
         running[0] -= 1
         return [0.5] * len(completions)
 
-    score(spec(slow, "a", batch_size=2), spec(slow, "b", batch_size=2))
+    score(spec(slow, "a", batch_size=2, **fields), spec(slow, "b", batch_size=2, **fields))
     assert (most[0], len(threads)) == (1, 1)
-    assert threading.main_thread() not in threads
+    assert (threading.current_thread() in threads) == of_the_trainer
 
     together = threading.Barrier(4)
 

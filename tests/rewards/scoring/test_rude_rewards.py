@@ -16,7 +16,7 @@ import pytest
 from places import SUPPORT
 
 from recrl.rewards import RewardEngine, RewardError, RewardSpec
-from recrl.rewards.scoring import calls
+from recrl.rewards.scoring import here
 
 FILE = SUPPORT / "rude_rewards.py"
 
@@ -108,7 +108,7 @@ def test_an_async_function_that_waits_too_long_is_cancelled(engine):
 
 
 def test_an_async_function_that_blocks_the_event_loop_is_an_error(engine, monkeypatch):
-    monkeypatch.setattr(calls, "GRACE", 0.2)
+    monkeypatch.setattr(here, "GRACE", 0.2)
     let_go = threading.Event()
 
     async def blocks(completions):

@@ -102,6 +102,96 @@ def test_attention_that_a_model_does_not_have_is_refused_with_one_that_it_has(sa
     assert model.config._attn_implementation == "eager"
 
 
+def broken(folder, name, change):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def without_template(folder):
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    broken(folder, "tokenizer_config.json", lambda content: content.pop("chat_template", None))
+
+
+def without_tokenizer(folder):
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def adapters_of(base):
+    def write(folder):
+        for file in folder.iterdir():
+            file.unlink()
+        settings = {
+            "peft_type": "LORA",
+            "base_model_name_or_path": base,
+            "r": 8,
+            "target_modules": ["q_proj"],
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs"), "header"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
+        (lambda folder: (folder / "config.json").unlink(), "model_type"),
+        (lambda folder: broken(folder, "config.json", lambda c: c.update(model_type="foo")), "type .foo."),
+        (lambda folder: broken(folder, "config.json", lambda c: c.update(model_type="t5")), "T5Config"),
+        (
+            lambda folder: broken(folder, "config.json", lambda c: c.update(hidden_size=64)),
+            r"weights do not fit its config\.json: .* is \[.*\], not \[.*\].* and \d+ more",
+        ),
+        (
+            lambda folder: broken(
+                folder,
+                "config.json",
+                lambda c: c.update(num_hidden_layers=3, layer_types=["full_attention"] * 3),
+            ),
+            r"weights lack model\.layers\.2\..* and \d+ more",
+        ),
+        (without_template, "has no chat template; use an instruction-tuned model"),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% for x %}"),
+            r"its chat template cannot be used: .*; mend its chat_template\.jinja",
+        ),
+        (without_tokenizer, "has no tokenizer; put its files"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "cannot be loaded"),
+        (adapters_of("/nowhere/model"), "adapts the model in /nowhere/model, which is not there"),
+        (adapters_of(None), "does not name the model that it adapts"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line_with_the_setting(saved, breaks, message):
+    breaks(saved)
+    with pytest.raises(PolicyError, match=message) as error:
+        policy.load(PolicyConfig(model=str(saved)))
+    assert "policy.model=" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+def test_adapters_without_weights_are_one_line(saved, tmp_path):
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    adapters_of(str(saved))(folder)
+    with pytest.raises(
+        PolicyError, match=r"policy\.model=.*adapters', whose adapters adapt .* cannot be loaded"
+    ):
+        policy.load(PolicyConfig(model=str(folder)))
+
+
+def test_a_place_that_is_no_folder_is_said_to_be_none(saved):
+    for place in ("/nowhere/model", "./model", "runs/demo/policy"):
+        with pytest.raises(PolicyError, match=rf"policy\.model={place}: no such folder \(from /"):
+            policy.load(PolicyConfig(model=place))
+    with pytest.raises(PolicyError, match=r"config\.json is a file; name its folder"):
+        policy.load(PolicyConfig(model=str(saved / "config.json")))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
     ("settings", "message"),

@@ -129,6 +129,44 @@ def test_every_kind_of_model_learns_the_same_as_from_full_rows(family):
     assert found[0] > 1
 
 
+def test_a_step_that_would_not_fit_is_split_into_parts_with_the_same_gradient(monkeypatch):
+    whole, parts = started(), started()
+    assert len(whole[2]) == STEPS
+    assert [loss.hex() for loss in whole[1]] == [loss.hex() for loss in parts[1]]
+    model, _ = policy.load(
+        PolicyConfig(tiny=TinyConfig(hidden=32, vocabulary=300)), options=TAGS.tags, texts=["a"]
+    )
+    # Room for about three of the eight prompts of a step.
+    monkeypatch.setattr(module, "ROOM", 3.5 * module.activations(model, 40, 2, 10))
+    parts = started()
+    sizes = [len(prompts) for prompts, _ in parts[2]]
+    assert sum(sizes) == sum(len(prompts) for prompts, _ in whole[2])
+    assert STEPS < len(sizes) < sum(sizes)
+    assert parts[1] == pytest.approx(whole[1], rel=1e-4)
+    monkeypatch.setattr(module, "ROOM", 1)
+    assert {len(prompts) for prompts, _ in started()[2]} == {1}, "one prompt with its lists, at least"
+
+
+def test_the_estimate_of_activations_is_near_what_a_pass_keeps():
+    config = PolicyConfig(tiny=TinyConfig(hidden=64, layers=4, vocabulary=300))
+    model, tokenizer = policy.load(config, options=TAGS.tags, texts=["milk and tea"])
+    prompt, answers = [{"role": "user", "content": "milk and tea " * 30}], ["milk and tea " * 5] * 3
+    kept = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
+
+    def note(saved):
+        kept.setdefault(saved.untyped_storage().data_ptr(), saved.untyped_storage().nbytes())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+        loss = module._loss(model, tokenizer, [prompt], answers)
+    asked = len(
+        tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    )
+    told = len(tokenizer(answers[0])["input_ids"]) + 1
+    assert loss.item() > 0
+    assert sum(kept.values()) == pytest.approx(module.activations(model, asked, 3, told), rel=0.3)
+
+
 # --- checkpoints of its own ---
 
 
