@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -32,7 +33,7 @@ _SEEN = r"[^\p{Cc}\p{Cf}\p{Z}\s<>:]"
 MISSING = ("nan", "NaN", "NaT", "<NA>", "None", "null", "NULL")
 
 # Numbers from which on a float stands for several whole numbers.
-_EXACT = {pl.Float64(): 2**53, pl.Float32(): 2**24}
+_EXACT: dict[pl.DataType, int] = {pl.Float64(): 2**53, pl.Float32(): 2**24}
 _FLOAT = r"^[+-]?\d+\.\d*([eE][+-]?\d+)?$"
 _NUMBER = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
 _WHOLE = r"^[+-]?\d+\.0*$"
@@ -133,17 +134,14 @@ def of_times(first: pl.Series) -> Reading:
             some = first.drop_nulls()
             held = f", and holds {some[0]}" if some.len() else ""
             raise ValueError(f"is {kind}{held}; {_NO_TIME}")
-        return Reading(f"{unit} since 1970", lambda column: _counted(column.cast(pl.Float64), unit))
+        return Reading(f"{unit} since 1970", partial(_counted, unit=unit))
     if kind not in (pl.String, pl.Categorical, pl.Enum, pl.Null):
         raise ValueError(f"is {kind}; {_NO_TIME}")
     text = _said(first.cast(pl.String))
     numbers = text.filter(text.str.contains(_NUMBER)).cast(pl.Float64, strict=False)
     unit = _unit(numbers)
     if unit is not None and numbers.len() * 2 > text.len():
-        return Reading(
-            f"{unit} since 1970",
-            lambda c: _counted(c.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False), unit),
-        )
+        return Reading(f"{unit} since 1970", partial(_counted_text, unit=unit))
     plain = _parsed(text, _ISO)
     others = text.filter(plain.is_null())
     patterns = _ISO if _parsed(others, _MORE_ISO).is_null().all() else (*_ISO, *_MORE_ISO)
@@ -269,9 +267,15 @@ def _bounds(unit: str) -> tuple[float, float]:
     return first, end
 
 
+def _counted_text(column: pl.Expr, unit: str) -> pl.Expr:
+    return _counted(column.cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False), unit)
+
+
 def _counted(column: pl.Expr, unit: str) -> pl.Expr:
+    """Numbers since 1970 as times; null outside of the years that such numbers have."""
     first, end = _bounds(unit)
-    usable = pl.when(column.is_between(first, end, closed="left")).then(column)
+    number = column.cast(pl.Float64)
+    usable = pl.when(number.is_between(first, end, closed="left")).then(number)
     return (usable * _UNITS[unit]).round().cast(pl.Int64).cast(pl.Datetime("us"))
 
 

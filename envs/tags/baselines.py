@@ -135,6 +135,9 @@ def lists(
 ) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
     """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first.
 
+    Where no target holds tags of the history (``protocol.repeats``), no baseline shows any, and ``quota`` is
+    popularity: there is nothing frequent to show.
+
     Args:
         more: Further scorers by name.
     """
@@ -147,6 +150,8 @@ def lists(
         return lambda rows: top(score(data, rows), k, mask(rows))
 
     found = {name: ranked(score) for name, score in {**SCORERS, **(more or {})}.items()}
+    if not data.protocol.repeats:
+        return {**found, "quota": found["popularity"]}
     return {**found, "quota": lambda rows: quota(data, rows, k, novelty_floor)}
 
 
