@@ -75,8 +75,8 @@ class Duals:
         I_k  <- clip(I_k + ki e_k, 0, lam_max),     held while saturated at lam_max and e_k > 0
         lam_k = clip(I_k + p_k, 0, lam_max)
 
-    Both gains are multiplied by the pace of the policy, its learning rate over the peak of it: what hardly
-    moves any more answers no price, and would only leave the noise of batches in it.
+    kp is multiplied by the pace of the policy, its learning rate over the peak of that: a policy that hardly
+    moves any more needs no damping, and the P term would only leave the noise of batches in the price.
 
     The integrator is projected dual ascent; the P term damps it as in PID Lagrangian methods (Stooke et al.
     2020, arXiv 2007.03964). Infeasibility is suspected when over the last `window` generations e_k never fell
@@ -177,9 +177,9 @@ class Duals:
         saturated = (self._integral + pace * self.kp * self._violation >= cfg.lam_max) & (error > 0)
         infeasible = torch.tensor([self._infeasible(k) for k in range(len(live))], dtype=torch.bool)
         if self.controller == "log":
-            moved = (self._integral * (pace * _LOG_STEP * error).exp()).clamp(_LOG_LEAST, cfg.lam_max)
+            moved = (self._integral * (_LOG_STEP * error).exp()).clamp(_LOG_LEAST, cfg.lam_max)
         else:
-            moved = (self._integral + pace * self.ki * error).clamp(0.0, cfg.lam_max)
+            moved = (self._integral + self.ki * error).clamp(0.0, cfg.lam_max)
         self._integral = moved.where(live & ~saturated & ~infeasible, self._integral)
         self.step, self.generation = self.step + 1, generation
         return True

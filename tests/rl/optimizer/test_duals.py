@@ -102,14 +102,14 @@ def test_two_steps_by_hand():
     assert (row.multiplier, row.price, row.p, row.i) == pytest.approx((lam, 10 * lam, 0.016 / 0.19, 0.01))
 
 
-def test_both_gains_follow_the_pace_of_the_policy():
+def test_the_damping_follows_the_pace_of_the_policy():
     duals = make("g >= 0.6 (mean)")  # kp = 1, ki = 0.05
-    duals.update(batch([0.3, 0.5]), 2, generation=0, pace=0.5)  # e = 0.4: p = 0.2, I = 0.01
-    assert duals.multipliers.tolist() == pytest.approx([0.21])
+    duals.update(batch([0.3, 0.5]), 2, generation=0, pace=0.5)  # e = 0.4: p = 0.2, I = 0.02
+    assert duals.multipliers.tolist() == pytest.approx([0.22])
     (row,) = duals.report()
-    assert (row.multiplier, row.p, row.i) == pytest.approx((0.21, 0.2, 0.01))
+    assert (row.multiplier, row.p, row.i) == pytest.approx((0.22, 0.2, 0.02))
     duals.update(batch([0.3, 0.5]), 2, generation=1, pace=0.0)  # a policy that stands still
-    assert duals.multipliers.tolist() == pytest.approx([0.01])
+    assert duals.multipliers.tolist() == pytest.approx([0.04])
 
 
 def test_a_pace_that_falls_takes_the_noise_of_batches_out_of_the_price():
@@ -123,7 +123,7 @@ def test_a_pace_that_falls_takes_the_noise_of_batches_out_of_the_price():
             duals.update(batch([g, g]), 2, generation=t, pace=1 - t / 100 if falls else 1.0)
             found.append(duals.multipliers[0].item())
         late[falls] = float(np.std(found[-20:]))
-    assert late[True] < 0.2 * late[False]
+    assert late[True] < 0.3 * late[False]
 
 
 def test_upper_bound_margin_and_clip_by_hand():
