@@ -61,11 +61,10 @@ class Tags(Task):
         self._sequence_model: Any = None  # trained when it is asked for
         self.form = Lines(self.catalog.tags, self.slots)
         self.headline = f"recall@{self.slots}"
-        self.summary = ("novelty", f"recall@{self.slots} novel", *self._at_cutoffs())
+        self.summary = ("novelty", f"recall@{self.slots} novel")
+        cutoffs = sorted(settings.cutoffs)
+        self.details = tuple(f"{name}@{k}" for k in cutoffs for name in ("hit", "recall", "ndcg"))
         self.resources = {"catalog": self.catalog, "slots": self.slots}
-
-    def _at_cutoffs(self) -> list[str]:
-        return [f"{name}@{k}" for k in sorted(self.settings.cutoffs) for name in ("hit", "recall", "ndcg")]
 
     @property
     def fingerprint(self) -> str:
