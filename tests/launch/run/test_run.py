@@ -258,7 +258,9 @@ def test_films_as_recbole_writes_them_are_trained_on(config, tmp_path):
     assert "note: only " in said
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {"recall@4", "hit@1", "ndcg@1"} <= set(str(evaluation).replace("'", " ").split())
-    assert "ml.inter" in (tmp_path / "run" / "report.md").read_text()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "ml.inter" in report
+    assert ", day " in report
 
 
 def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):
