@@ -231,7 +231,6 @@ def test_a_users_own_log(config, tmp_path):
     assert "genre" in report
 
 
-@pytest.mark.slow
 def test_films_as_recbole_writes_them_are_trained_on(config, tmp_path):
     """Users who rate many films within an hour, split by their last days, and never asked for a repeat."""
     log = [*movielens.rows(ratings=8000, users=150)]
