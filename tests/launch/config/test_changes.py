@@ -108,6 +108,7 @@ def test_every_setting_is_decided_on_by_default_as_grave(saved):
 LATER = {
     "policy": ("revision", "attention", "trust_remote_code", "lora", "quantization"),
     "train": ("report_to", "trl"),
+    "task": ("cutoffs", "sequential"),
 }
 
 
