@@ -163,7 +163,7 @@ class Task(ABC):
         splits: Splits that :meth:`load` knows.
         headline: Metric by which deployed answers are ranked; None takes the run's objective.
         reference: Baseline that deployed answers are compared with; None takes the warm start.
-        summary: Further metrics that a short table shows.
+        summary: Further metrics that a short table shows; ``details``: those that have a table of their own.
         populations: Name of the rows of unseen users together, and name of all rows.
         resources: What rewards may name besides columns; a run adds those that it makes.
         data: Purchases and events behind the task; None for a task that reads its own files.
@@ -177,6 +177,7 @@ class Task(ABC):
     headline: str | None = None
     reference: str | None = None
     summary: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
     populations: tuple[str, str] = ("unseen users", "all users")
     data: "Data | None" = None
 

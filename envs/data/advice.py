@@ -24,21 +24,23 @@ _LONGEST = 100_000
 Found = tuple[dict[str, Any], dict[str, episodes.Losses]]
 
 
-def advise(load: Callable[[Step], Events], protocol: Protocol, folder: Path, size: int) -> str:
-    """What to set, in words, such as ``Set data.protocol.active_within=30 (213 training ... episodes)``.
+def advise(load: Callable[[Protocol], Events], protocol: Protocol, folder: Path, size: int) -> str:
+    """What to set, in words, such as ``Set data.protocol.active_within=30 for 213 training ... episodes``.
 
     Args:
-        load: Events in steps of a unit.
+        load: Events as a protocol counts time.
         folder: Existing folder for the purchases that are tried.
         size: Approximate number of purchases in memory at once.
     """
     best: Found | None = None
+    # Another unit of time only where nothing else gives every split an episode.
     for step in dict.fromkeys([protocol.step, "day"]):
-        for found in _tried(load, protocol, step, folder, size):
-            if best is None or _least(found) > _least(best):
-                best = found
-            if _least(best) >= _ENOUGH:
-                break
+        for split in [protocol.split, *(["last"] if protocol.split in ("time", "ratio") else [])]:
+            for found in _tried(load, protocol, step, split, folder, size):
+                if best is None or _least(found) > _least(best):
+                    best = found
+                if _least(best) >= _ENOUGH:
+                    return _said(best)
         if best is not None and _least(best):
             break
     if best is None or not _least(best):
@@ -50,18 +52,18 @@ def advise(load: Callable[[Step], Events], protocol: Protocol, folder: Path, siz
 
 
 def _tried(
-    load: Callable[[Step], Events], protocol: Protocol, step: Step, folder: Path, size: int
+    load: Callable[[Protocol], Events], protocol: Protocol, step: Step, split: str, folder: Path, size: int
 ) -> Iterator[Found]:
     """Changes of the protocol, and what becomes of the candidates then."""
     try:
-        events = core(load(step), protocol.k_core)
+        events = core(load(protocol.model_copy(update={"step": step, "split": split})), protocol.k_core)
     except DataError:
         return
     span = shards.span_of(events, protocol)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         known = shards.Vocabulary.of(events)
         ranges, _ = shards.scatter(events, known, protocol, Path(place), size)
-        for changes in _changes(protocol, step, *span):
+        for changes in _changes(protocol, step, split, *span):
             try:
                 changed = protocol.model_copy(update=changes).resolved(*span)
             except DataError:
@@ -86,7 +88,7 @@ def _least_users(buyers: npt.NDArray[np.int64], protocol: Protocol) -> list[int]
     return list(dict.fromkeys([int(some[0]), 1])) if len(some) > 1 else []
 
 
-def _changes(protocol: Protocol, step: Step, first: int, last: int) -> Iterator[dict[str, Any]]:
+def _changes(protocol: Protocol, step: Step, split: str, first: int, last: int) -> Iterator[dict[str, Any]]:
     """Changes from few to many, the smallest ones first."""
     steps = last - first + 1
     wide = {"min_active_weeks": 1, "active_within": min(max(protocol.active_within, steps), _LONGEST)}
@@ -101,16 +103,11 @@ def _changes(protocol: Protocol, step: Step, first: int, last: int) -> Iterator[
         "test_origins": (test,),
         **unset,
     }
-    own = {"split": "last", **unset}
-    changes: list[dict[str, Any]] = [
-        {},
-        {"min_active_weeks": 1},
-        wide,
-        origins,
-        {**origins, "min_active_weeks": 1},
-        {**origins, **wide},
-        {**own, **wide},
-    ]
+    changes: list[dict[str, Any]] = [{}, {"min_active_weeks": 1}, wide]
+    if split != protocol.split:
+        changes = [{"split": split, **unset, **wide}]
+    elif split == "time":
+        changes += [origins, {**origins, "min_active_weeks": 1}, {**origins, **wide}]
     for change in changes:
         whole = {**change, "step": step}
         yield {name: value for name, value in whole.items() if getattr(protocol, name) != value}

@@ -144,8 +144,13 @@ def of_times(first: pl.Series) -> Reading:
         return Reading(f"{unit} since 1970", partial(_counted_text, unit=unit))
     plain = _parsed(text, _ISO)
     others = text.filter(plain.is_null())
-    patterns = _ISO if _parsed(others, _MORE_ISO).is_null().all() else (*_ISO, *_MORE_ISO)
-    return Reading("ISO 8601 text", lambda column: _iso(column.cast(pl.String), patterns))
+    if _parsed(others, _MORE_ISO).is_null().all():
+        return Reading("ISO 8601 text", lambda column: _iso(column.cast(pl.String), _ISO))
+    spellings = (*_ISO, *_MORE_ISO)
+    return Reading(
+        "ISO 8601 text, in part with time zones or without seconds",
+        lambda c: _iso(c.cast(pl.String), spellings),
+    )
 
 
 def of_profiles(first: pl.Series) -> Reading:

@@ -91,20 +91,22 @@ def screened(
         of = triples.join(pairs.lazy(), on="user")
     before = of.filter(pl.col("week") < pl.col("origin"))
     ahead = of.filter((pl.col("week") >= pl.col("origin")) & (pl.col("week") < pl.col("end")))
-    bought = ahead.select(*key).unique()
+    new = ahead
     if not protocol.repeats:
-        ahead = ahead.join(before.select(*key, "tag").unique(), on=[*key, "tag"], how="anti")
+        new = ahead.join(before.select(*key, "tag").unique(), on=[*key, "tag"], how="anti")
     active = before.group_by(key).agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
-    target = ahead.group_by(key).agg(target=pl.col("tag").unique().sort())
-    status = (
+    target = new.group_by(key).agg(target=pl.col("tag").unique().sort())
+    found = (
         pairs.lazy()
         .join(users.lazy().select("user", "unseen"), on="user")
         .join(active, on=key, how="left")
         .join(target, on=key, how="left")
-        .join(bought.with_columns(bought=pl.lit(True)), on=key, how="left")
-        .sort(key)
-        .collect()
+        .with_columns(bought=pl.col("target").is_not_null())
     )
+    if not protocol.repeats:
+        bought = ahead.select(key).unique().with_columns(bought=pl.lit(True))
+        found = found.drop("bought").join(bought, on=key, how="left")
+    status = found.sort(key).collect()
     unit = protocol.step
     reasons = {
         "without a purchase of a known tag before it": pl.col("weeks").is_null(),
@@ -114,7 +116,7 @@ def screened(
         f"by data.protocol.active_within={protocol.active_within}": (
             pl.col("last") < pl.col("origin") - protocol.active_within
         ),
-        f"without a purchase in the {unit}s of the window": pl.col("bought").is_null(),
+        f"without a purchase in the {unit}s of the window": ~pl.col("bought").fill_null(False),
         "with nothing but repeats (data.protocol.repeats=false)": pl.col("target").is_null(),
         "as unseen users, who train nothing": pl.col("unseen") & pl.lit(split != "test"),
     }

@@ -17,7 +17,6 @@ read as a stream, whatever their size.
 """
 
 import datetime as dt
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -122,6 +121,12 @@ class _Part:
                 setting = role.split()[0]
                 raise DataError(f"{paths[0]}: column {name!r} (data.columns.{setting}) {error}") from error
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for parts that are read alike."""
+        words = [(role, self.names[role], reading.words) for role, reading in self.readings.items()]
+        return self._table, words, self._split, self.empty
+
     def _scan(self, paths: list[Path]) -> pl.LazyFrame:
         names = [*dict.fromkeys(self.names.values())]
         return self._table.scan(paths, names, patient=self._patient)
@@ -169,8 +174,7 @@ class _Log:
 
     def __init__(self, source: str, paths: list[Path], named: LogColumns, patient: bool, given: bool) -> None:
         self._source, self._paths = source, paths
-        parts = list(_parts(paths, named, patient, given))
-        self._parts = [part for part in parts if not part.empty] or parts[:1]
+        self._parts = _parts(paths, named, patient, given)
         self._profiled, self._given = named.profiles, given
         self._needed = (*_ROLES, *(["split"] if given else []))
         self._lists = any(part.readings["tag"].lists for part in self._parts)
@@ -297,13 +301,13 @@ class _Log:
         return _collected(lazy, self._parts)
 
 
-def _parts(paths: Iterable[Path], given: LogColumns, patient: bool, split: bool) -> Iterable[_Part]:
+def _parts(paths: Iterable[Path], given: LogColumns, patient: bool, split: bool) -> list[_Part]:
     wanted = {role: getattr(given, role) for role in _ROLES}
     if split and given.split is not None:
         wanted["split"] = given.split
     profiles = {f"profile {i}": name for i, name in enumerate(given.profiles)}
 
-    def known(path: Path) -> tuple[Table, tuple[tuple[str, str], ...], int | None]:
+    def known(path: Path) -> tuple[Table, dict[str, str], int | None]:
         table = tables.table(path)
         names = {role: tables.name_of(role, name, path, table.names) for role, name in wanted.items()}
         names |= {role: tables.name_of("profile", name, path, table.names) for role, name in profiles.items()}
@@ -313,10 +317,17 @@ def _parts(paths: Iterable[Path], given: LogColumns, patient: bool, split: bool)
         if files.format_of(path) == "JSON lines":  # its other columns are not read
             table = Table(tuple(sorted((n, kind) for n, kind in table.columns if n in names.values())))
         of_file = of_file_name(path) if split and given.split is None else None
-        return table, tuple(names.items()), of_file
+        return table, names, of_file
 
-    for (table, names, of_rows), alike in itertools.groupby(paths, key=known):
-        yield _Part(list(alike), table, dict(names), given.tag_separator, patient, of_rows)
+    found: list[_Part] = []
+    for path in paths:
+        table, names, of_rows = known(path)
+        part = _Part([path], table, names, given.tag_separator, patient, of_rows)
+        if found and found[-1].key == part.key:
+            found[-1].paths.append(path)
+        else:
+            found.append(part)
+    return [part for part in found if not part.empty] or found[:1]
 
 
 def of_file_name(path: Path) -> int:
@@ -341,7 +352,7 @@ def _refusal(path: Path, part: _Part, row: Mapping[str, object]) -> str:
         shown = repr(held) if len(repr(held)) <= 80 else f"{repr(held)[:80]}..."
         words = part.readings[role].words
         what = f"column {part.names[role]!r} holds {shown}, which is no {role}"
-        if held is not None and role == "time" and words != "ISO 8601 text":
+        if held is not None and role == "time" and not words.startswith("ISO 8601 text"):
             what += f" (the others are {words})"
         if isinstance(held, float) or (held is not None and words.startswith(("floats", "decimals"))):
             what += f" ({words} below 2**53 are read: others may stand for several {role}s)"

@@ -29,7 +29,7 @@ from . import advice, completejourney, files, logs, remarks, shards
 from .core import core
 from .events import Events
 from .panel import Panel
-from .settings import DataConfig, DataError, Protocol, SplitError, Step
+from .settings import DataConfig, DataError, Protocol, SplitError
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Eng
         shutil.rmtree(left, ignore_errors=True)
     protocol = config.protocol
     try:
-        events = _events(config, protocol.step)
+        events = _events(config, protocol)
         build(events, protocol, fingerprint, folder, size=config.at_once, engine=engine)
     except SplitError as error:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,14 +189,14 @@ def _make(config: DataConfig, fingerprint: str, folder: Path, engine: shards.Eng
         raise DataError(f"{error}. {told}") from error
 
 
-def _events(config: DataConfig, step: Step) -> Events:
-    """Events of the source in steps of a unit."""
+def _events(config: DataConfig, protocol: Protocol) -> Events:
+    """Events of the source as a protocol counts time."""
     if config.source == "completejourney":
-        if step != "week":
+        if protocol.step != "week":
             raise DataError(
-                f"data.protocol.step={step}: the Complete Journey panel tells weeks; leave it at week"
+                f"data.protocol.step={protocol.step}: the Complete Journey panel tells weeks; set it to week"
             )
-        if config.protocol.split == "given":
+        if protocol.split == "given":
             raise DataError("data.protocol.split=given: the Complete Journey panel brings no splits")
         return completejourney.load(config.track)
     return logs.load(
@@ -205,9 +205,9 @@ def _events(config: DataConfig, step: Step) -> Events:
         config.bad_rows,
         max_users=config.max_users,
         max_tags=config.max_tags,
-        step=step,
-        whole=config.protocol.split == "time",
-        given=config.protocol.split == "given",
+        step=protocol.step,
+        whole=protocol.split == "time",
+        given=protocol.split == "given",
     )
 
 

@@ -23,7 +23,7 @@ _RATE, _STEPS = 2e-3, 400
 
 
 class SequenceModel:
-    """The model, trained on training users before ``statistics_end``: some ten seconds on one core.
+    """The model, trained on training users before ``statistics_end``: half a minute on one core.
 
     Args:
         data: Prepared data. A window that reaches what may not be learned trains nothing.

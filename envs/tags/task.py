@@ -61,11 +61,10 @@ class Tags(Task):
         self._sequence_model: Any = None  # trained when it is asked for
         self.form = Lines(self.catalog.tags, self.slots)
         self.headline = f"recall@{self.slots}"
-        self.summary = ("novelty", f"recall@{self.slots} novel", *self._at_cutoffs())
+        self.summary = ("novelty", f"recall@{self.slots} novel")
+        cutoffs = sorted(settings.cutoffs)
+        self.details = tuple(f"{name}@{k}" for k in cutoffs for name in ("hit", "recall", "ndcg"))
         self.resources = {"catalog": self.catalog, "slots": self.slots}
-
-    def _at_cutoffs(self) -> list[str]:
-        return [f"{name}@{k}" for k in sorted(self.settings.cutoffs) for name in ("hit", "recall", "ndcg")]
 
     @property
     def fingerprint(self) -> str:
@@ -167,10 +166,12 @@ class Tags(Task):
 
     def example(self, row: Row, deployed: Mapping[str, str], sampled: Mapping[str, str]) -> dict[str, Any]:
         tags, target, lookback = self.catalog.tags, set(row["target"]), set(row["lookback"])
+        step = self.data.protocol.step
         listed = zip(deployed, self._listed([*deployed.values()]).tolist(), strict=True)
         return {
             "user": self.data.panel.users[row["user"]],
             "origin": int(row["origin"]),
+            **({} if step == "week" else {"step": step}),
             "calendar": row["calendar"],
             "most frequent before": [tags[t] for t in row["history"][:10]],
             "target": len(target),
@@ -190,7 +191,7 @@ class Tags(Task):
     @classmethod
     def shown(cls, example: Mapping[str, Any]) -> list[str]:
         lines = [
-            f"**User {text(example['user'])}, week {example['origin']}** "
+            f"**User {text(example['user'])}, {example.get('step', 'week')} {example['origin']}** "
             f"({text(example['calendar'])}; {example['target']} tags bought)  ",
             f"most frequent before: {', '.join(map(text, example['most frequent before']))}  ",
         ]

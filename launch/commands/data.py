@@ -12,6 +12,7 @@ from .options import Config, Overrides
 
 if TYPE_CHECKING:
     from ...envs.data.prepared import Data
+    from ...envs.statistics import Values
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data of a configuration.")
 
@@ -66,21 +67,33 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     unseen = np.array([row["unseen"] for row in rows], dtype=bool)
     baselines = task.baselines(settings.floors)
     if baselines and task.headline:
-        head = ("baseline", f"{task.headline}, all users", "unseen users", *task.summary)
-        table = Table(*head, title="test split")
+        summary = Table(
+            "baseline", f"{task.headline}, all users", "unseen users", *task.summary, title="test split"
+        )
+        details = Table("baseline", *task.details, title="test split, all users")
         for name, answerer in baselines.items():
             values = task.metrics(rows, answerer(rows), dict)
             ranking = values[task.headline]
             columns = (ranking, ranking[unseen], *(values[metric] for metric in task.summary))
-            means = (np.nanmean(column) if np.isfinite(column).any() else np.nan for column in columns)
-            table.add_row(name, *("-" if np.isnan(mean) else f"{mean:.3f}" for mean in means))
-        console.print(table)
+            summary.add_row(name, *map(_mean, columns))
+            details.add_row(name, *(_mean(values[metric]) for metric in task.details))
+        console.print(summary)
+        if task.details:
+            console.print(details)
     first = task.rows("train", 1)[0]
     console.print("[bold]one prompt[/]")
     for message in first["prompt"]:
         console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
     if target := task.target(first):
         console.print(f"[bold]its target[/]: {escape(target)}")
+
+
+def _mean(values: "Values") -> str:
+    """Mean of the episodes at which a metric is defined."""
+    import numpy as np
+
+    known = values[~np.isnan(values)]
+    return f"{known.mean():.3f}" if len(known) else "-"
 
 
 def _say(console: Console, facts: Mapping[str, str]) -> None:

@@ -262,6 +262,8 @@ def test_a_cache_that_cannot_be_written_says_so(built, tmp_path):
 
 def test_a_failed_build_leaves_nothing(fresh):
     strict = fresh.model_copy(update={"protocol": Protocol(min_tag_users=10_000)})
-    with pytest.raises(DataError, match=r"lower protocol\.min_tag_users"):
+    with pytest.raises(
+        DataError, match=r"lower data\.protocol\.min_tag_users\. Set data\.protocol\.min_tag_users=36 for "
+    ):
         prepare(strict)
     assert not [path for path in (fresh.cache / "tasks").iterdir() if path.is_dir()]

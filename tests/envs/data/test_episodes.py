@@ -134,11 +134,11 @@ def test_the_vocabulary_counts_training_users_before_the_cut(tmp_path):
 
 
 def test_data_that_are_too_short_say_so(tmp_path):
-    with pytest.raises(DataError, match=r"cover weeks 1\.\.12, too short for protocol\.train_origins"):
+    with pytest.raises(DataError, match=r"cover weeks 1\.\.12, too short for data\.protocol\.train_origins"):
         build(small_events(12), Protocol(min_tag_users=2), "x", tmp_path / "task")
     with pytest.raises(DataError, match="training would see the test period"):
         Protocol(train_origins=(30,), statistics_end=33).resolved(1, 60)
-    with pytest.raises(DataError, match=r"lower protocol\.min_tag_users"):
+    with pytest.raises(DataError, match=r"lower data\.protocol\.min_tag_users"):
         build(small_events(), Protocol(min_tag_users=500), "x", tmp_path / "task")
     assert not list(tmp_path.iterdir())
 

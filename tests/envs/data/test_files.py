@@ -73,6 +73,23 @@ def test_parts_that_are_read_differently_are_one_log_and_are_named(parts):
     )
 
 
+def test_parts_of_text_are_looked_at_one_by_one(tmp_path):
+    """Seconds and milliseconds, whole numbers and what a join has left of them, words and lists."""
+    (tmp_path / "a.csv").write_text("user,time,tag\n1,1704067200,x\n2,1704153600,y\n")
+    (tmp_path / "b.csv").write_text("user,time,tag\n1.0,1704672000000,\"['x', 'z']\"\n,1704758400000,['y']\n")
+    (tmp_path / "c.csv").write_text("user,time,tag\n1,2024-01-15T00:00:00+00:00,x\n2,2024-01-29,y\n")
+    found = logs.load(tmp_path, bad_rows="drop")
+    purchases = found.purchases.collect().sort("week", "tag").rows()
+    assert purchases == [("1", 1, "x"), ("2", 1, "y"), ("1", 2, "x"), ("1", 2, "z"), ("1", 3, "x")]
+    assert found.report["rows with a missing or unreadable user, time or tag (dropped)"] == 1
+    said = found.reading["differences"]
+    assert (
+        "b.csv: column 'time': milliseconds since 1970, but a.csv: column 'time': seconds since 1970" in said
+    )
+    assert "b.csv: column 'tag': lists, but a.csv: column 'tag': text" in said
+    assert "c.csv: column 'time': ISO 8601 text, in part with time zones or without seconds, but" in said
+
+
 def test_tables_with_other_orders_of_columns_are_one_log(tmp_path):
     (tmp_path / "a.csv").write_text("user,time,tag\na,2024-01-01,x\na,2024-01-08,y\n")
     (tmp_path / "b.csv").write_text("tag;time;user\nx;2024-01-15;b\n\nx;2024-01-29;b\n")

@@ -103,12 +103,14 @@ def test_every_setting_is_decided_on_by_default_as_grave(saved):
         *("name", "output", "data.cache", "warm_start.save_every"),
         *("train.steps", "train.save_every", "train.heartbeat", "train.collective_timeout"),
         *("train.report_to", "train.trl", "policy.attention", "policy.trust_remote_code"),
+        *("task.cutoffs", "task.sequential"),
     }
 
 
 LATER = {
     "policy": ("revision", "attention", "trust_remote_code", "lora", "quantization"),
     "train": ("report_to", "trl"),
+    "task": ("cutoffs", "sequential"),
 }
 
 
