@@ -78,7 +78,8 @@ def _seen(config: Mapping[str, Any], log: Sequence[Mapping[str, Any]], facts: Ma
     }
     episodes = facts.get("episodes")
     said = [
-        f"{prompts:,} prompts by {stage}" + (f" ({prompts / episodes:.2g} an episode)" if episodes else "")
+        f"{prompts:,} prompts by {stage}"
+        + (f" ({_times(prompts / episodes)} an episode)" if episodes else "")
         for stage, prompts in steps.items()
         if prompts
     ]
@@ -112,6 +113,10 @@ def _apart(
         table(["reward", "training", "test", "apart"], rows),
         "",
     ]
+
+
+def _times(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _value(node: Any) -> str:

@@ -18,7 +18,7 @@ _calls = {}
 
 
 def _silent(name, completions, odd_only):
-    turn = next(_calls.setdefault(name, count(1)))
+    turn = next(_calls.setdefault(name, count(0)))  # 0: before the training
     nothing = turn % 2 == 1 or not odd_only
     return [None if nothing else (i % 4) / 4 for i in range(len(completions))]
 
