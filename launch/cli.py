@@ -1,5 +1,5 @@
-"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl serve``, ``recrl doctor``,
-``recrl data``, ``recrl rewards``, ``recrl bench``.
+"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``, ``recrl export``,
+``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``, ``recrl bench``.
 """
 
 import os
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from .. import __version__
 from . import faults
-from .commands import rewards
+from .commands import finished, rewards
 from .commands.data import data_app
 from .commands.options import Config, Fresh, Overrides, Resume
 from .faults import fail
@@ -151,6 +151,9 @@ def evaluate(
         raise ConfigError(f"{folder} holds no trained policy; recrl train writes it to {folder / 'policy'}")
     settings = load(str(folder / "config.yaml"), [*(overrides or []), f"output={folder}"])
     _pipeline().evaluate_again(settings, context.find_root().obj)
+
+
+app.command()(finished.recommend)
 
 
 @app.command()

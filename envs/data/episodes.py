@@ -16,6 +16,8 @@ from . import calendar
 from .settings import DataError, Protocol
 
 SPLITS = ("train", "validation", "test")
+NOW = "now"
+"""Word in place of a split for users whose window lies ahead."""
 
 
 def is_unseen(user: str, share: float) -> bool:
@@ -76,6 +78,27 @@ def build(
     return pl.concat(parts).join(users, on="user", how="left", maintain_order="left")
 
 
+def now(
+    triples: pl.DataFrame,
+    users: pl.DataFrame,
+    popularity: npt.NDArray[np.float32],
+    protocol: Protocol,
+    origin: int,
+    week_zero: dt.date,
+) -> pl.DataFrame:
+    """Episodes of some users at one origin whose window may lie ahead.
+
+    Args:
+        popularity: ``[tags]`` at that origin; other arguments as of :func:`build`.
+
+    Returns:
+        The columns of :func:`build` without ``target``; one row a user with enough history.
+    """
+    everybody = users.select("user").lazy()
+    found = _at_origin(triples.lazy(), everybody, popularity, protocol, NOW, origin, week_zero)
+    return found.join(users, on="user", how="left", maintain_order="left")
+
+
 def _at_origin(
     triples: pl.LazyFrame,
     training: pl.LazyFrame,
@@ -119,9 +142,10 @@ def _at_origin(
         .group_by("user", maintain_order=True)
         .agg(history=pl.col("tag"), history_weight=pl.col("weight"), history_last=pl.col("last"))
     )
-    found = eligible.join(target, on="user").join(history, on="user").join(lookback, on="user", how="left")
+    found = eligible if split == NOW else eligible.join(target, on="user")
+    found = found.join(history, on="user").join(lookback, on="user", how="left")
     ahead = calendar.describe(week_zero + dt.timedelta(weeks=origin), protocol.window)
-    if split != "test":
+    if split in ("train", "validation"):
         found = found.join(training, on="user", how="semi")
     return (
         found.sort("user")

@@ -1,5 +1,6 @@
 """The tag task: name what a household buys next."""
 
+import datetime as dt
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from ..audience import Audience
 from ..catalog import ParsedAnswer
 from ..data.prepared import Data, prepare
 from ..data.settings import DataConfig
 from ..markdown import code, text
 from ..statistics import Values
 from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
-from . import baselines, drafts, metrics
+from . import audience, baselines, drafts, metrics
 from .prompts import COLUMNS, prompted_rows
 from .ranker import TagRanker
 from .settings import TagsConfig
@@ -89,6 +91,25 @@ class Tags(Task):
     def _prompted(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
         given = self.settings
         return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt)
+
+    def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
+        given = self.settings
+
+        def prompted(episodes: pl.DataFrame) -> list[dict[str, Any]]:
+            return prompted_rows(
+                episodes, self.catalog, self.slots, given.max_history, given.prompt, audience.COLUMNS
+            )
+
+        return audience.of(self.data, prompted, at, users)
+
+    def recommendation(self, row: Row, text: str) -> dict[str, Any]:
+        """``items``, the tags in order, and ``novelty``, the share of them outside of the look-back."""
+        tags, lookback = self.catalog.parse(text).top(self.slots), set(row["lookback"])
+        novel = sum(tag not in lookback for tag in tags)
+        return {
+            "items": [self.catalog.tags[tag] for tag in tags],
+            "novelty": novel / len(tags) if tags else 0.0,
+        }
 
     def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
         return [self.catalog.parse(answer) for answer in texts]
