@@ -250,7 +250,7 @@ class Task(ABC):
         )
 
     def recommendation(self, row: Row, text: str) -> dict[str, Any]:
-        """An answer to a row of :meth:`audience` as columns of a table: ``items``, best first, or ``text``."""
+        """An answer to a row of :meth:`audience` as columns: ``items``, best first, or ``text``."""
         if isinstance(self.form, Lines):
             return {"items": [line.strip() for line in text.splitlines() if line.strip()]}
         return {"text": text}

@@ -44,8 +44,8 @@ def of(
     numbers, unknown = _named(panel, path)
     able = _eligible(panel, protocol, origin)[numbers]
     few = (
-        f"fewer than {protocol.min_active_weeks} weeks with a purchase before {panel.monday(origin)}, or none "
-        f"in the {protocol.active_within} weeks before it"
+        f"fewer than {protocol.min_active_weeks} weeks with a purchase before {panel.monday(origin)}, or "
+        f"none in the {protocol.active_within} weeks before it"
     )
     left_out = {
         few: [panel.users[i] for i in numbers[~able]],

@@ -51,10 +51,12 @@ class Request:
 
     @property
     def prices(self) -> Path:
+        """File of the prices."""
         return self.output.with_suffix(".prices.json")
 
     @property
     def asked(self) -> Path:
+        """Folder of the answers until all are there."""
         return self.output.with_name(f".{self.output.name}.asked")
 
     def check(self) -> None:

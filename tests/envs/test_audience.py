@@ -82,14 +82,12 @@ def test_what_cannot_be_answered_is_one_line(task, tmp_path):
     path.write_text("household,since\n1,2\n")
     with pytest.raises(AudienceError, match="has no column 'user'; it has: household, since"):
         task.audience(users=path)
-    with pytest.raises(AudienceError, match="--users .*missing.csv: no such file"):
+    with pytest.raises(AudienceError, match=r"--users .*missing.csv: no such file"):
         task.audience(users=tmp_path / "missing.csv")
     path.write_text("user\nnobody\n")
     with pytest.raises(AudienceError, match="nobody can be answered for 2017-12-25: 1 not in the data"):
         task.audience(users=path)
-    with pytest.raises(
-        AudienceError, match="--at 2016-01-01: the data begin on 2017-01-02, .* from 2017-01-30"
-    ):
+    with pytest.raises(AudienceError, match=r"--at 2016-01-01: the data begin on 2017-01-02, .* 2017-01-30"):
         task.audience(dt.date(2016, 1, 1))
     with pytest.raises(AudienceError, match="nobody can be answered for 2019-12-30"):
         task.audience(dt.date(2020, 1, 1))
@@ -126,9 +124,9 @@ def test_prompts_answer_the_rows_of_a_file_which_need_no_reference(tmp_path):
 
 def test_prompts_without_rows_are_one_line(tmp_path):
     task = prompts(tmp_path)
-    with pytest.raises(TaskError, match="--users is missing: task.use=prompts answers the rows of a file"):
+    with pytest.raises(TaskError, match=r"--users is missing: task.use=prompts answers the rows of a file"):
         task.audience()
-    with pytest.raises(TaskError, match="--at 2024-01-01: the rows of task.use=prompts have no date"):
+    with pytest.raises(TaskError, match=r"--at 2024-01-01: the rows of task.use=prompts have no date"):
         task.audience(dt.date(2024, 1, 1))
     path = tmp_path / "now.csv"
     path.write_text("question\nWhat?\n")
