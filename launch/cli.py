@@ -154,6 +154,7 @@ def evaluate(
 
 
 app.command()(finished.recommend)
+app.command()(finished.export)
 
 
 @app.command()

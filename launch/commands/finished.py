@@ -46,3 +46,29 @@ def recommend(
     from ..run.recommending import recommend as answer_all
 
     answer_all(settings, request, context.find_root().obj)
+
+
+def export(
+    run: Run,
+    output: Annotated[Path | None, typer.Option(help="Folder; by default RUN-export.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Upload it to this repository of the Hugging Face hub.")
+    ] = None,
+    which: Which = "trained",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a policy for others: merged weights, tokenizer, and a model card."""
+    from ..config.reading import load
+    from ..run.finished import finished_policy
+
+    finished_policy(run, which)
+    settings = load(str(run / "config.yaml"), [f"output={run}"], resolve=False)
+    folder = output if output is not None else run.with_name(f"{run.resolve().name}-export")
+    from ..run import exporting
+
+    exporting.check_output(folder, fresh)
+    if push_to_hub is not None:
+        exporting.check_hub(push_to_hub)
+    exporting.export(settings, which, folder)
+    if push_to_hub is not None:
+        exporting.push(folder, push_to_hub)
