@@ -166,13 +166,25 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; one server for each.")] = 8000,
     expose: Annotated[bool, typer.Option(help="Let other machines reach it, with its key.")] = False,
+    which: Annotated[
+        str | None,
+        typer.Option(help="Policy of a finished run: trained, or warm. For a folder with one: trained."),
+    ] = None,
 ) -> None:
-    """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
+    """Serve a policy on vLLM: that of a finished run, or the rollouts of a training (``rollout.servers``)."""
+    from ..rl.policy.folders import holds_policy
     from .config.reading import load
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
     settings = load(str(path) if path.is_file() else config, chosen, resolve=False)
+    if which is not None or (path.is_file() and holds_policy(Path(config) / "policy")):
+        from .run.finished import finished_policy
+
+        folder = finished_policy(settings.folder, which or "trained")
+        from .cluster import serve
+
+        raise SystemExit(serve.serve_finished(settings, folder, host=host, port=port, exposed=expose))
     from .cluster import serve
 
     raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))

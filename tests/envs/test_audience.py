@@ -112,13 +112,14 @@ def prompts(tmp_path, **settings):
 def test_prompts_answer_the_rows_of_a_file_which_need_no_reference(tmp_path):
     task = prompts(tmp_path, user="who", system="Be short.")
     path = tmp_path / "now.jsonl"
-    path.write_text('{"prompt": "What is pi?", "who": 7}\n{"prompt": "What is e?", "who": 8}\n')
+    asked = [("What is pi?", 7), ("What is e?", 8)]
+    path.write_text("\n".join(json.dumps({"prompt": p, "who": who, "kind": "sum"}) for p, who in asked))
     found = task.audience(users=path)
     assert list(found.names) == ["7", "8"]
     assert found.origin is None
     (row,) = found.rows([1])
     assert [message["content"] for message in row["prompt"]] == ["Be short.", "What is e?"]
-    assert set(row) - {"prompt"} == set(found.columns) == {"who", "user", "unseen"}
+    assert set(row) - {"prompt"} == set(found.columns) == {"kind", "user", "unseen"}
     assert task.recommendation(row, "2.7") == {"text": "2.7"}
 
 
