@@ -198,6 +198,7 @@ class _Recommending:
                 )
                 writer = writer or pq.ParquetWriter(aside, table.schema)
                 writer.write_table(table)
+                advance(first + len(some))
         assert writer is not None, "an audience has somebody"
         writer.close()
         aside.replace(output)
