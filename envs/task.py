@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -233,6 +233,17 @@ class Task(ABC):
         """Content hash of the data: a run goes on only with those that it began with."""
         told = json.dumps([self._rows(split) for split in ("train", "test")], default=repr)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def as_trained(self, folder: Path) -> Self:
+        """The task as a finished run knows it, where the data have grown since; by default this one.
+
+        Args:
+            folder: Folder of the run, see :meth:`save`.
+
+        Raises:
+            TaskError: the data are others, to which answers of the run's policy do not fit.
+        """
+        return self
 
     def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
         """Users as they are now, whose outcome nobody knows yet: those that ``recrl recommend`` answers.

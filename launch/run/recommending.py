@@ -72,7 +72,7 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
     folder = finished_policy(config.folder, request.which)
     request.check()
     display = Display()
-    task = tasks.make(config.task, config.data)
+    task = tasks.make(config.task, config.data).as_trained(config.folder)
     audience = task.audience(request.at, request.users)
     _say_left_out(audience, display)
     chosen = evenly(len(audience.names), request.limit)

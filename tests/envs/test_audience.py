@@ -102,6 +102,44 @@ def test_a_list_is_its_tags_and_their_novelty(task):
     assert task.recommendation(row, "nothing\n") == {"items": [], "novelty": 0.0}
 
 
+def log(path, weeks, late):
+    """Everybody buys every week; tags of ``late`` from week 30 on."""
+    monday = dt.date(2024, 1, 1)
+    rows = [
+        {"user": f"u{u:02}", "time": monday + dt.timedelta(weeks=week), "tag": tag}
+        for week in range(weeks)
+        for u in range(30)
+        for tag in (f"tag {u % 5}", f"tag {week % 7}", *(late if week >= 30 else ()))
+    ]
+    pl.DataFrame(rows).write_parquet(path)
+    return path
+
+
+def test_a_log_that_has_grown_is_read_with_the_catalogue_of_the_run(tmp_path):
+    protocol = Protocol(min_tag_users=2)
+
+    def made(path):
+        return Tags(TagsConfig(slots=3), DataConfig(source=str(path), protocol=protocol, cache=tmp_path))
+
+    trained = made(log(tmp_path / "then.parquet", 41, ["umbrellas"]))
+    trained.save(tmp_path)
+    assert trained.as_trained(tmp_path) is trained
+    assert "umbrellas" not in trained.catalog.tags
+    newer = made(log(tmp_path / "now.parquet", 52, ["umbrellas"]))
+    assert "umbrellas" in newer.catalog.tags
+    found = newer.as_trained(tmp_path)
+    assert found.catalog.tags == trained.catalog.tags
+    weeks = (found.audience().origin - trained.audience().origin).days / 7
+    assert weeks == 11
+    other = made(log(tmp_path / "other.parquet", 41, ["umbrellas"]).rename(tmp_path / "moved.parquet"))
+    assert other.as_trained(tmp_path) is other
+    pl.read_parquet(tmp_path / "now.parquet").filter(pl.col("tag") != "tag 6").write_parquet(
+        tmp_path / "without.parquet"
+    )
+    with pytest.raises(TaskError, match=r"catalogue is not the one .* \(1 tags are gone, 1 are new\)"):
+        made(tmp_path / "without.parquet").as_trained(tmp_path)
+
+
 def prompts(tmp_path, **settings):
     path = tmp_path / "train.jsonl"
     rows = [{"prompt": f"What is {i}?", "answer": i, "kind": "number", "who": i} for i in range(30)]
