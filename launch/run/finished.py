@@ -68,7 +68,8 @@ class Request:
         if self.output.suffix != ".parquet":
             raise ConfigError(f"--output {self.output}: recommendations are a .parquet file; name one")
         for path in (self.output, self.prices):
-            if path.exists() and not self.fresh:
+            # Prices are written just before the table.
+            if path.exists() and not self.fresh and not (path == self.prices and self.asked.is_dir()):
                 raise ConfigError(
                     f"{path} is there already; replace it with --fresh, or choose another --output"
                 )

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+import torch
 from rich.markup import escape
 
 from ...envs import task as tasks
@@ -82,21 +83,24 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
         if request.fresh:
             for left in request.asked.glob("*.jsonl"):
                 left.unlink()
-        answering = _Recommending(config, task, audience, folder, request.asked, display)
-        prices = answering.fit([chosen[i] for i in evenly(len(chosen), FITTED_ON)])
-        attained = answering.write(chosen, prices, request.output)
-    about = {
-        "run": str(config.folder),
-        "policy": request.which,
-        "recrl": version("recrl"),
-        "origin": audience.origin.isoformat() if audience.origin is not None else None,
-        "users": len(chosen),
-        "left out": {reason: len(names) for reason, names in audience.left_out.items()},
-        "decoding": config.evaluation.decoding,
-        **prices.as_json(attained),
-    }
-    write(request.prices, json.dumps(about, indent=1))
-    shutil.rmtree(request.asked, ignore_errors=True)
+        some = [chosen[i] for i in evenly(len(chosen), FITTED_ON)]
+        answering = _Recommending(config, task, audience, some, folder, request.asked, display)
+        prices = answering.fit()
+        aside = request.output.with_name(f".{request.output.name}.writing")
+        attained = answering.write(chosen, prices, aside)
+        about = {
+            "run": str(config.folder),
+            "policy": request.which,
+            "recrl": version("recrl"),
+            "origin": audience.origin.isoformat() if audience.origin is not None else None,
+            "users": len(chosen),
+            "left out": {reason: len(names) for reason, names in audience.left_out.items()},
+            "decoding": config.evaluation.decoding,
+            **prices.as_json(attained),
+        }
+        write(request.prices, json.dumps(about, indent=1))
+        aside.replace(request.output)  # last: whoever sees it has all
+        shutil.rmtree(request.asked, ignore_errors=True)
     _say_prices(prices, attained, display)
     written = escape(f"{request.output}, prices: {request.prices}")
     display.say(f"{len(chosen):,} users: {written}")
@@ -124,20 +128,36 @@ class _Prices:
 
 
 class _Recommending:
-    """A policy that answers an audience."""
+    """A policy that answers an audience.
+
+    Args:
+        fitted: Numbers of the users that prices are fitted on.
+        folder: Folder of the policy.
+        asked: Folder of the answers until all are there.
+    """
 
     def __init__(
-        self, config: RunConfig, task: Task, audience: Audience, folder: Path, asked: Path, display: Display
+        self,
+        config: RunConfig,
+        task: Task,
+        audience: Audience,
+        fitted: Sequence[int],
+        folder: Path,
+        asked: Path,
+        display: Display,
     ) -> None:
         self._task, self._audience, self._display = task, audience, display
         # Whoever deploys a policy fits prices on those it is shown to.
         self._config = config.evaluation.model_copy(update={"fit": "population"})
         self._unknown = {*task.outcomes, *task.names} - {*audience.columns}
         self._problem = config.problem()
+        self._fitted = audience.rows(fitted)
         self._constraints, self._why_not = self._holdable(config)
         self._problem = replace(self._problem, constraints=tuple(self._constraints))
         self._engine = self._held_rewards(config)
         model, self._tokenizer = policy.load(config.policy.at(folder))
+        if torch.cuda.is_available() and config.policy.quantization is None:
+            model.to(torch.device("cuda"))
         weights = [fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         self._answering = Asked(
             model,
@@ -150,9 +170,9 @@ class _Recommending:
             self._look,
         )
 
-    def fit(self, numbers: Sequence[int]) -> _Prices:
-        """The smallest prices that meet the bounds for some users."""
-        rows, candidates = self._rows(numbers), self._config.candidates
+    def fit(self) -> _Prices:
+        """The smallest prices that meet the bounds."""
+        rows, candidates = self._fitted, self._config.candidates
         if not self._constraints:
             return _Prices([], self._why_not, len(rows), candidates)
         served = Serving(
@@ -167,12 +187,12 @@ class _Recommending:
         ).answers(self._constraints)
         return _Prices(served.priced, self._why_not | served.why_not, len(rows), candidates)
 
-    def write(self, numbers: Sequence[int], prices: _Prices, output: Path) -> Floats:
-        """Answer users and write them; return the means of the constrained rewards over them."""
+    def write(self, numbers: Sequence[int], prices: _Prices, path: Path) -> Floats:
+        """Answer users and write a table; return the means of the constrained rewards over them."""
         of = {constraint.name: constraint for constraint in self._constraints}
         held = [of[one.name] for one in prices.priced]
         sums, counts = np.zeros(len(held)), np.zeros(len(held))
-        aside, writer = output.with_name(f".{output.name}.writing"), None
+        writer = None
         with self._display.stage("recommending", len(numbers)) as advance:
             for first in range(0, len(numbers), FITTED_ON):
                 some = numbers[first : first + FITTED_ON]
@@ -182,7 +202,7 @@ class _Recommending:
                     yield lambda done: advance(first + done)
 
                 self._answering.watch = watch
-                rows = self._rows(some)
+                rows = self._audience.rows(some)
                 drawn = under_prices(
                     *(self._answering, self._scored, self._task, self._engine, self._problem, self._config),
                     prices.priced,
@@ -196,16 +216,12 @@ class _Recommending:
                 table = self._table(some, rows, drawn.texts, drawn.logprobs[:, 0]).to_arrow(
                     compat_level=pl.CompatLevel.oldest()
                 )
-                writer = writer or pq.ParquetWriter(aside, table.schema)
+                writer = writer or pq.ParquetWriter(path, table.schema)
                 writer.write_table(table)
                 advance(first + len(some))
         assert writer is not None, "an audience has somebody"
         writer.close()
-        aside.replace(output)
         return np.divide(sums, counts, out=np.full(len(held), np.nan), where=counts > 0)
-
-    def _rows(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        return self._audience.rows(numbers)
 
     def _table(
         self, numbers: Sequence[int], rows: Sequence[Row], texts: Sequence[str], logprobs: Floats
@@ -241,8 +257,7 @@ class _Recommending:
             return [], {constraint.name: why for constraint in self._problem.constraints}
         resources = dict.fromkeys((*RESOURCES, *LIVE)) | self._task.resources
         engine = self._made(config, resources, self._task.names)
-        rows = self._rows(range(min(len(self._audience.names), FITTED_ON)))
-        return holdable(self._task, engine, self._problem, self._config, rows, self._unknown)
+        return holdable(self._task, engine, self._problem, self._config, self._fitted, self._unknown)
 
     def _held_rewards(self, config: RunConfig) -> RewardEngine:
         """Rewards of those constraints alone: others may read an outcome, or what is costly to make."""

@@ -23,8 +23,8 @@ SLOTS, ROWS = 4, 30
 CONFIG = EvaluationConfig(batch_size=8, candidates=4)
 
 
-@reward("span", range=(0, 1))
-def span(answers):
+@reward("breadth", range=(0, 1))
+def breadth(answers):
     """Distance of the first and the last of the listed tags in the alphabet: no tag has one by itself."""
     named = [answer.valid for answer in answers]
     return [(max(tags) - min(tags)) / (len(TAGS) - 1) if tags else 0.0 for tags in named]
@@ -129,12 +129,14 @@ def test_the_logprob_of_a_list_is_the_policys_over_what_is_allowed(model, rows, 
 
 
 @pytest.mark.parametrize(
-    "constraints", [["novelty >= 0.6 (mean)"], ["novelty >= 0.6 (mean)", "span >= 0.85 (mean)"]], ids=len
+    "constraints", [["novelty >= 0.6 (mean)"], ["novelty >= 0.6 (mean)", "breadth >= 0.85 (mean)"]], ids=len
 )
 def test_further_answers_under_fitted_prices_are_those_that_were_fitted(model, rows, tmp_path, constraints):
     columns = ("user", "unseen", "lookback", "completion_ids")
-    engine = RewardEngine(["novelty", span], resources={"catalog": TAGS, "slots": SLOTS}, columns=columns)
-    problem = state(engine.rewards, "span", constraints)
+    engine = RewardEngine(
+        ["novelty", "breadth"], resources={"catalog": TAGS, "slots": SLOTS}, columns=columns
+    )
+    problem = state(engine.rewards, "breadth", constraints)
     task, watch = Listed(TAGS, SLOTS), Watch()
     asked = asking(model, tmp_path, watch)
 
