@@ -246,7 +246,7 @@ class _Recommending:
 
     @contextmanager
     def _look(self, stage: str, count: int) -> Iterator[Callable[[int], None]]:
-        words = {"prices": "fitting prices", "candidates": "candidates"}.get(stage, "answers without prices")
+        words = {"prices": "fitting prices", "priced": "answers"}.get(stage, stage)
         with self._display.stage(words, count) as advance:
             yield advance
 
