@@ -116,8 +116,7 @@ def _measured(
                 ],
             ),
             "",
-            *_compared(deployed, policy, headline, words.note)[: policy == "trained"],
-            "",
+            *([*_compared(deployed, policy, headline, words.note), ""] if policy == "trained" else []),
             *(
                 f"{text(one['name'])}: {'met' if one[policy]['met'] else '**missed**'}, slack "
                 f"{_signed(one[policy]['slack'])}.\n"

@@ -49,7 +49,7 @@ FITTED_ON = 10_000
 """Users that prices are fitted on at most, and users of a portion."""
 
 _SEED = 5
-_POLARS = {str: pl.String, list: pl.List(pl.String), float: pl.Float64}
+_POLARS: dict[type, Any] = {str: pl.String, list: pl.List(pl.String), float: pl.Float64}
 _SHOWN = 5  # users that a line names
 
 
@@ -155,9 +155,10 @@ class _Recommending:
         self._constraints, self._why_not = self._holdable(config)
         self._problem = replace(self._problem, constraints=tuple(self._constraints))
         self._engine = self._held_rewards(config)
+        model: Any
         model, self._tokenizer = policy.load(config.policy.at(folder))
         if torch.cuda.is_available() and config.policy.quantization is None:
-            model.to(torch.device("cuda"))
+            model.to("cuda")
         weights = [fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         self._answering = Asked(
             model,

@@ -113,7 +113,7 @@ class Serving:
         if self._fitted_on is not self._rows:
             own = self._answering.greedy(self._fitted_on, None, 1, "prices")
         values = self._values(self._bounds(constraints, self._fitted_on), own)
-        seen: npt.NDArray[np.bool_] = np.isfinite(values).any(axis=0)
+        seen: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).any(axis=0))
         why_not = {c.name: "no answer has a score" for c, s in zip(constraints, seen, strict=True) if not s}
         constraints = [c for c in constraints if c.name not in why_not]
         lines = [c for c in constraints if by_line(self._task, rewards[c.reward], self._config)]
