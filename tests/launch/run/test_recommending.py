@@ -20,7 +20,7 @@ from recrl.envs.data.settings import DataConfig
 from recrl.envs.prompts import arithmetic
 from recrl.envs.tags.settings import TagsConfig
 from recrl.envs.tags.task import Tags
-from recrl.launch.run import pipeline
+from recrl.launch.run import pipeline, recommending
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,22 @@ def test_a_killed_one_goes_on_and_gives_the_same(lists, run, tmp_path):
     assert pl.read_parquet(output).equals(pl.read_parquet(lists[0]))
     mine, other = (path.with_suffix(".prices.json").read_text() for path in (output, lists[0]))
     assert mine == other
+
+
+def test_many_users_are_answered_in_portions_under_prices_of_some(lists, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(recommending, "FITTED_ON", 32)
+    output = tmp_path / "recs.parquet"
+    said = here("recommend", str(run), "--limit", "96", "--output", str(output))
+    table, whole = pl.read_parquet(output), pl.read_parquet(lists[0])
+    assert table["user"].equals(whole["user"])
+    assert table["prompt"].equals(whole["prompt"])
+    about = json.loads(output.with_suffix(".prices.json").read_text())
+    assert about["prices fitted on users"] == 32
+    novelty, _ = about["prices"]
+    assert novelty["met"]
+    assert novelty["attained"] == pytest.approx(table["novelty"].mean(), abs=1e-6)
+    assert novelty["attained"] != pytest.approx(novelty["held"], abs=1e-9)
+    assert [done for done in (32, 64, 96) if f"recommending {done}/96" in said] == [32, 64, 96]
 
 
 def test_a_day_some_users_and_the_warm_start(run, tmp_path, panel_task):
