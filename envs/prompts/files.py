@@ -6,8 +6,14 @@ from typing import Any
 
 import polars as pl
 
-from ..audience import READERS
 from ..task import TaskError
+
+READERS = {
+    ".parquet": lambda path: pl.read_parquet(path),
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".csv": lambda path: pl.read_csv(path, infer_schema_length=None),
+}
 
 
 def read(setting: str, path: Path) -> list[dict[str, Any]]:

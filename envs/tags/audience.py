@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from ..audience import Audience, AudienceError, user_names
+from ..audience import Audience, AudienceError
 from ..data import episodes
 from ..data.panel import Panel
 from ..data.prepared import Data
 from ..data.settings import Protocol
+from ..prompts.files import READERS
 from .prompts import COLUMNS as ALL_COLUMNS
 
 COLUMNS = tuple(name for name in ALL_COLUMNS if name != "target")
@@ -103,7 +104,7 @@ def _named(panel: Panel, path: Path | None) -> tuple[npt.NDArray[np.intp], list[
     if path is None:
         return np.arange(len(panel.users)), []
     places = {name: number for number, name in enumerate(panel.users)}
-    names = user_names(path)
+    names = _names(path)
     numbers = np.array([places[name] for name in names if name in places], dtype=np.intp)
     return numbers, [name for name in names if name not in places]
 
@@ -119,3 +120,30 @@ def _eligible(panel: Panel, protocol: Protocol, origin: int) -> npt.NDArray[np.b
     last = np.full(len(panel.users), -1)
     last[user] = week  # the last one stays
     return (weeks >= protocol.min_active_weeks) & (last >= origin - protocol.active_within)
+
+
+def _names(path: Path) -> list[str]:
+    """Users in the column ``user`` of a file, each once, in its order.
+
+    Raises:
+        AudienceError: the file cannot be read, has no such column, or names nobody.
+    """
+    if not path.is_file():
+        raise AudienceError(f"--users {path}: no such file (from {Path.cwd()})")
+    if path.suffix not in READERS:
+        raise AudienceError(
+            f"--users {path}: cannot read {path.suffix!r} files; use one of {', '.join(READERS)}"
+        )
+    try:
+        # A name such as 007 is no number.
+        table = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else READERS[path.suffix](path)
+        if "user" not in table.columns:
+            raise AudienceError(
+                f"--users {path} has no column 'user'; it has: {', '.join(table.columns)[:300]}"
+            )
+        names = table["user"].drop_nulls().cast(pl.String).unique(maintain_order=True).to_list()
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise AudienceError(f"--users {path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if not names:
+        raise AudienceError(f"--users {path} names no user")
+    return names

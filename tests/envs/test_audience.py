@@ -77,6 +77,13 @@ def test_a_file_names_the_users_in_its_order(task, tmp_path):
         assert [*found.left_out.values()] == [[few], ["nobody"]]
 
 
+def test_a_name_of_digits_stays_what_it_is(task, tmp_path):
+    path = tmp_path / "users.csv"
+    path.write_text("user\n007\n1\n")
+    found = task.audience(users=path)
+    assert (list(found.names), [*found.left_out.values()]) == (["1"], [["007"]])
+
+
 def test_what_cannot_be_answered_is_one_line(task, tmp_path):
     path = tmp_path / "users.csv"
     path.write_text("household,since\n1,2\n")
