@@ -5,12 +5,13 @@
 ``Answerer``  whoever answers rows with one text each: a policy, a baseline, a draft, a user's function
 ``Lines``     the form of an answer that lists options out of a closed set, one a line
 ``Text``      the form of an answer in free words
-``Task``      all that the rest of recrl knows of a problem
+``Task``      all that the rest of recrl knows of a problem (who is answered now: :mod:`recrl.envs.audience`)
 
 A task is found by name (:func:`find`): one that ships with recrl, one that a package offers through the
 entry-point group ``recrl.tasks``, or ``file.py:Class`` and ``package.module:Class``.
 """
 
+import datetime as dt
 import hashlib
 import json
 import zlib
@@ -19,11 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from .audience import Audience
 from .faults import MendableError
 from .lookup import Lookup
 from .markdown import code, text
@@ -232,6 +234,38 @@ class Task(ABC):
         """Content hash of the data: a run goes on only with those that it began with."""
         told = json.dumps([self._rows(split) for split in ("train", "test")], default=repr)
         return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def as_trained(self, folder: Path) -> Self:
+        """The task as a finished run knows it, where the data have grown since; by default this one.
+
+        Args:
+            folder: Folder of the run, see :meth:`save`.
+
+        Raises:
+            TaskError: the data are others, to which answers of the run's policy do not fit.
+        """
+        return self
+
+    def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
+        """Users as they are now, whose outcome nobody knows yet: those that ``recrl recommend`` answers.
+
+        Args:
+            at: Day in place of today; only what lies before is read.
+            users: File that names the users, or holds their rows; all by default.
+
+        Raises:
+            TaskError, AudienceError: the task cannot say, or nobody is left.
+        """
+        raise TaskError(
+            f"task.use={self.settings.use} has rows of its splits alone; to recommend, give the class "
+            f"{type(self).__name__} a method audience (docs/tasks.md)"
+        )
+
+    def recommendation(self, row: Row, text: str) -> dict[str, Any]:
+        """An answer to a row of :meth:`audience` as columns: ``items``, best first, or ``text``."""
+        if isinstance(self.form, Lines):
+            return {"items": [line.strip() for line in text.splitlines() if line.strip()]}
+        return {"text": text}
 
     def _rows(self, split: str) -> list[dict[str, Any]]:
         if split not in self._loaded:

@@ -1,5 +1,5 @@
-"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl serve``, ``recrl doctor``,
-``recrl data``, ``recrl rewards``, ``recrl bench``.
+"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``, ``recrl export``,
+``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``, ``recrl bench``.
 """
 
 import os
@@ -14,7 +14,7 @@ from rich.console import Console
 from .. import __version__
 from . import faults
 from .alarms import keep_back
-from .commands import rewards
+from .commands import finished, rewards
 from .commands.data import data_app
 from .commands.options import Config, Fresh, Overrides, Resume
 from .faults import fail
@@ -154,6 +154,10 @@ def evaluate(
     _pipeline().evaluate_again(settings, context.find_root().obj)
 
 
+app.command()(finished.recommend)
+app.command()(finished.export)
+
+
 @app.command()
 def serve(
     config: Annotated[str, typer.Argument(help="Folder of a run, or its configuration.")],
@@ -163,13 +167,25 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; one server for each.")] = 8000,
     expose: Annotated[bool, typer.Option(help="Let other machines reach it, with its key.")] = False,
+    which: Annotated[
+        str | None,
+        typer.Option(help="Policy of a finished run: trained, or warm. For a folder with one: trained."),
+    ] = None,
 ) -> None:
-    """Serve the rollouts of a run on vLLM; the training finds it by ``rollout.servers``."""
+    """Serve a policy on vLLM: that of a finished run, or the rollouts of a training (``rollout.servers``)."""
+    from ..rl.policy.folders import holds_policy
     from .config.reading import load
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
     settings = load(str(path) if path.is_file() else config, chosen, resolve=False)
+    if which is not None or (path.is_file() and holds_policy(Path(config) / "policy")):
+        from .run.finished import finished_policy
+
+        folder = finished_policy(settings.folder, which or "trained")
+        from .cluster import serve
+
+        raise SystemExit(serve.serve_finished(settings, folder, host=host, port=port, exposed=expose))
     from .cluster import serve
 
     raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))

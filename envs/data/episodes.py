@@ -22,6 +22,8 @@ from .calendar import start_of
 from .settings import Protocol, SplitError
 
 SPLITS = ("train", "validation", "test")
+NOW = "now"
+"""Word in place of a split for users whose window lies ahead."""
 
 Losses = Counter[str]
 """Reason -> number of candidates that it lost; besides, the numbers of ``candidates`` and ``episodes``."""
@@ -127,9 +129,7 @@ def screened(
             losses[reason] = status.height - kept.height
         status = kept
     losses["episodes"], losses[UNSEEN] = status.height, int(status["unseen"].sum())
-    cold = pl.col("weeks") < protocol.cold_weeks
-    segment = pl.when(cold).then(pl.lit("cold")).otherwise(pl.lit("warm"))
-    return status.select(*key, "end", segment=segment, target="target"), losses
+    return status.select(*key, "end", segment=_segment(protocol), target="target"), losses
 
 
 def candidates(
@@ -193,6 +193,42 @@ def build(
         parts.append(_told(some.lazy(), found, popularity, protocol, split, week_zero))
     table = pl.concat(parts).join(users, on="user", how="left", maintain_order="left")
     return table, losses
+
+
+def now(
+    triples: pl.DataFrame,
+    users: pl.DataFrame,
+    popularity: npt.NDArray[np.float32],
+    protocol: Protocol,
+    origin: int,
+    week_zero: dt.date,
+) -> pl.DataFrame:
+    """Episodes of some users at one origin whose window may lie ahead.
+
+    Args:
+        popularity: ``[tags]`` at that origin; other arguments as of :func:`build`.
+
+    Returns:
+        The columns of :func:`build` without ``target``; one row a user with enough history.
+    """
+    before = triples.lazy().filter(pl.col("week") < origin)
+    active = before.group_by("user").agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
+    enough = (pl.col("weeks") >= protocol.min_active_weeks) & (
+        pl.col("last") >= origin - protocol.active_within
+    )
+    found = active.filter(enough).select(
+        "user",
+        origin=pl.lit(origin, dtype=pl.Int32),
+        segment=_segment(protocol),
+        target=pl.lit(None, dtype=pl.List(pl.Int32)),
+    )
+    table = _told(triples.lazy(), found.collect(), {origin: popularity}, protocol, NOW, week_zero)
+    return table.drop("target").join(users, on="user", how="left", maintain_order="left")
+
+
+def _segment(protocol: Protocol) -> pl.Expr:
+    cold = pl.col("weeks") < protocol.cold_weeks
+    return pl.when(cold).then(pl.lit("cold")).otherwise(pl.lit("warm"))
 
 
 def _told(

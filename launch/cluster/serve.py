@@ -1,10 +1,16 @@
-"""``recrl serve``: the rollout server of a run, started with what its configuration says."""
+"""``recrl serve``: the rollout server of a run, or the policy of a finished one for applications.
 
+``serve``           rollouts: the warm start, until the training hands its weights over
+``serve_finished``  a policy that stays as it is, under the run's name
+"""
+
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,11 +18,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from rich.markup import escape
+from transformers import PreTrainedTokenizerBase
+
+from ...envs import task as tasks
+from ...envs.task import Lines, Task
 from ...rl import policy
-from ...rl.policy.folders import holds_policy
+from ...rl.decoding.forms import answer_room
+from ...rl.decoding.grammar import answer_grammar, load_xgrammar
+from ...rl.policy.folders import holds_adapters, holds_policy
 from ...rl.policy.loading import whole_model
 from ...rl.rollouts.base import RolloutError
-from ...rl.rollouts.make import server_command
+from ...rl.rollouts.make import Application, server_command
 from ...rl.rollouts.settings import RolloutConfig
 from ...rl.trainer.make import serving_length
 from ..children import child, shared_memory_swept
@@ -37,8 +50,7 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     Raises:
         RolloutError: no vLLM, or a server that others could reach without leave.
     """
-    if find_spec("vllm") is None:
-        raise RolloutError("recrl serve needs vLLM; install recrl[vllm] on CUDA, see README for a CPU")
+    _check_vllm()
     display = Display()
     warm = config.folder / "warm"
     # Refuses before it waits.
@@ -54,6 +66,76 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     )
     display.say(f"serving {warm} at http://{host}:{port}")
     return _run(command, {**os.environ, **environment})
+
+
+def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exposed: bool) -> int:
+    """Serve a policy of a finished run to applications until the process is stopped; return the exit code.
+
+    Args:
+        folder: Folder of the policy.
+
+    Raises:
+        RolloutError: no vLLM, or a server that others could reach without leave.
+    """
+    _check_vllm()
+    display = Display()
+    with tempfile.TemporaryDirectory(prefix="recrl-served-") as scratch:
+        application = Application(config.name, Path(scratch) / "defaults.json")
+        # Refuses before anything is loaded.
+        server_command(
+            config.rollout, folder, config.policy.dtype, 1, host, port, exposed, config.folder, application
+        )
+        whole = {"model": str(folder), "revision": None, "lora": None, "quantization": None}
+        model, tokenizer = policy.load(config.policy.model_copy(update=whole))
+        served = folder
+        if holds_adapters(folder):  # the engine takes whole models
+            served = Path(scratch) / "policy"
+            model.save_pretrained(served)
+            tokenizer.save_pretrained(served)
+        task = tasks.make(config.task, config.data)
+        application.defaults.write_text(json.dumps(_defaults(config, task, tokenizer, display)))
+        room = config.train.max_answer_tokens or answer_room(task.form, tokenizer)
+        longest = 2 * serving_length(config.train, task.rows("test"), tokenizer, room)
+        window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        command, environment = server_command(
+            config.rollout,
+            served,
+            config.policy.dtype,
+            min(longest, window or longest),
+            host,
+            port,
+            exposed,
+            config.folder,
+            application,
+        )
+        del model
+        display.say(escape(f"serving {folder} as {config.name!r} at http://{host}:{port}/v1"))
+        return _run(command, {**os.environ, **environment})
+
+
+def _defaults(
+    config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase, display: Display
+) -> dict[str, object]:
+    """What requests get unless they say something else: greedy, and lists under the catalogue's grammar."""
+    defaults: dict[str, object] = {"temperature": 0.0}
+    said = "served answers are under no prices: they do not hold the run's constraints"
+    if isinstance(task.form, Lines) and config.evaluation.decoding != "free":
+        known = load_xgrammar().TokenizerInfo.from_huggingface(tokenizer)
+        grammar = answer_grammar(task.form, leading_space=known.add_prefix_space)
+        defaults["structured_outputs"] = {"grammar": grammar}
+        said += (
+            f"; each names one to {task.form.count} of {len(task.form.options)} options, one a line, and may "
+            "name one twice"
+        )
+    elif isinstance(task.form, Lines):
+        said += "; they are not limited to the catalogue (evaluation.decoding=free)"
+    display.say(f"{said}. recrl recommend does both")
+    return defaults
+
+
+def _check_vllm() -> None:
+    if find_spec("vllm") is None:
+        raise RolloutError("recrl serve needs vLLM; install recrl[vllm] on CUDA, see README for a CPU")
 
 
 @contextmanager

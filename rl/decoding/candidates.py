@@ -32,6 +32,14 @@ class Candidates:
         """Log-probability of each candidate so far, ``[prompts, copies]``, in nats."""
         return np.concatenate(self._logprobs).reshape(-1, self.copies)
 
+    def resume(self, logprobs: npt.NDArray[np.float64]) -> None:
+        """Go on behind candidates that were drawn before.
+
+        Args:
+            logprobs: Their log-probabilities, ``[prompts * copies]``.
+        """
+        self._logprobs = [logprobs]
+
     def begin(self, first: int, end: int) -> None:
         """Go on with the prompts of these numbers, which are answered together."""
         self._random = [np.random.default_rng([self._seed, prompt]) for prompt in range(first, end)]

@@ -11,6 +11,7 @@ from ..sampling import Constraint, Draw, Sampling
 from .candidates import Candidates
 from .forms import longest_answer, token_constraint
 from .generate import generate
+from .journal import Journal
 from .kept import Kept
 from .lists import DistinctLines
 from .settings import Decoding
@@ -32,7 +33,7 @@ def answer_texts(
     constraint: Constraint | None = None,
     before: Callable[[int, int], None] = lambda first, end: None,
     draw: Draw | None = None,
-    kept: Kept | None = None,
+    kept: Kept | Journal | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Texts of ``copies`` answers to each chat, in order.
@@ -76,7 +77,7 @@ def deploy(
     bonuses: Bonuses | None = None,
     copies: int = 1,
     candidates: Candidates | None = None,
-    kept: Kept | None = None,
+    kept: Kept | Journal | None = None,
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Greedy answers, or candidates for them.

@@ -8,7 +8,7 @@ in a choice among several (:mod:`recrl.rl.evaluation.choice`). The smallest pric
 interfere least.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -59,13 +59,20 @@ class Priced:
 
 
 def holdable(
-    task: Task, engine: RewardEngine, problem: Problem, config: EvaluationConfig, rows: Sequence[Row]
+    task: Task,
+    engine: RewardEngine,
+    problem: Problem,
+    config: EvaluationConfig,
+    rows: Sequence[Row],
+    outcomes: Collection[str] | None = None,
 ) -> tuple[list[Constraint], dict[str, str]]:
     """Constraints that prices can hold in deployed answers, and for each other one why not.
 
     Args:
         rows: Rows that are answered.
+        outcomes: Columns that are not known when answers are served; by default those of the task.
     """
+    outcomes = task.outcomes if outcomes is None else outcomes
     able, why_not = [], {}
     rewards = {reward.name: reward for reward in engine.rewards}
     for constraint in problem.constraints:
@@ -75,10 +82,12 @@ def holdable(
             why = f"it is a {constraint.kind}, not a mean"
         elif config.fit == "validation" and "validation" not in task.splits:
             why = "evaluation.fit=validation, but the task has no such split; set it to population"
-        elif reason := engine.unheld(reward.name, task.outcomes):
+        elif reason := engine.unheld(reward.name, outcomes):
             why = f"{reward.name} {reason}"
         elif config.candidates == 1 and not by_line(task, reward, config):
             why = f"no line has a value for {reward.name} here; set evaluation.candidates to 2 or more"
+        elif constraint.segment is not None and constraint.segment.column in outcomes:
+            why = f"the column {constraint.segment.column} is not known yet"
         elif constraint.segment is not None and not any(
             str(row[constraint.segment.column]) == constraint.segment.value for row in rows
         ):

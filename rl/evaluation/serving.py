@@ -210,3 +210,37 @@ class Serving:
     def _values(self, bounds: Bounds, texts: Sequence[str]) -> Floats:
         """Constrained rewards of one answer to each row, ``[row, constraint]``."""
         return bounds.values(self._scored(bounds.rows, texts, 1))[:, 0]
+
+
+def under_prices(
+    answering: "Answering",
+    scored: Scoring,
+    task: Task,
+    engine: RewardEngine,
+    problem: Problem,
+    config: EvaluationConfig,
+    priced: Sequence[Priced],
+    rows: Sequence[Row],
+) -> Drawn:
+    """Answers to further rows under prices that :class:`Serving` fitted, one to each, log-probabilities
+    ``[row, 1]``: the model's over the tokens that are allowed, bonuses of lines included.
+    """
+    of = {constraint.name: constraint for constraint in problem.constraints}
+    lines = [one for one in priced if one.price is not None]
+    prices = np.array([one.price for one in lines], dtype=float)
+    hold = Hold(task, engine, problem, [of[one.name] for one in lines], rows) if prices.any() else None
+
+    def under(copies: int) -> Bonuses | None:
+        return hold.bonuses(np.repeat(prices[None], copies, axis=0)) if hold is not None else None
+
+    choices = np.array([one.choice or 0.0 for one in priced])
+    if not choices.any():
+        return answering.candidates(rows, under(1), 1)
+    copies = config.candidates
+    drawn = answering.candidates(rows, under(copies), copies)
+    bounds = Bounds(engine.names, problem, [of[one.name] for one in priced], rows)
+    values = bounds.values(scored(rows, drawn.texts, copies), copies)
+    numbers = Choice(bounds, drawn.logprobs, values).chosen(choices[None])[0]
+    each = np.arange(len(rows))
+    texts = [drawn.texts[row * copies + i] for row, i in enumerate(numbers.tolist())]
+    return Drawn(texts, drawn.logprobs[each, numbers][:, None])

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,10 +11,24 @@ from ...envs.http.addresses import is_loopback
 from .access import KEY, server_key
 from .base import RolloutEngine, RolloutError
 from .colocate import ColocatedEngine
+from .defaults import DEFAULTS, Defaults
 from .exchange import EXCHANGE, check_folder
 from .gate import HOSTS, Gate
 from .served import ServedEngine
 from .settings import RolloutConfig
+
+
+@dataclass(frozen=True)
+class Application:
+    """A policy that is served to applications, not to a training: its weights stay what they are.
+
+    Attributes:
+        name: Name that requests ask for.
+        defaults: File of what requests get unless they say something else, see :mod:`.defaults`.
+    """
+
+    name: str
+    defaults: Path
 
 
 def make_engine(
@@ -85,6 +100,7 @@ def server_command(
     port: int,
     exposed: bool,
     run: Path,
+    application: Application | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The command that serves a policy, and what its environment needs.
 
@@ -94,6 +110,7 @@ def server_command(
         config, policy, dtype, longest, run: Arguments as of :func:`make_engine`.
         host, port: Address at which it listens.
         exposed: Whether other machines may reach it.
+        application: What applications are served; None serves rollouts, and takes over weights.
 
     Raises:
         RolloutError: it would be reachable from elsewhere without leave, with an invalid key, or with weights
@@ -106,28 +123,38 @@ def server_command(
         )
     names = sorted({host, *(urlsplit(server).hostname or "" for server in config.servers)})
     environment = {
-        "VLLM_SERVER_DEV_MODE": "1",  # the routes that exchange weights
         "VLLM_API_KEY": "",  # the one of ours guards more
         KEY: server_key(run),
         HOSTS: json.dumps(None if exposed else names),
     }
-    exchange = exchange_folder(config, run)
-    if exchange is not None:
-        check_folder(exchange)
-        environment[EXCHANGE] = str(exchange)
+    if application is None:
+        environment["VLLM_SERVER_DEV_MODE"] = "1"  # the routes that exchange weights
+        exchange = exchange_folder(config, run)
+        if exchange is not None:
+            check_folder(exchange)
+            environment[EXCHANGE] = str(exchange)
     options = config.engine_options(dtype, longest) | {"tensor_parallel_size": config.tensor_parallel}
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(policy)]
-    command += ["--host", host, "--port", str(port), "--served-model-name", "policy"]
-    command.append("--enable-scale-out")  # the route that takes and gives token ids
+    command += ["--host", host, "--port", str(port)]
+    command += ["--served-model-name", application.name if application is not None else "policy"]
     for name, value in options.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             command.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             command += [f"--{flag}", str(value)]
-    backend = "recrl" if config.over_files else "nccl"
-    command += ["--weight-transfer-config", json.dumps({"backend": backend})]
-    command += ["--middleware", f"{Gate.__module__}.{Gate.__qualname__}"]
+    if application is not None:
+        environment[DEFAULTS] = str(application.defaults)
+        command += ["--middleware", _path(Defaults)]
+    else:
+        command.append("--enable-scale-out")  # the route that takes and gives token ids
+        backend = "recrl" if config.over_files else "nccl"
+        command += ["--weight-transfer-config", json.dumps({"backend": backend})]
+    command += ["--middleware", _path(Gate)]  # the last one is asked first
     if config.threads is not None:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = config.threads
     return command, environment
+
+
+def _path(middleware: type) -> str:
+    return f"{middleware.__module__}.{middleware.__qualname__}"

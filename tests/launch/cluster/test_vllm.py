@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -10,14 +11,19 @@ import pytest
 import yaml
 from attacks import ask, attack
 from ranks import free_port
-from whole_runs import SMALL, finished, lines, recrl
+from whole_runs import SMALL, finished, here, lines, recrl
 
+from recrl.envs import task as tasks
 from recrl.envs.chat.models import ChatError, Endpoint
 from recrl.envs.chat.settings import ChatConfig
 from recrl.launch.cluster.health import healthy
+from recrl.launch.config.reading import load
+from recrl.rl import policy
+from recrl.rl.decoding.deploy import deploy
 from recrl.rl.rollouts.access import KEY, KEY_FILE
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+OpenAI = pytest.importorskip("openai", reason="a dependency of vLLM").OpenAI
 pytestmark = pytest.mark.slow
 
 
@@ -89,6 +95,65 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
     assert key not in "".join(said)
     assert not healthy(address)
     check(tmp_path / "run")
+
+
+def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
+    config, tmp_path, panel_task, monkeypatch
+):
+    monkeypatch.delenv(KEY, raising=False)
+    run = tmp_path / "run"
+    here("train", str(config), "train.learning_rate=0.003", "evaluation.max_episodes=8")
+    settings = load(str(run / "config.yaml"), [f"output={run}"])
+    task = tasks.make(settings.task, settings.data)
+    rows = task.rows("test", 24)
+    prompts = [row["prompt"] for row in rows]
+    warm, trained = (
+        deploy(*policy.load(settings.policy.at(run / name)), prompts, task.form, decoding="grammar")
+        for name in ("warm", "policy")
+    )
+    apart = [i for i, (one, other) in enumerate(zip(warm, trained, strict=True)) if one != other]
+    assert len(apart) >= 2, "training changed nothing that shows"
+    port = free_port()
+    server = recrl("serve", str(run), "--port", str(port))
+    said: list[str] = []
+    listener = Thread(target=lambda: said.extend(server.stdout))
+    listener.start()
+    try:
+        until = time.monotonic() + 240
+        while not healthy(f"http://127.0.0.1:{port}"):
+            assert server.poll() is None, said
+            assert time.monotonic() < until, said
+            time.sleep(0.5)
+        key = (run / KEY_FILE).read_text()
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
+        assert [model.id for model in client.models.list()] == ["small"]
+        for i in apart[:2]:
+            answer = client.chat.completions.create(model="small", messages=prompts[i])
+            assert answer.choices[0].message.content == trained[i]
+            assert answer.choices[0].finish_reason == "stop"
+            assert all(line in task.catalog.tags for line in trained[i].splitlines())
+        chosen = client.chat.completions.create(
+            model="small",
+            messages=prompts[0],
+            extra_body={"structured_outputs": {"choice": ["good", "bad"]}},
+        )
+        assert chosen.choices[0].message.content in ("good", "bad")
+        right = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        assert ask(port, "POST", "/v1/chat/completions", {**right, "Authorization": "Bearer no"})[0] == 401
+        for method, path in (
+            ("POST", "/update_weights"),
+            ("POST", "/pause"),
+            ("POST", "/inference/v1/generate"),
+        ):
+            assert ask(port, method, path, right)[0] in (403, 404), path
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=60)
+        listener.join()
+    told = " ".join("".join(said).split())
+    assert "served answers are under no prices: they do not hold the run's constraints" in told
+    assert "each names one to 10 of" in told
+    assert f"serving {run / 'policy'} as 'small'" in told
 
 
 def told_apart(port: int, key: str, folder: Path) -> set[tuple[int, str]]:
