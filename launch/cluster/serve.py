@@ -92,7 +92,7 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
             served = Path(scratch) / "policy"
             model.save_pretrained(served)
             tokenizer.save_pretrained(served)
-        task = tasks.make(config.task, config.data)
+        task = tasks.make(config.task, config.data).as_trained(config.folder)
         application.defaults.write_text(json.dumps(_defaults(config, task, tokenizer, display)))
         room = config.train.max_answer_tokens or answer_room(task.form, tokenizer)
         longest = 2 * serving_length(config.train, task.rows("test"), tokenizer, room)
@@ -129,7 +129,7 @@ def _defaults(
         )
     elif isinstance(task.form, Lines):
         said += "; they are not limited to the catalogue (evaluation.decoding=free)"
-    display.say(f"{said}. recrl recommend does both")
+    display.say(f"{said}. recrl recommend writes what holds them")
     return defaults
 
 

@@ -69,7 +69,11 @@ def _objective(config: Mapping[str, Any], policy: str) -> list[str]:
             f"{code(optimizer['rule'])}, {config['train']['prompts_per_step']} prompts a step, "
             f"{config['train']['group_size']} answers each)"
         )
-    name = {"tiny": "a small decoder with random weights"}.get(config["policy"]["model"])
+    model = config["policy"]["model"]
+    if model == "tiny":
+        origin = "a small decoder with random weights"
+    else:  # a place on the disk is nobody else's business
+        origin = code(Path(model).name if Path(model).exists() else model)
     return [
         "## Objective and constraints",
         "",
@@ -77,7 +81,7 @@ def _objective(config: Mapping[str, Any], policy: str) -> list[str]:
         f"**{text(optimizer['objective'])}** subject to {bounds}. Rewards: "
         f"{', '.join(text(one['name']) for one in config['rewards'])}.",
         "",
-        f"From {name or code(config['policy']['model'])}: {steps}; seed {config['seed']}.",
+        f"From {origin}: {steps}; seed {config['seed']}.",
         "",
     ]
 
