@@ -166,7 +166,12 @@ class _Recommending:
             task,
             self._config,
             asked,
-            json.dumps([weights, self._config.decoding, config.seed, version("recrl")]),
+            json.dumps(
+                [
+                    *(weights, config.policy.dtype, self._config.decoding, config.seed, version("recrl")),
+                    hashlib.sha256(repr(task.form).encode()).hexdigest(),
+                ]
+            ),
             config.seed + _SEED,
             self._look,
         )
