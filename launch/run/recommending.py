@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-import torch
 from rich.markup import escape
 
 from ...envs import task as tasks
@@ -38,6 +37,7 @@ from ...rl.evaluation.bounds import Bounds, Floats
 from ...rl.evaluation.hold import Priced, holdable
 from ...rl.evaluation.serving import Serving, under_prices
 from ...rl.optimizer.constraints import Constraint
+from ...rl.policy.loading import placed
 from ..config.schema import RunConfig
 from ..signals import Stop
 from .finished import Request, finished_policy
@@ -155,10 +155,8 @@ class _Recommending:
         self._constraints, self._why_not = self._holdable(config)
         self._problem = replace(self._problem, constraints=tuple(self._constraints))
         self._engine = self._held_rewards(config)
-        model: Any
         model, self._tokenizer = policy.load(config.policy.at(folder))
-        if torch.cuda.is_available() and config.policy.quantization is None:
-            model.to("cuda")
+        model = placed(model, config.policy)
         weights = [fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
         self._answering = Asked(
             model,

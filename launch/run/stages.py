@@ -25,7 +25,7 @@ from ...rl.evaluation.ranking import priced_ranking
 from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
 from ...rl.policy.folders import holds_policy
-from ...rl.policy.loading import save_policy
+from ...rl.policy.loading import placed, save_policy
 from ...rl.policy.warmstart import StoppedWarmStart, warm_start
 from ...rl.trainer.averaging import WeightAverage
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
@@ -121,7 +121,7 @@ def evaluate(
     sampling = config.train.sampling(tokenizer, setup.answer_tokens(tokenizer))
     answers: dict[str, Answers] = {}
     for name, path in policies.items():
-        model, _ = policy.load(config.policy.at(path))
+        model = placed(policy.load(config.policy.at(path))[0], config.policy)
         identity = json.dumps(
             [
                 *(fingerprint(file) for file in sorted(path.glob("*.safetensors"))),
@@ -262,7 +262,7 @@ def warmed(setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats, nam
         check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.save(setup.folder)
         if config.warm_start.steps:
-            _warm_up(setup, model, tokenizer, stop)
+            _warm_up(setup, placed(model, config.policy), tokenizer, stop)
         save_policy(model, tokenizer, warm)
         shutil.rmtree(setup.folder / _WARMING, ignore_errors=True)
         del model, tokenizer

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from ...rl import policy
 from ...rl.evaluation.settings import EvaluationConfig
 from ...rl.evaluation.validation import merit, validated
+from ...rl.policy.loading import placed
 from ...rl.processes import unsharded
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from .callbacks import StepLog, read_steps
@@ -72,6 +73,7 @@ class Validation(TrainerCallback):
         # The training goes on as without a validation.
         with torch.random.fork_rng(), unsharded():
             model, _ = policy.load(config.policy.at(_folder(setup.folder, step)))
+            model = placed(model, config.policy)
             found = validated(
                 model,
                 self._tokenizer,

@@ -6,6 +6,7 @@ format as a real model.
 
 ``load``           model and tokenizer
 ``check_machine``  whether this machine can have a policy, before it is loaded
+``placed``         on the GPU of this process, if there is one
 ``save_policy``    a folder that ``load`` reads
 ``whole_model``    the model in it, or the one that its adapters adapt
 ``merge``          a folder of adapters -> one of a whole model
@@ -129,6 +130,17 @@ def load(
     elif config.lora is not None:
         model = adapters.add(model, config.lora, seed, config.revision)
     return model, tokenizer
+
+
+def placed(model: PreTrainedModel, config: PolicyConfig) -> PreTrainedModel:
+    """A policy that no trainer moves, on the GPU of this process, if there is one.
+
+    Args:
+        config: Settings that it was loaded by; a quantised model is where it has to be.
+    """
+    if torch.cuda.is_available() and config.quantization is None:
+        model.to("cuda")  # type: ignore[arg-type]
+    return model
 
 
 def whole_model(folder: Path) -> str:
