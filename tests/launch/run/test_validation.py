@@ -68,8 +68,8 @@ def test_patience_counts_the_validations_since_the_best(tmp_path, patience, over
 @pytest.mark.slow
 def test_the_best_policy_is_the_runs_and_training_does_not_notice(config, tmp_path, panel_task):
     run, plain = tmp_path / "run", tmp_path / "plain"
-    said = finished("train", str(config), *FEW, "evaluation.every=2")
-    finished("train", str(config), *FEW, f"output={plain}")
+    said = here("train", str(config), *FEW, "evaluation.every=2")
+    here("train", str(config), *FEW, f"output={plain}")
     assert untimed(run) == untimed(plain)
 
     told = validations(run)
@@ -92,26 +92,28 @@ def test_the_best_policy_is_the_runs_and_training_does_not_notice(config, tmp_pa
     assert f"The policy is that of step {chosen['step']}, the best of 2 validations on 12 episodes" in report
     assert (run / "plots" / "validation.png").stat().st_size > 1000
 
-    (events,) = {path.parent for path in (run / "checkpoints").rglob("events.out.tfevents*")}
-    board = EventAccumulator(str(events))
-    board.Reload()
-    tag = next(tag for tag in board.Tags()["scalars"] if tag.endswith("validation/recall@10"))
-    assert [point.step for point in board.Scalars(tag)] == [2, 4]
+    shown = {}
+    for folder in {path.parent for path in (run / "checkpoints").rglob("events.out.tfevents*")}:
+        board = EventAccumulator(str(folder))
+        board.Reload()
+        shown |= {tag: board.Scalars(tag) for tag in board.Tags()["scalars"]}
+    (tag,) = (tag for tag in shown if tag.endswith("validation/recall@10"))
+    assert [point.step for point in shown[tag]] == [2, 4]
 
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path, panel_task):
     run, parts = tmp_path / "run", tmp_path / "parts"
     settings = (*FEW, "evaluation.every=1", "train.average=0.5")
-    finished("train", str(config), *settings)
+    here("train", str(config), *settings)
     arguments = ("train", str(config), f"output={parts}", *settings)
-    finished(*arguments)
+    here(*arguments)
     # As after a kill behind the validation of step 3, which came after the last checkpoint, of step 2.
     for name in ("checkpoints/checkpoint-4", "policy"):
         os.rename(parts / name, tmp_path / name.replace("/", " "))
     (parts / LOG).write_text("".join(line for line in (parts / LOG).open() if json.loads(line)["step"] < 4))
     (parts / "best" / "step-3").mkdir(parents=True, exist_ok=True)
-    finished(*arguments, "--resume", "auto")
+    here(*arguments, "--resume", "auto")
     assert validations(parts) == validations(run)
     assert best_policy(parts).name == best_policy(run).name
     assert weights(parts / "policy") == weights(run / "policy")
@@ -119,7 +121,7 @@ def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path,
     # One that was stopped behind its last step has the same policy, too.
     for name in ("policy", "report.md"):
         os.rename(parts / name, tmp_path / f"last {name}")
-    finished(*arguments, "--resume", "auto")
+    here(*arguments, "--resume", "auto")
     assert weights(parts / "policy") == weights(run / "policy")
 
 
@@ -127,11 +129,11 @@ def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path,
 def test_a_training_without_progress_ends_early_and_is_over(config, tmp_path, panel_task):
     run = tmp_path / "run"
     settings = (*FEW, "train.learning_rate=0", "evaluation.every=1", "evaluation.patience=2")
-    finished("train", str(config), *settings, "train.steps=8")
+    here("train", str(config), *settings, "train.steps=8")
     assert [one["step"] for one in validations(run)] == [1, 2, 3]
     assert [row["step"] for row in lines(run)] == [1, 2, 3]
     assert best_policy(run).name == "step-1"
-    finished("train", str(config), *settings, "train.steps=8", "--resume", "auto")
+    here("train", str(config), *settings, "train.steps=8", "--resume", "auto")
     assert [row["step"] for row in lines(run)] == [1, 2, 3]
 
 
