@@ -25,7 +25,8 @@ def rendered(*arguments):
     return found.output
 
 
-# Stands in for Slurm: two programs that say what they were called with.
+# Stands in for Slurm: two programs that say what they were called with. A training lasts until all servers,
+# which start beside it, were called.
 SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> "$CALLS"
 [ "$1" = show ] && printf 'n%s\\n' 0 1 2 3 4 | head -"$NODES"
@@ -34,7 +35,9 @@ exit 0
 SRUN = """#!/bin/bash
 printf '%s\\n' "srun $(printf '%q ' "$@")" >> "$CALLS"
 case "$*" in
-  *"recrl launch"*) sleep "${TRAINING:-0}" & trap 'kill $!; exit 75' TERM; wait $!; exit "${CODE:-0}" ;;
+  *"recrl launch"*)
+    until [ "$(grep -c 'recrl serve' "$CALLS")" -ge "${SERVERS:-0}" ]; do sleep 0.05; done
+    sleep "${TRAINING:-0}" & trap 'kill $!; exit 75' TERM; wait $!; exit "${CODE:-0}" ;;
   *) exec sleep 60 ;;
 esac
 """
@@ -82,7 +85,7 @@ def test_the_script_is_bash_that_a_checker_has_nothing_to_say_of(arguments, tmp_
 
 
 def test_slurm_starts_servers_and_training_on_machines_of_their_own(slurm):
-    process, calls = slurm(rendered("--slurm", *WITH_SERVERS, FLOOR), 5)
+    process, calls = slurm(rendered("--slurm", *WITH_SERVERS, FLOOR), 5, SERVERS="6")
     assert process.wait(30) == 0
     called = [shlex.split(call) for call in calls()]
     serving = [words for words in called if "serve" in words]
