@@ -49,45 +49,24 @@ def train(config: RunConfig) -> float:
     Returns:
         Seconds of the steps.
     """
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    setup, options = prepare_setup(config, Display(enabled=False)), config.train
-    samples = options.prompts_per_step * options.group_size
+    from recrl.rl.trainer.make import step_arguments
+
+    setup = prepare_setup(config, Display(enabled=False))
     model, tokenizer = policy.load(config.policy.at(config.folder / "warm"))
     functions, weights = reward_functions(setup)
-    on_cpu = not torch.cuda.is_available()
     trainer = GRPOTrainer(
         model,
         functions,
         args=GRPOConfig(
             output_dir=str(config.folder / "checkpoints"),
             reward_weights=weights,
-            max_steps=options.steps,
-            per_device_train_batch_size=samples // options.micro_batches,
-            gradient_accumulation_steps=options.micro_batches,
-            num_generations=options.group_size,
-            num_iterations=options.reuse,
-            max_completion_length=options.max_answer_tokens or setup.answer_tokens(tokenizer),
-            learning_rate=options.learning_rate,
-            lr_scheduler_type=options.schedule,
-            warmup_steps=options.warmup_steps,
-            max_grad_norm=options.max_grad_norm,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=0,
-            beta=options.kl,
-            loss_type=options.loss,
-            gradient_checkpointing=options.gradient_checkpointing,
-            bf16=model.dtype == torch.bfloat16,
-            use_cpu=on_cpu,
-            dataloader_pin_memory=not on_cpu,
-            logging_steps=1,
+            **step_arguments(config.train, model, setup.answer_tokens(tokenizer)),
             save_strategy="no",
             report_to="none",
-            disable_tqdm=True,
             seed=config.seed,
         ),
         train_dataset=Dataset.from_list(setup.training_rows),

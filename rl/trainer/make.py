@@ -40,6 +40,43 @@ def serving_length(
     )
 
 
+def step_arguments(
+    config: TrainConfig, model: PreTrainedModel, answer_tokens: int, processes: int = 1
+) -> dict[str, Any]:
+    """Fields of ``GRPOConfig`` that say what a step is: recrl's trainer and TRL's own then do the same work.
+
+    Args:
+        answer_tokens: Default of ``config.max_answer_tokens``.
+        processes: Number of processes that share a step.
+    """
+    samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
+    on_cpu = not torch.cuda.is_available()
+    return {
+        "max_steps": config.steps,
+        "per_device_train_batch_size": samples // parts,
+        "gradient_accumulation_steps": config.micro_batches,
+        "num_generations": config.group_size,
+        "num_iterations": config.reuse,
+        "max_completion_length": config.max_answer_tokens or answer_tokens,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup_steps,
+        "max_grad_norm": config.max_grad_norm,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "top_k": 0,
+        "beta": config.kl,
+        "loss_type": config.loss,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        # TRL turns bf16 on by default, on a CPU too.
+        "bf16": model.dtype == torch.bfloat16,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+
+
 def make_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -77,39 +114,16 @@ def make_trainer(
     """
     processes = distributed_state().num_processes
     check_split(config.prompts_per_step, config.group_size, processes, config.micro_batches)
-    samples, parts = config.prompts_per_step * config.group_size, processes * config.micro_batches
-    on_cpu = not torch.cuda.is_available()
     arguments = GRPOConfig(
         output_dir=str(output),
-        max_steps=config.steps,
-        per_device_train_batch_size=samples // parts,
-        gradient_accumulation_steps=config.micro_batches,
-        num_generations=config.group_size,
-        num_iterations=config.reuse,
-        max_completion_length=config.max_answer_tokens or answer_tokens,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup_steps,
-        max_grad_norm=config.max_grad_norm,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=0,
-        beta=config.kl,
-        loss_type=config.loss,
-        gradient_checkpointing=config.gradient_checkpointing,
-        # TRL turns bf16 on by default, on a CPU too.
-        bf16=model.dtype == torch.bfloat16,
-        use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        **step_arguments(config, model, answer_tokens, processes),
         remove_unused_columns=False,
-        logging_steps=1,
         save_strategy="steps",
         save_steps=config.save_every,
         save_total_limit=2,
         report_to=[name for name in config.report_to if name != NONE],
         run_name=name,
         trust_remote_code=trust_remote_code,
-        disable_tqdm=True,
         ddp_timeout=int(config.collective_timeout),
         seed=seed,
         **config.trl,
