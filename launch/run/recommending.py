@@ -35,7 +35,7 @@ from ...rl.evaluation.answers import scored
 from ...rl.evaluation.asked import Asked
 from ...rl.evaluation.bounds import Bounds, Floats
 from ...rl.evaluation.hold import Priced, holdable
-from ...rl.evaluation.serving import Serving, under_prices
+from ...rl.evaluation.serving import Serving
 from ...rl.optimizer.constraints import Constraint
 from ...rl.policy.loading import placed
 from ..config.schema import RunConfig
@@ -163,6 +163,8 @@ class _Recommending:
             self._tokenizer,
             task,
             self._config,
+            config.seed + _SEED,
+            self._look,
             asked,
             json.dumps(
                 [
@@ -170,8 +172,6 @@ class _Recommending:
                     hashlib.sha256(repr(task.form).encode()).hexdigest(),
                 ]
             ),
-            config.seed + _SEED,
-            self._look,
         )
 
     def fit(self) -> _Prices:
@@ -179,17 +179,12 @@ class _Recommending:
         rows, candidates = self._fitted, self._config.candidates
         if not self._constraints:
             return _Prices([], self._why_not, len(rows), candidates)
-        served = Serving(
-            self._answering,
-            self._scored,
-            self._task,
-            self._engine,
-            self._problem,
-            self._config,
-            rows,
-            rows,
-        ).answers(self._constraints)
+        served = self._serving(rows).answers(self._constraints)
         return _Prices(served.priced, self._why_not | served.why_not, len(rows), candidates)
+
+    def _serving(self, rows: Sequence[Row]) -> Serving:
+        given = (self._answering, self._scored, self._task, self._engine, self._problem, self._config)
+        return Serving(*given, rows, rows)
 
     def write(self, numbers: Sequence[int], prices: _Prices, path: Path) -> Floats:
         """Answer users and write a table; return the means of the constrained rewards over them."""
@@ -207,11 +202,7 @@ class _Recommending:
 
                 self._answering.watch = watch
                 rows = self._audience.rows(some)
-                drawn = under_prices(
-                    *(self._answering, self._scored, self._task, self._engine, self._problem, self._config),
-                    prices.priced,
-                    rows,
-                )
+                drawn = self._serving(rows).under(prices.priced)
                 if held:
                     bounds = Bounds(self._engine.names, self._problem, held, rows)
                     values = bounds.values(self._scored(rows, drawn.texts, 1))[:, 0]

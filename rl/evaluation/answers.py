@@ -5,7 +5,9 @@
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Row, Task
 from ...rewards import RewardEngine
-from ..decoding.candidates import Candidates
-from ..decoding.deploy import Bonuses, answer_texts, deploy
+from ..decoding.deploy import answer_texts, deploy
 from ..decoding.kept import Kept
 from ..optimizer.problem import Problem, segment_indicators
 from ..sampling import Sampling
+from .deploying import Deploying
 from .hold import as_json, holdable
-from .serving import Drawn, Serving
+from .serving import Serving
 from .settings import EvaluationConfig
 
 
@@ -177,7 +179,10 @@ def answer(
         return Answers(scores, unpriced, sampled, hold=as_json([], why_not, config))
     names = {constraint.reward for constraint in constraints}
     served = Serving(
-        _Deploying(model, tokenizer, task, config, seed, on_batch),
+        Deploying(
+            *(model, tokenizer, task, config, seed),
+            lambda stage, count: nullcontext(partial(on_batch, stage)),
+        ),
         lambda asked, given, copies: scored(asked, given, tokenizer, engine, copies, names)[0],
         task,
         engine,
@@ -194,46 +199,3 @@ def answer(
         unpriced if paid else None,
         as_json(served.priced, why_not | served.why_not, config),
     )
-
-
-@dataclass(frozen=True)
-class _Deploying:
-    """A policy that is deployed, see :class:`~recrl.rl.evaluation.serving.Answering`."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    task: Task
-    config: EvaluationConfig
-    seed: int
-    on_batch: Callable[[str, int], None]
-
-    def greedy(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int, stage: str) -> list[str]:
-        at_once = self.config.batch_size * copies  # copies share the reading of the prompt
-        return self._answered(rows, bonuses, copies, stage, at_once)
-
-    def candidates(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int) -> Drawn:
-        drawn = Candidates(copies, self.seed)
-        texts = self._answered(rows, bonuses, copies, "candidates", self.config.batch_size, drawn)
-        return Drawn(texts, drawn.logprobs)
-
-    def _answered(
-        self,
-        rows: Sequence[Row],
-        bonuses: Bonuses | None,
-        copies: int,
-        stage: str,
-        at_once: int,
-        candidates: Candidates | None = None,
-    ) -> list[str]:
-        return deploy(
-            self.model,
-            self.tokenizer,
-            [row["prompt"] for row in rows],
-            self.task.form,
-            decoding=self.config.decoding,
-            batch_size=at_once,
-            bonuses=bonuses,
-            copies=copies,
-            candidates=candidates,
-            on_batch=lambda done: self.on_batch(stage, done),
-        )

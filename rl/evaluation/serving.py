@@ -38,9 +38,20 @@ class Drawn:
     texts: list[str]
     logprobs: Floats
 
+    def chosen(self, numbers: Sequence[int]) -> "Drawn":
+        """One candidate of each row."""
+        each = self.logprobs.shape[1]
+        texts = [self.texts[row * each + number] for row, number in enumerate(numbers)]
+        return Drawn(texts, self.logprobs[np.arange(len(numbers)), np.array(numbers)][:, None])
+
 
 def _unpriced(rows: Sequence[Row], copies: int) -> None:
     return None
+
+
+def _bonused(hold: Hold, prices: Floats) -> _Under:
+    """Bonuses under prices, the same for all answers to a row."""
+    return lambda rows, copies: hold.bonuses(np.repeat(prices[None], copies, axis=0))
 
 
 class Answering(Protocol):
@@ -126,6 +137,26 @@ class Serving:
             texts, priced = self._chosen(constraints, texts, priced, values[:, seen], under)
         return Served(texts, priced, why_not)
 
+    def under(self, priced: Sequence[Priced]) -> Drawn:
+        """Answers under prices that were fitted before, one to each row, log-probabilities ``[row, 1]``: the
+        model's over the tokens that are allowed, bonuses of lines included.
+
+        Args:
+            priced: Prices of some of the problem's constraints.
+        """
+        of = {constraint.name: constraint for constraint in self._problem.constraints}
+        lines = [one for one in priced if one.price is not None]
+        prices = np.array([one.price for one in lines], dtype=float)
+        bonused: _Under = _unpriced
+        if prices.any():
+            held = [of[one.name] for one in lines]
+            bonused = _bonused(Hold(self._task, self._engine, self._problem, held, self._rows), prices)
+        choices = np.array([one.choice or 0.0 for one in priced])
+        if not choices.any():
+            return self._answering.candidates(self._rows, bonused(self._rows, 1), 1)
+        drawn, choice = self._choice([of[one.name] for one in priced], self._rows, bonused)
+        return drawn.chosen(choice.chosen(choices[None])[0])
+
     def _priced_lines(self, constraints: Sequence[Constraint], own: list[str]) -> tuple[list[Priced], _Under]:
         """Prices of lines with what they attain, and the bonuses under them."""
         fitted, served = (
@@ -142,8 +173,7 @@ class Serving:
             return priced, _unpriced
 
         def under(rows: Sequence[Row], copies: int) -> Bonuses | None:
-            hold = fitted if rows is self._fitted_on else served
-            return hold.bonuses(np.repeat(prices[None], copies, axis=0))
+            return _bonused(fitted if rows is self._fitted_on else served, prices)(rows, copies)
 
         return priced, under
 
@@ -178,8 +208,7 @@ class Serving:
             if found.prices.any():
                 if self._fitted_on is not self._rows:
                     drawn, choice = self._choice(constraints, self._rows, under)
-                numbers = choice.chosen(found.prices[None])[0].tolist()
-                texts = [drawn.texts[row * self._config.candidates + i] for row, i in enumerate(numbers)]
+                texts = drawn.chosen(choice.chosen(found.prices[None])[0]).texts
         free_means = mean(free, axis=0)
         of_lines = {one.name: one.price for one in priced}
         held = bounds.means(found.slacks, margins)
@@ -210,37 +239,3 @@ class Serving:
     def _values(self, bounds: Bounds, texts: Sequence[str]) -> Floats:
         """Constrained rewards of one answer to each row, ``[row, constraint]``."""
         return bounds.values(self._scored(bounds.rows, texts, 1))[:, 0]
-
-
-def under_prices(
-    answering: "Answering",
-    scored: Scoring,
-    task: Task,
-    engine: RewardEngine,
-    problem: Problem,
-    config: EvaluationConfig,
-    priced: Sequence[Priced],
-    rows: Sequence[Row],
-) -> Drawn:
-    """Answers to further rows under prices that :class:`Serving` fitted, one to each, log-probabilities
-    ``[row, 1]``: the model's over the tokens that are allowed, bonuses of lines included.
-    """
-    of = {constraint.name: constraint for constraint in problem.constraints}
-    lines = [one for one in priced if one.price is not None]
-    prices = np.array([one.price for one in lines], dtype=float)
-    hold = Hold(task, engine, problem, [of[one.name] for one in lines], rows) if prices.any() else None
-
-    def under(copies: int) -> Bonuses | None:
-        return hold.bonuses(np.repeat(prices[None], copies, axis=0)) if hold is not None else None
-
-    choices = np.array([one.choice or 0.0 for one in priced])
-    if not choices.any():
-        return answering.candidates(rows, under(1), 1)
-    copies = config.candidates
-    drawn = answering.candidates(rows, under(copies), copies)
-    bounds = Bounds(engine.names, problem, [of[one.name] for one in priced], rows)
-    values = bounds.values(scored(rows, drawn.texts, copies), copies)
-    numbers = Choice(bounds, drawn.logprobs, values).chosen(choices[None])[0]
-    each = np.arange(len(rows))
-    texts = [drawn.texts[row * copies + i] for row, i in enumerate(numbers.tolist())]
-    return Drawn(texts, drawn.logprobs[each, numbers][:, None])

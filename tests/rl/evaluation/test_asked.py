@@ -13,7 +13,7 @@ from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.evaluation.answers import scored
 from recrl.rl.evaluation.asked import Asked
-from recrl.rl.evaluation.serving import Serving, under_prices
+from recrl.rl.evaluation.serving import Serving
 from recrl.rl.evaluation.settings import EvaluationConfig
 from recrl.rl.goal import state
 from recrl.rl.policy.settings import PolicyConfig, TinyConfig
@@ -71,7 +71,7 @@ class Watch:
 
 
 def asking(model, folder, watch, identity="weights"):
-    return Asked(*model, Listed(TAGS, SLOTS), CONFIG, folder, identity, 0, watch)
+    return Asked(*model, Listed(TAGS, SLOTS), CONFIG, 0, watch, folder, identity)
 
 
 @pytest.mark.parametrize("copies", [1, 4], ids=["greedy", "candidates"])
@@ -143,17 +143,17 @@ def test_further_answers_under_fitted_prices_are_those_that_were_fitted(model, r
     def scoring(some, texts, copies):
         return scored(some, texts, model[1], engine, copies)[0]
 
-    served = Serving(asked, scoring, task, engine, problem, CONFIG, rows, rows).answers(problem.constraints)
+    given = (asked, scoring, task, engine, problem, CONFIG)
+    served = Serving(*given, rows, rows).answers(problem.constraints)
     assert any(one.price or one.choice for one in served.priced)
     before = watch.batches
-    drawn = under_prices(asked, scoring, task, engine, problem, CONFIG, served.priced, rows)
+    drawn = Serving(*given, rows, rows).under(served.priced)
     assert drawn.texts == served.texts
     assert watch.batches == before  # the fit asked all of it
     means = scoring(rows, drawn.texts, 1).mean(axis=0)
     for one, constraint in zip(served.priced, problem.constraints, strict=True):
         assert one.met
         assert means[engine.names.index(constraint.reward)] == pytest.approx(one.held, abs=1e-6)
-    part = under_prices(
-        asked, scoring, task, engine, problem, CONFIG, served.priced, rows[: CONFIG.batch_size]
-    )
+    some = rows[: CONFIG.batch_size]
+    part = Serving(*given, some, some).under(served.priced)
     assert part.texts == drawn.texts[: CONFIG.batch_size]
