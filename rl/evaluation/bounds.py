@@ -1,11 +1,12 @@
 """Bounds on the means of rewards over some rows, and how far answers are from them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ...envs.statistics import estimate
+from ...envs.statistics import Estimate, Values, estimate
 from ...envs.task import Row
 from ..optimizer.constraints import Constraint
 from ..optimizer.problem import Problem, segment_indicators
@@ -76,6 +77,25 @@ def mean(values: Floats, axis: int) -> Floats:
     present = ~np.isnan(values)
     counts = present.sum(axis=axis)
     return np.where(counts, np.where(present, values, 0.0).sum(axis=axis) / np.maximum(counts, 1), np.nan)
+
+
+def slack_of(
+    constraint: Constraint,
+    inside: npt.NDArray[np.bool_],
+    values: Values,
+    users: npt.NDArray[Any],
+) -> Estimate | None:
+    """Slack of a mean over the rows that it speaks of; None where none of them has a value.
+
+    Args:
+        inside: ``[row]``, see :func:`rows_inside`.
+        values: ``[row]``, the constrained reward.
+        users: ``[row]``, over which the interval is bootstrapped.
+    """
+    values = np.where(inside, values, np.nan)
+    if np.isnan(values).all():
+        return None
+    return estimate(constraint.sign * (values - constraint.bound), users)
 
 
 def rows_inside(

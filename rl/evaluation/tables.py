@@ -15,7 +15,7 @@ from ...envs.task import PRICED, Row, Task
 from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values
 from .answers import Answers
-from .bounds import rows_inside
+from .bounds import rows_inside, slack_of
 from .settings import UNPRICED
 
 
@@ -166,11 +166,9 @@ def _deployed(
         for name in values:
             if constraint.reward not in values[name]:
                 continue
-            value = np.where(inside, values[name][constraint.reward], np.nan)
-            if np.isnan(value).all():  # no answer has a score, such as of a reward whose server is away
-                continue
-            slack = estimate(constraint.sign * (value - constraint.bound), users)
-            row[name] = {"slack": asdict(slack), **_verdict(slack)}
+            found = slack_of(constraint, inside, values[name][constraint.reward], users)
+            if found is not None:  # else no answer has a score, such as of a reward whose server is away
+                row[name] = {"slack": asdict(found), **_verdict(found)}
         if policies[-1] in row:
             constraints.append(row)
     return {

@@ -14,7 +14,7 @@ from ...rewards import RewardEngine
 from ..optimizer.problem import Problem
 from ..sampling import Sampling
 from .answers import answer, scored
-from .bounds import rows_inside
+from .bounds import rows_inside, slack_of
 from .settings import EvaluationConfig
 
 
@@ -47,11 +47,10 @@ def validated(
     for constraint, inside in zip(
         problem.constraints, rows_inside(problem, problem.constraints, rows).T, strict=True
     ):
-        values = np.where(inside, rewards[constraint.reward], np.nan)
-        if constraint.kind == "mean" and not np.isnan(values).all():
-            constraints[constraint.name] = asdict(
-                estimate(constraint.sign * (values - constraint.bound), users)
-            )
+        if constraint.kind != "mean":
+            continue
+        if (slack := slack_of(constraint, inside, rewards[constraint.reward], users)) is not None:
+            constraints[constraint.name] = asdict(slack)
     return {
         "headline": task.headline or problem.objective,
         "metrics": {
