@@ -211,12 +211,7 @@ def now(
     Returns:
         The columns of :func:`build` without ``target``; one row a user with enough history.
     """
-    before = triples.lazy().filter(pl.col("week") < origin)
-    active = before.group_by("user").agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
-    enough = (pl.col("weeks") >= protocol.min_active_weeks) & (
-        pl.col("last") >= origin - protocol.active_within
-    )
-    found = active.filter(enough).select(
+    found = able(triples.lazy(), protocol, origin).select(
         "user",
         origin=pl.lit(origin, dtype=pl.Int32),
         segment=_segment(protocol),
@@ -224,6 +219,14 @@ def now(
     )
     table = _told(triples.lazy(), found.collect(), {origin: popularity}, protocol, NOW, week_zero)
     return table.drop("target").join(users, on="user", how="left", maintain_order="left")
+
+
+def able(triples: pl.LazyFrame, protocol: Protocol, origin: int) -> pl.LazyFrame:
+    """Users with enough history before an origin: ``user``, and ``weeks`` with a purchase."""
+    before = triples.filter(pl.col("week") < origin)
+    active = before.group_by("user").agg(weeks=pl.col("week").n_unique(), last=pl.col("week").max())
+    lately = pl.col("last") >= origin - protocol.active_within
+    return active.filter((pl.col("weeks") >= protocol.min_active_weeks) & lately).drop("last")
 
 
 def _segment(protocol: Protocol) -> pl.Expr:

@@ -45,7 +45,8 @@ def of(
     origin = _origin(panel, protocol, at)
     day = start_of(panel.week_zero, origin, protocol.step)
     numbers, unknown = _named(panel, path)
-    able = _eligible(panel, protocol, origin)[numbers]
+    purchases = pl.LazyFrame({"user": panel.user, "week": panel.week})
+    able = np.isin(numbers, episodes.able(purchases, protocol, origin).collect()["user"].to_numpy())
     few = (
         f"fewer than {protocol.min_active_weeks} {protocol.step}s with a purchase before {day}, or "
         f"none in the {protocol.active_within} {protocol.step}s before it"
@@ -111,19 +112,6 @@ def _named(panel: Panel, path: Path | None) -> tuple[npt.NDArray[np.intp], list[
     names = _names(path)
     numbers = np.array([places[name] for name in names if name in places], dtype=np.intp)
     return numbers, [name for name in names if name not in places]
-
-
-def _eligible(panel: Panel, protocol: Protocol, origin: int) -> npt.NDArray[np.bool_]:
-    """``[users]``: whether the history before the origin is enough, as for episodes of training."""
-    before = panel.week < origin
-    user, week = panel.user[before], panel.week[before]
-    # Entries are sorted by user and week: a week counts where it first stands.
-    new = np.ones(len(user), dtype=bool)
-    new[1:] = (user[1:] != user[:-1]) | (week[1:] != week[:-1])
-    weeks = np.bincount(user[new], minlength=len(panel.users))
-    last = np.full(len(panel.users), -1)
-    last[user] = week  # the last one stays
-    return (weeks >= protocol.min_active_weeks) & (last >= origin - protocol.active_within)
 
 
 def _names(path: Path) -> list[str]:
