@@ -85,8 +85,7 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
         server_command(
             config.rollout, folder, config.policy.dtype, 1, host, port, exposed, config.folder, application
         )
-        whole = {"model": str(folder), "revision": None, "lora": None, "quantization": None}
-        model, tokenizer = policy.load(config.policy.model_copy(update=whole))
+        model, tokenizer = policy.load(config.policy.whole(folder))
         served = folder
         if holds_adapters(folder):  # the engine takes whole models
             served = Path(scratch) / "policy"

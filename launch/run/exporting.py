@@ -46,9 +46,7 @@ def export(config: RunConfig, which: str, output: Path) -> None:
     run = config.folder
     folder = finished_policy(run, which)
     display, aside = Display(), output.with_name(f".{output.name}.writing")
-    # Adapters are merged where nothing says that they are trained on.
-    whole = {"model": str(folder), "revision": None, "lora": None, "quantization": None}
-    model, tokenizer = policy.load(config.policy.model_copy(update=whole))
+    model, tokenizer = policy.load(config.policy.whole(folder))
     remove(aside)
     aside.mkdir(parents=True)
     model.save_pretrained(aside)

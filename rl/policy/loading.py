@@ -180,10 +180,7 @@ def merge(folder: Path, config: PolicyConfig) -> None:
     Args:
         config: Settings of the policy that was trained.
     """
-    whole = config.model_copy(
-        update={"model": str(folder), "revision": None, "lora": None, "quantization": None}
-    )
-    save_policy(*load(whole), folder)
+    save_policy(*load(config.whole(folder)), folder)
 
 
 def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, Any]:

@@ -112,6 +112,11 @@ class PolicyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
         whole = {} if holds_adapters(folder) else {"lora": None, "quantization": None}
         return self.model_copy(update={"model": str(folder), "revision": None, **whole})
 
+    def whole(self, folder: Path) -> "PolicyConfig":
+        """Settings of one whole model: adapters in the folder are merged into what they adapt."""
+        whole = {"lora": None, "quantization": None}
+        return self.model_copy(update={"model": str(folder), "revision": None, **whole})
+
 
 class WarmStartConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Supervised training before reinforcement learning."""
