@@ -21,10 +21,8 @@ from ...envs.task import AWKWARD
 from ...rewards import Reward, RewardEngine, RewardError, RewardSpec
 from ...rl.optimizer.conflict import conflict_metrics
 from .. import faults
-from ..run.drafts import Asked, asked, drafted, resources_of
+from ..run.drafts import Asked, asked, resources_of
 from ..run.setup import Setup
-
-__all__ = ["Asked", "Checked", "Finding", "asked", "check", "drafted"]
 
 Verdict = Literal["pass", "warn", "fail"]
 Scores = npt.NDArray[np.float32]  # [sample, reward]

@@ -125,15 +125,14 @@ def check(
         config = beside(use) or _CONFIG
         console.print(f"configuration: {config}", highlight=False, markup=False)
     settings, name = with_reward(load(config, overrides or []), use, _interval(range_))
+    from ..run.drafts import drafted
     from ..run.progress import Display
     from ..run.setup import prepare_setup
     from . import reward_check
 
     display = Display()
     setup = prepare_setup(settings, display)
-    answers = (
-        _sampled(setup, policy, prompts, group) if policy else reward_check.drafted(setup, prompts, group)
-    )
+    answers = _sampled(setup, policy, prompts, group) if policy else drafted(setup, prompts, group)
     found = reward_check.check(setup, name, answers)
     console.print(
         f"[bold]{escape(name)}[/] on {len(answers.completions) // group} episodes: {answers.origin}"
@@ -221,7 +220,7 @@ def _sampled(setup: Any, folder: Path, prompts: int, group: int) -> Any:
 
     from ...rl import policy
     from ...rl.decoding.deploy import answer_texts
-    from . import reward_check
+    from ..run.drafts import asked
 
     model, tokenizer = policy.load(setup.config.policy.model_copy(update={"model": str(folder)}))
     rows = setup.training_rows
@@ -239,4 +238,4 @@ def _sampled(setup: Any, folder: Path, prompts: int, group: int) -> Any:
             on_batch=advance,
         )
     repeated = [row for row in rows for _ in range(group)]
-    return reward_check.asked(repeated, texts, group, f"{len(texts)} answers sampled from {folder}")
+    return asked(repeated, texts, group, f"{len(texts)} answers sampled from {folder}")

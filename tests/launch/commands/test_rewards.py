@@ -11,6 +11,7 @@ from recrl.launch.commands import reward_check
 from recrl.launch.commands.rewards import _interval, beside, with_reward
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
+from recrl.launch.run.drafts import drafted
 from recrl.launch.run.progress import Display
 from recrl.launch.run.setup import prepare_setup
 
@@ -109,7 +110,7 @@ def found(file, cache, panel_task):
         use = name if name == "recall" else f"{file}:{name}"
         settings, called = with_reward(config, use)
         setup = prepare_setup(settings, Display(False))
-        return reward_check.check(setup, called, reward_check.drafted(setup, 12, 6))
+        return reward_check.check(setup, called, drafted(setup, 12, 6))
 
     return check
 
@@ -173,7 +174,7 @@ def test_answers_that_it_could_not_score_are_told_from_those_without_a_score(
     rewards = [{**moody, "max_missing": limit}, "recall", "novelty", "duplicates"]
     settings, called = with_reward(load("demo", [f"rewards={rewards}", f"data.cache={cache}"]), "moody")
     setup = prepare_setup(settings, Display(False))
-    checked = reward_check.check(setup, called, reward_check.drafted(setup, 12, 6))
+    checked = reward_check.check(setup, called, drafted(setup, 12, 6))
     (said,) = [finding for finding in checked.findings if finding.what == "missing"]
     share = f"{np.isnan(checked.scores).mean():.1%}"
     assert said.verdict == verdict
