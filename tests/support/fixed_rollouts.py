@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from trl import GRPOConfig
 
 from recrl.envs.catalog import Catalog
@@ -154,6 +154,17 @@ def trainer_for(
         processing_class=tokenizer,
         **trainer_options,
     )
+
+
+class Stop(TrainerCallback):
+    """As SIGTERM does: a checkpoint after this step, and no more."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
 
 
 # Options of each run; the last one samples its rollouts.

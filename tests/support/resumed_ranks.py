@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from fixed_rollouts import trainer_for
+from fixed_rollouts import Stop, trainer_for
 from transformers import TrainerCallback
 
 from recrl.rewards import reward
@@ -20,12 +20,6 @@ AVERAGE = 0.5  # so the weights of steps 3 and 4, with the stop between them
 def even(completion_ids):
     """Share of even tokens, in which an untrained policy's answers differ: there is something to learn."""
     return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
-
-
-class Stop(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == MIDDLE:
-            control.should_save = control.should_training_stop = True
 
 
 class Passed(TrainerCallback):
@@ -66,7 +60,7 @@ def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: boo
     passed = Passed(trainer)
     trainer.add_callback(passed)
     if stop:
-        trainer.add_callback(Stop())
+        trainer.add_callback(Stop(MIDDLE))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_policy(folder / "policy")
     duals = gather_object([trainer.duals.state_dict()])

@@ -22,15 +22,6 @@ class Passed(TrainerCallback):
         self.weights.append({name: value.clone() for name, value in model.state_dict().items()})
 
 
-class Stop(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_save = control.should_training_stop = True
-
-
 def train(output, average, stop=None, resume=None, **options):
     trainer = fixed_rollouts.trainer_for(
         output, max_steps=STEPS, save_strategy="steps", save_steps=100, average=average, **options
@@ -38,7 +29,7 @@ def train(output, average, stop=None, resume=None, **options):
     passed = Passed()
     trainer.add_callback(passed)
     if stop:
-        trainer.add_callback(Stop(stop))
+        trainer.add_callback(fixed_rollouts.Stop(stop))
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_policy(output / "policy")
     return trainer, passed.weights

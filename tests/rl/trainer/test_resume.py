@@ -46,17 +46,6 @@ class Fresh:
 reward(name="fresh", range=(0.0, 1.0))(Fresh)
 
 
-class Stop(TrainerCallback):
-    """As SIGTERM does: a checkpoint after this step, and no more."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_save = control.should_training_stop = True
-
-
 class Log(TrainerCallback):
     def __init__(self):
         self.rows = []
@@ -87,7 +76,7 @@ def train(output, stop=None, resume=None, watch=(), **options):
     for callback in (log, *watch):
         trainer.add_callback(callback)
     if stop:
-        trainer.add_callback(Stop(stop))
+        trainer.add_callback(fixed_rollouts.Stop(stop))
     trainer.train(resume_from_checkpoint=resume)
     return trainer, asked, log.rows
 
