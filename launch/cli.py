@@ -30,10 +30,11 @@ _PATIENCE = 300.0
 
 def _pipeline() -> Any:
     """Module that trains and evaluates; imported once a configuration can be used, as that takes seconds."""
-    from ..rl.trainer.without_vllm import import_trl
+    from ..rl.trainer.without_vllm import import_trl, importing
 
-    import_trl()
-    from .run import pipeline
+    with importing():
+        import_trl()
+        from .run import pipeline
 
     return pipeline
 

@@ -1,9 +1,30 @@
-"""TRL, imported without the vLLM that it would import for engines of its own."""
+"""TRL, imported without the vLLM that it would import for engines of its own.
+
+``importing``   imports, without the garbage collector
+``import_trl``  TRL's trainer
+"""
 
 import gc
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import without the garbage collector, which would look through the same modules again and again: it
+    took half of a start. What was imported stays for good, so later collections leave it out, too.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.freeze()
+            gc.enable()
 
 
 def import_trl() -> None:
@@ -17,12 +38,8 @@ def import_trl() -> None:
     if "vllm" in modules or "trl.trainer.grpo_trainer" in modules:
         return
     modules["vllm"] = None  # a package that is not there
-    # The collector would look through all that was imported again and again: a fifth of the time.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
-        importlib.import_module("trl.trainer.grpo_trainer")
+        with importing():
+            importlib.import_module("trl.trainer.grpo_trainer")
     finally:
         del modules["vllm"]
-        if collecting:
-            gc.enable()
