@@ -15,8 +15,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-gc.disable()  # until all tests are imported: it would look through the same modules again and again
-
 from recrl.envs.catalog import Catalog
 from recrl.envs.data.prepared import Data, prepare
 from recrl.envs.data.settings import DataConfig
@@ -26,6 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first, so that workers end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection() -> None:
+    gc.disable()  # until all tests are imported: it would look through the same modules again and again
 
 
 def pytest_collection_finish() -> None:
