@@ -56,7 +56,7 @@ class ColocatedEngine:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
         try:
-            with _left_alone():
+            with left_alone():
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RolloutError(
@@ -88,7 +88,7 @@ class ColocatedEngine:
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
         if not requests:
             return []
-        with _left_alone():
+        with left_alone():
             found = self._llm.generate(
                 [{"prompt_token_ids": list(request.prompt)} for request in requests],
                 [self._parameters(**sampling_options(sampling, request)) for request in requests],
@@ -117,7 +117,7 @@ def _answer(output: Any) -> Answer:
 
 
 @contextlib.contextmanager
-def _left_alone() -> Iterator[None]:
+def left_alone() -> Iterator[None]:
     """Keep what vLLM changes for the whole process: random numbers, the number of threads and its setting."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
     with torch.random.fork_rng():

@@ -10,7 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from recrl.envs.chat.models import ChatError, Endpoint, quoted
+from recrl.envs.chat.endpoint import Endpoint
+from recrl.envs.chat.models import ChatError, quoted
 from recrl.envs.chat.settings import ChatConfig
 
 
@@ -65,7 +66,7 @@ def server(serve):
 
 
 def model(server, **settings):
-    return Endpoint(ChatConfig(**{"url": server.url, "model": "owl", **settings}))
+    return Endpoint(ChatConfig(**{"url": server.url, "model": "owl", "retries": 0, **settings}))
 
 
 def test_texts_and_conversations_are_answered_in_order(server):
