@@ -22,8 +22,8 @@ from .local import LocalModel, Written, end_tokens
 class TransformersModel(LocalModel):
     """Answers batches in this process, on its GPU if there is one.
 
-    Equal prompts are read once (:mod:`recrl.rl.decoding.generate`). Sampled answers depend on the seed and the
-    question alone, greedy ones on the question.
+    Equal prompts are read once (:mod:`recrl.rl.decoding.generate`). Sampled answers depend on the seed and
+    the question alone, greedy ones on the question.
 
     Args:
         config: Settings, of ``backend=transformers``.
@@ -75,7 +75,7 @@ class TransformersModel(LocalModel):
 
 
 class _Draws:
-    """Samples by the temperature, each answer with random numbers of its own: the trainer's are left alone."""
+    """Samples by the temperature, each answer with random numbers of its own, not with the trainer's."""
 
     def __init__(self, config: ChatConfig, keys: Sequence[str]) -> None:
         self._temperature, seed = config.temperature, config.seed or 0
