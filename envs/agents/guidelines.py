@@ -41,6 +41,7 @@ class Guidelines(Task):
             raise TaskError(f"{place}={fault['input']!r:.100}: {fault['msg']}") from error
         self.inner = tasks.make(inner, source)
         self.columns, self.outcomes = self.inner.columns, self.inner.outcomes
+        self.resources = self.inner.resources
         self.splits, self.populations, self.data = self.inner.splits, self.inner.populations, self.inner.data
 
     def load(self, split: str) -> Sequence[Row]:

@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import os
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..processes import distributed_state
@@ -120,9 +122,12 @@ def _answer(output: Any) -> Answer:
 def left_alone() -> Iterator[None]:
     """Keep what vLLM changes for the whole process: random numbers, the number of threads and its setting."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
+    others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
             torch.set_num_threads = setter
             setter(threads)
