@@ -5,14 +5,15 @@
 """
 
 import re
+import unicodedata
 
 from ..text import visible
 
 # What is read as an angle bracket or a bracket; some tokenizers fold full width before they look for tokens.
 _ANGLE = re.compile("[<＜﹤]")
-_WORD = r"/?[A-Za-z_]*[A-Z]{2}[A-Za-z_]*"
+_BRACKETS = re.compile(r"[\[［【]+([^\s\[\]［］【】]{1,40})[\]］】]+")
 # `[INST]`, `[/INST]`, `[TOOL_CALLS]`, `[gMASK]`: control tokens of some models.
-_BRACKETS = re.compile(rf"[\[［【]+({_WORD})[\]］】]+")
+_CONTROL = re.compile(r"/?[A-Za-z_]*[A-Z]{2}[A-Za-z_]*")
 
 
 def plain(text: str) -> str:
@@ -20,9 +21,13 @@ def plain(text: str) -> str:
     in capitals lose their brackets, and characters that do not show are left out."""
     # Characters that do not show go first: they could stand between two halves of a token.
     shown = "\n".join(map(visible, text.splitlines()))
-    while (without := _BRACKETS.sub(r"\1", shown)) != shown:
-        shown = without
+    while (bare := _BRACKETS.sub(_unbracketed, shown)) != shown:
+        shown = bare
     return _ANGLE.sub("&lt;", shown)
+
+
+def _unbracketed(found: re.Match[str]) -> str:
+    return found[1] if _CONTROL.fullmatch(unicodedata.normalize("NFKC", found[1])) else found[0]
 
 
 def quoted(text: str, name: str) -> str:

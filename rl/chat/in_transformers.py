@@ -56,7 +56,7 @@ class TransformersModel(LocalModel):
         config = self.config
         matchers = [self._schemas.matcher(question) for question in questions]
         limits = Limits(self._tokenizer, matchers, self._vocabulary, self._ends[0], config.stop, until)
-        draw = None if self.greedy else _Draws(config, [q.key(self.settings) for q in questions])
+        draw = None if self.greedy else _Draws(config, [question.key({}) for question in questions])
         sampling = Sampling(config.max_tokens, ends=self._ends, temperature=0.0)
         try:
             answers = generate(self._model, prompts, sampling, constraint=limits, draw=draw)

@@ -91,7 +91,7 @@ class VllmModel(LocalModel):
 
     def _sampling(self, question: Question) -> Any:
         config, schema = self.config, question.json_schema
-        seed = (config.seed or 0) + int(question.key(self.settings)[:12], 16)
+        seed = (config.seed or 0) + int(question.key({})[:12], 16)
         return self._parameters(
             temperature=config.temperature,
             seed=None if self.greedy else seed,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from ...envs.chat.untrusted import any_of, without
 
 # Seconds for which a thread that was just asked one question waits for more.
 _LINGER = 0.005
+
+_Asked = tuple[Question, Future[Reply]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class LocalModel(ConfiguredModel):
         bounds = [bound for bound in (config.context, window) if bound is not None]
         self._window = min(bounds) if bounds else None
         self._tokens = any_of(special_tokens(tokenizer))
-        self._waiting: deque[tuple[Question, Future[Reply]]] = deque()
+        self._waiting: list[_Asked] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -115,34 +116,33 @@ class LocalModel(ConfiguredModel):
                     return
                 if len(self._waiting) < self.config.batch:
                     self._changed.wait_for(lambda: len(self._waiting) >= self.config.batch, _LINGER)
-                count = min(self.config.batch, len(self._waiting))
-                batch = [self._waiting.popleft() for _ in range(count)]
+                asked = list(self._waiting)
+                self._waiting.clear()
+            self._answer(asked)
+
+    def _answer(self, asked: list[_Asked]) -> None:
+        """Answer questions in batches of similar length, since a batch is as long as its longest prompt."""
+        prompts: list[tuple[list[int], _Asked]] = []
+        for question, coming in asked:
+            prompt = self.prompt(question)
+            if isinstance(prompt, Reply):
+                coming.set_result(prompt)
+            else:
+                prompts.append((prompt, (question, coming)))
+        prompts.sort(key=lambda one: len(one[0]))
+        for first in range(0, len(prompts), self.config.batch):
+            batch = prompts[first : first + self.config.batch]
+            begun = time.monotonic()
             try:
-                replies: list[Reply] = self._answer([question for question, _ in batch])
+                questions = [question for _, (question, _) in batch]
+                written = self.write([prompt for prompt, _ in batch], questions, begun + self.config.deadline)
             except BaseException as error:  # whoever waits has to hear of it
-                for _, coming in batch:
+                for _, (_, coming) in batch:
                     coming.set_exception(error)
                 continue
-            for (_, coming), reply in zip(batch, replies, strict=True):
-                coming.set_result(reply)
-
-    def _answer(self, questions: list[Question]) -> list[Reply]:
-        begun = time.monotonic()
-        found: dict[int, Reply] = {}
-        prompts: dict[int, list[int]] = {}
-        for i, question in enumerate(questions):
-            prompt = self._prompt(question)
-            if isinstance(prompt, Reply):
-                found[i] = prompt
-            else:
-                prompts[i] = prompt
-        if prompts:
-            asked = [questions[i] for i in prompts]
-            written = self.write(list(prompts.values()), asked, begun + self.config.deadline)
             seconds = time.monotonic() - begun
-            for (i, prompt), answer in zip(prompts.items(), written, strict=True):
-                found[i] = self._reply(answer, len(prompt), seconds)
-        return [found[i] for i in range(len(questions))]
+            for (prompt, (_, coming)), answer in zip(batch, written, strict=True):
+                coming.set_result(self._reply(answer, len(prompt), seconds))
 
     def _reply(self, written: Written, prompt_tokens: int, seconds: float) -> Reply:
         config = self.config
@@ -162,7 +162,7 @@ class LocalModel(ConfiguredModel):
             return Reply.missing("empty", f"model {config.model!r}: an answer without text", **counted)
         return Reply(written.text, **counted)
 
-    def _prompt(self, question: Question) -> list[int] | Reply:
+    def prompt(self, question: Question) -> list[int] | Reply:
         """Token ids of a question, whose texts hold no special token; a reply where it cannot be asked."""
         model = f"model {self.config.model!r}"
         messages = []
