@@ -34,7 +34,7 @@ class ChatConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Seed of sampled answers; null leaves it to a server, and is 0 in this process."""
     max_tokens: Annotated[int, Between(1, MANY)] = 256
     """Tokens of the longest answer; one that is cut off is missing."""
-    stop: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Each(4)] = ()
+    stop: Annotated[tuple[Annotated[str, Text(200, blank=True)], ...], Each(4)] = ()
     """Texts that end an answer, and are no part of it."""
     timeout: Annotated[float, Between(0.001, PATIENCE)] = 60.0
     """Longest time to connect, and longest silence of the server, in seconds."""
