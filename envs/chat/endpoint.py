@@ -106,7 +106,7 @@ class Endpoint(ConfiguredModel):
         busy = answer.status in _BUSY
         return self._no_message(answer, "status"), _seconds(answer.retry_after) if busy else None
 
-    def _read(self, answer: http.Reply) -> Reply:
+    def _read(self, answer: http.Response) -> Reply:
         try:
             told = answer.json()
             (choice,) = told["choices"]
@@ -145,7 +145,7 @@ class Endpoint(ConfiguredModel):
             return "garbage", f"an answer with half a character, which is no text ({said})"
         return None
 
-    def _no_message(self, answer: http.Reply, reason: Reason) -> Reply:
+    def _no_message(self, answer: http.Response, reason: Reason) -> Reply:
         came = f"status {answer.status}, {answer.beginning(EXCERPT)!r}"
         return Reply.missing(reason, f"{self._who}: no answer of one choice with a message ({came})")
 

@@ -1,7 +1,7 @@
 """JSON over HTTP: the one client with which rewards, judges and rollout servers are asked.
 
 ``Client``      asks one address; bounded in time and size, without redirects, cookies or ``.netrc``
-``Reply``       what came back, whatever its status
+``Response``    what came back, whatever its status
 ``strict_json`` JSON as it is read here: finite numbers, no name twice in an object
 """
 
@@ -48,7 +48,7 @@ class TooLongError(NoReplyError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """Answer of a server.
 
     Attributes:
@@ -132,7 +132,7 @@ class Client:
         if token is not None:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
-    def get(self, path: str = "") -> Reply:
+    def get(self, path: str = "") -> Response:
         """The answer to a GET.
 
         Args:
@@ -145,7 +145,7 @@ class Client:
 
     def post(
         self, content: Any, path: str = "", *, limit: int = LIMIT, deadline: float | None = None
-    ) -> Reply:
+    ) -> Response:
         """The answer to JSON, whatever its status.
 
         Args:
@@ -169,7 +169,7 @@ class Client:
         content: Any,
         limit: int,
         deadline: float | None = None,
-    ) -> Reply:
+    ) -> Response:
         deadline = self.deadline if deadline is None else deadline
         end = time.monotonic() + deadline
         before = until.set(end)
@@ -184,7 +184,7 @@ class Client:
                 stream=True,
             ) as found:
                 body = _body(found, limit)
-                return Reply(found.status_code, found.reason or "", body, found.headers.get("Retry-After"))
+                return Response(found.status_code, found.reason or "", body, found.headers.get("Retry-After"))
         except _FAULTS as error:
             if time.monotonic() >= end:
                 raise LateError(f"timed out: no whole answer after deadline={deadline:g} s") from None

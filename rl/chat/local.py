@@ -124,7 +124,11 @@ class LocalModel(ConfiguredModel):
         """Answer questions in batches of similar length, since a batch is as long as its longest prompt."""
         prompts: list[tuple[list[int], _Asked]] = []
         for question, coming in asked:
-            prompt = self.prompt(question)
+            try:
+                prompt = self.prompt(question)
+            except BaseException as error:  # whoever waits has to hear of it
+                coming.set_exception(error)
+                continue
             if isinstance(prompt, Reply):
                 coming.set_result(prompt)
             else:
@@ -136,7 +140,7 @@ class LocalModel(ConfiguredModel):
             try:
                 questions = [question for _, (question, _) in batch]
                 written = self.write([prompt for prompt, _ in batch], questions, begun + self.config.deadline)
-            except BaseException as error:  # whoever waits has to hear of it
+            except BaseException as error:
                 for _, (_, coming) in batch:
                     coming.set_exception(error)
                 continue

@@ -140,6 +140,14 @@ def test_a_model_of_this_process_does_not_travel(local):
         pickle.dumps(local())
 
 
+def test_a_fault_of_the_asker_is_raised_where_it_was_asked_and_nothing_hangs(local):
+    broken, whole = local().start([Question((None,)), Question(({"role": "user", "content": "x"},), Verdict)])
+    with pytest.raises(AttributeError):
+        broken.result(timeout=60)
+    assert whole.result(timeout=60).text in ('{"good":true}', '{"good":false}')
+    assert local().replies(["Say yes."], schema=Guideline)[0].reason is None
+
+
 def test_a_closed_model_is_not_asked(folder):
     model = make_chat(ChatConfig(backend="transformers", model=str(folder), max_tokens=4))
     model.close()

