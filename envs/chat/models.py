@@ -236,13 +236,14 @@ class ChatModel(ABC):
 
     def _finished(self, key: str, question: Question, reply: Reply) -> Reply:
         """A reply under its schema, and into the cache if it is whole."""
-        if reply.text is None:
+        text = reply.text
+        if text is None:
             return reply
         if question.schema is not None:
             try:
-                reply = replace(reply, parsed=parse(reply.text, question.schema))
+                reply = replace(reply, parsed=parse(text, question.schema))
             except ValueError as error:
-                why = f"no {question.schema.__name__}: {error} ({reply.text[:EXCERPT]!r})"
+                why = f"no {question.schema.__name__}: {error} ({text[:EXCERPT]!r})"
                 return replace(reply, text=None, reason="shape", detail=" ".join(why.split()))
         if self.cache is not None:
             kept = ("text", "prompt_tokens", "completion_tokens", "seconds")
