@@ -75,20 +75,22 @@ class Text:
 
     Attributes:
         path: Whether the text may be a path, which is read :func:`in_full`.
+        blank: Whether blanks and line breaks are text too.
     """
 
     most: int = 1000
     path: bool = False
+    blank: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: Any) -> Any:
             if not isinstance(value, str):
                 raise ValueError("must be text; put it in quotes")
-            if not value.strip():
+            if not (value if self.blank else value.strip()):
                 raise ValueError("must not be empty")
             if len(value) > self.most:
                 raise ValueError(f"must have at most {self.most:,} characters, not {len(value):,}")
-            _check_printable(value)
+            _check_printable("".join(value.split()) if self.blank else value)
             return in_full(value) if self.path else value
 
         return core_schema.no_info_before_validator_function(check, handler(source))

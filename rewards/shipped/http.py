@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ...envs.http.client import Client, NoReplyError, Reply
+from ...envs.http.client import Client, NoReplyError, Response
 from ..base import Completion, RewardError
 from ..registry import reward
 
@@ -92,7 +92,7 @@ class HttpReward:
             raise RewardError(f"POST {url} failed, with timeout={timeout:g}: {error}") from None
         return self._scores(answer, len(completions))
 
-    def _scores(self, answer: Reply, samples: int) -> list[float | None]:
+    def _scores(self, answer: Response, samples: int) -> list[float | None]:
         if not answer.ok:
             raise self._fault(answer, f"{answer.reason}: it must answer with a status of 2xx")
         try:
@@ -111,6 +111,6 @@ class HttpReward:
                 raise self._fault(answer, f"scores[{i}] is {shown}; it must be a number or null")
         return scores
 
-    def _fault(self, answer: Reply, wrong: str) -> RewardError:
+    def _fault(self, answer: Response, wrong: str) -> RewardError:
         beginning = answer.beginning(EXCERPT)
         return RewardError(f"{self._client.url}: {wrong} (status {answer.status}, answer {beginning!r})")

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from recrl.envs.http.addresses import check_url, is_loopback
-from recrl.envs.http.client import LIMIT, Client, NoReplyError, Reply
+from recrl.envs.http.client import LIMIT, Client, NoReplyError, Response
 
 
 class Server(ThreadingHTTPServer):
@@ -196,7 +196,7 @@ def test_a_broken_answer_is_an_error_of_one_line(server, headers, body, why):
 
 
 def reply(text):
-    return Reply(200, "OK", text if isinstance(text, bytes) else text.encode())
+    return Response(200, "OK", text if isinstance(text, bytes) else text.encode())
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_odd_values_are_taken_as_they_are_or_refused_in_one_line(field: Setting)
 
 
 # The ends of some ranges need another setting to follow.
+_IN_PROCESS: list[tuple[str, Any]] = [("judge.url", None), ("judge.backend", "vllm")]
 TOGETHER: dict[str, list[tuple[str, Any]]] = {
+    **{f"judge.{name}": _IN_PROCESS for name in ("batch", "context", "kv_cache", "gpu_memory")},
     "policy.tiny.hidden": [("policy.tiny.heads", 1)],
     "policy.tiny.heads": [("policy.tiny.hidden", 4096)],
     "task.cutoffs.0": [("task.slots", 10_000)],
