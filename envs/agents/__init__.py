@@ -1,0 +1,1 @@
+"""Answerers that are made of several models."""
