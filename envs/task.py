@@ -146,7 +146,8 @@ class TaskSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Task of the policy."""
 
     use: Annotated[str, Plain(4000)] = "tags"
-    """``tags``, ``prompts``, ``explanations``, a name that a package offers, ``file.py:Class`` or ``package.module:Class``."""
+    """``tags``, ``prompts``, ``explanations``, a name that a package offers, ``file.py:Class`` or
+    ``package.module:Class``."""
     max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
     """Largest number of training episodes, spread evenly over all; their prompts are held in memory."""
 
@@ -277,8 +278,8 @@ class Task(ABC):
             TaskError: the task explains no items, or does not know this one or the user.
         """
         raise TaskError(
-            f"task.use={self.settings.use} explains no items; train a run of task.use=explanations, or give the "
-            f"class {type(self).__name__} a method asked (docs/tasks.md)"
+            f"task.use={self.settings.use} explains no items; train a run of task.use=explanations, or give "
+            f"the class {type(self).__name__} a method asked (docs/tasks.md)"
         )
 
     def grounds(self, row: Row, text: str) -> list[tuple[str, bool]]:

@@ -115,9 +115,9 @@ def claims(
 ) -> list[Claim]:
     """What a text states, each claim once, in order.
 
-    A sentence with a marker speaks of the household: each tag in it is a claim, of every kind of ``CUES`` that
-    it has a cue of, else ``bought``. A sentence with a cue of ``companion`` says so of its other tags. Seasons,
-    holidays and coupons are claims wherever they stand, but for names of tags.
+    A sentence with a marker speaks of the household: each tag in it is a claim, of every kind of ``CUES``
+    that it has a cue of, else ``bought``. A sentence with a cue of ``companion`` says so of its other tags.
+    Seasons, holidays and coupons are claims wherever they stand, but for names of tags.
 
     Args:
         item: Tags that are recommended; what is said of them is no claim about goods.
@@ -207,7 +207,7 @@ def told(calendar: str) -> tuple[str, list[str]]:
 
 
 def companions(data: Data) -> list[list[int]]:
-    """For each tag the tags that training users buy in the same week more often than by chance, best first."""
+    """For each tag those that training users buy in the same week more often than by chance, best first."""
     panel, end = data.panel, data.protocol.statistics_end
     assert end is not None, "prepared data have their protocol filled in"
     known = (panel.week < end) & ~panel.unseen[panel.user]

@@ -1,8 +1,8 @@
 """Households told apart by what they buy: which of them does a text point at?
 
 A household at an origin is a TF-IDF vector over tags: log-damped numbers of weeks times how rare the tag is
-among training users, of unit length. A text is the set of goods that it says the household bought. No sentence
-encoder is asked: the overlap in tags is exact, and knows nothing that the log does not say.
+among training users, of unit length. A text is the set of goods that it says the household bought. No
+sentence encoder is asked: the overlap in tags is exact, and knows nothing that the log does not say.
 """
 
 import zlib
@@ -42,7 +42,7 @@ class Households:
         return np.log((1 + users) / (1 + buyers)).astype(np.float32)
 
     def vectors(self, origin: int) -> Floats:
-        """Unit vectors of all users by what they bought before a week, ``[users, tags]``; zero for nothing."""
+        """Unit vectors of users by what they bought before a week, ``[users, tags]``; zero for nothing."""
         return self._at(origin)[0]
 
     def others(self, user: int, origin: int) -> npt.NDArray[np.intp]:

@@ -1,7 +1,7 @@
 """Metrics of texts on items that need more than one of them, or no reward of the run.
 
 ``per_row``   one value a row: ``item_diversity``, ``retrieved``, ``words``
-``together``  figures of all texts: ``distinct-2`` of a fixed number of words, ``self-BLEU`` of a fixed number of texts
+``together``  figures of all texts: ``distinct-2`` of so many words, ``self-BLEU`` of so many texts
 """
 
 import math
@@ -28,7 +28,7 @@ def per_row(
     """Metrics of one text to each row, ``[row]``, NaN where undefined.
 
     ``item_diversity``  1 - mean ROUGE-L F1 against the texts that other rows have for the same item
-    ``retrieved``       whether the household overlaps most with the goods that the text claims, of itself and 20
+    ``retrieved``       whether of 21 households it is the one that the claimed goods fit best
     ``words``           length in words
     """
     told = list(map(words, texts))
@@ -51,8 +51,8 @@ def together(texts: Sequence[str]) -> dict[str, float]:
 
 
 def distinct(texts: Sequence[Sequence[str]], n: int, budget: int = _WORDS) -> float:
-    """Distinct n-grams over n-grams of texts that together have ``budget`` words at most; n-grams lie within one
-    text (Li et al. 2016, arXiv 1510.03055)."""
+    """Distinct n-grams over n-grams of texts that together have ``budget`` words at most; n-grams lie within
+    one text (Li et al. 2016, arXiv 1510.03055)."""
     grams, left = Counter[tuple[str, ...]](), budget
     for text in texts:
         grams.update(_grams(text[:left], n))
@@ -61,10 +61,10 @@ def distinct(texts: Sequence[Sequence[str]], n: int, budget: int = _WORDS) -> fl
 
 
 def self_bleu(texts: Sequence[Sequence[str]], order: int = 4) -> float:
-    """Mean BLEU of each text against all others (Zhu et al. 2018, arXiv 1802.01886), by n-grams up to ``order``.
+    """Mean BLEU of each text against all others (Zhu et al. 2018, arXiv 1802.01886), n-grams up to ``order``.
 
-    Precisions are clipped by the largest count in one other text, those that match nothing count half a match,
-    and a text shorter than the nearest other in length pays BLEU's brevity penalty.
+    Precisions are clipped by the largest count in one other text, those that match nothing count half a
+    match, and a text shorter than the nearest other in length pays BLEU's brevity penalty.
     """
     if len(texts) < 2:
         return 0.0

@@ -20,7 +20,7 @@ def messages(row: Row, catalog: Catalog, max_history: int, wording: PromptConfig
     """Ask why the row's item is recommended.
 
     Args:
-        row: Row with ``item``, ``history``, ``facts``, ``calendar``, ``profile``, ``campaign`` and ``guideline``.
+        row: Row with ``item``, ``history``, ``facts``, ``calendar``, ``profile`` and ``guideline``.
         max_history: Largest number of tags of the history to show, see :func:`shown`.
     """
     tags, facts = catalog.tags, row["facts"]

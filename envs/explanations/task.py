@@ -266,7 +266,8 @@ class Explanations(Task):
     def shown(cls, example: Mapping[str, Any]) -> list[str]:
         before = ", ".join(map(text, example["most frequent before"]))
         lines = [
-            f"**{text(example['item'])}** for household {text(example['user'])} ({text(example['calendar'])})  ",
+            f"**{text(example['item'])}** for household {text(example['user'])} "
+            f"({text(example['calendar'])})  ",
             f"most frequent before: {before}  ",
         ]
         for name, given in example["answers"].items():
@@ -280,8 +281,8 @@ class Explanations(Task):
     ) -> Words:
         return Words(
             data=NOTES.get(source["source"], f"Data: {text(Path(source['source']).name)}."),
-            population="{name}, later weeks, items never explained in training ({episodes:,} texts for {users:,} "
-            "households)",
+            population="{name}, later weeks, items never explained in training "
+            "({episodes:,} texts for {users:,} households)",
             unit="households",
             deployed="greedy texts, or the best of several under prices",
             subject="The deployed texts",

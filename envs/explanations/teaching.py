@@ -1,4 +1,4 @@
-"""Template authors: true sentences about a household and an item, in every style that a guideline can ask for.
+"""Template authors: true sentences about a household and an item, in every style that a guideline asks for.
 
 An author is a tone and a device. Its text is a sentence on what the household did, of the kind that the
 audience calls for, and one on the item, with the occasion at its end.
@@ -71,13 +71,13 @@ _OCCASIONS = {
         " for a good weekend",
         " on {season} days",
         " in time for {holiday}",
-        " now that a coupon is yours",
+        " with a coupon for you",
     ),
     "playful": (
         " when the weekend calls",
         " as {season} is here",
         " with {holiday} near",
-        " while it is on offer",
+        " while on offer",
     ),
     "crisp": (" for the weekend", " for {season}", " ahead of {holiday}", " on coupon"),
 }

@@ -163,12 +163,14 @@ def claim_precision(
 ) -> list[float | None]:
     """Claims that are true in the household's log, over all that the explanation makes.
 
-    A claim is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the household
-    did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in ``history``. With a
-    column ``facts``, such as the task ``explanations`` has, how often and how lately a tag was bought, goods
-    that go with the item, seasons, holidays and coupons are claims too, see ``envs/explanations/facts.py``.
-    Missing if nothing is claimed, so that silence is neither right nor wrong: hold ``claim_count`` beside it. A
-    claim counts once, however often it is made. What is recommended (``item``) is no claim about the household.
+    A claim is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
+    household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
+    ``history``. With a column ``facts``, such as the task ``explanations`` has, more are claims: how often
+    and how lately a tag was bought, goods that go with the item, seasons, holidays and coupons, see
+    ``envs/explanations/facts.py``.
+    Missing if nothing is claimed, so that silence is neither right nor wrong: hold ``claim_count`` beside it.
+    A claim counts once, however often it is made. What is recommended (``item``) is no claim about the
+    household.
 
     Worst cases: one sure claim scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
     tag "cookies", and goods by other names claim nothing, true or false; nor does a sentence without a
@@ -250,7 +252,7 @@ def specificity(
     households: Households,
     item: Sequence[Sequence[int]] | None = None,
 ) -> list[float]:
-    """How well an explanation points at its household: the share of 20 other households that fit it less well.
+    """How well an explanation points at its household: the share of 20 others that it fits less well.
 
     What it says of the household's purchases (as ``claim_precision`` reads it) is compared with what each of
     them bought, by TF-IDF: rare goods tell more. A tie counts half, so a text that claims nothing scores 0.5.
