@@ -24,7 +24,7 @@ from ..pinned import PinnedTask
 from ..statistics import Values
 from ..tags import audience
 from ..tags.task import NOTES
-from ..task import Answerer, Row, TaskError, Text, Words, evenly
+from ..task import Answerer, Row, TaskError, Text, TradeOff, Words, evenly
 from ..text import normalise
 from . import baselines, facts, metrics
 from .households import Households
@@ -263,8 +263,8 @@ class Explanations(PinnedTask):
     def spread(self, texts: Sequence[str]) -> dict[str, float]:
         return metrics.together(texts)
 
-    def target(self, row: Row) -> str:
-        return ""
+    def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
+        return {"diversity_floor": floors.get("item_diversity", 0.0)}
 
     def example(self, row: Row, deployed: Mapping[str, str], sampled: Mapping[str, str]) -> dict[str, Any]:
         tags = self.catalog.tags
@@ -310,6 +310,14 @@ class Explanations(PinnedTask):
             subject="The deployed texts",
             remedy="greedy decoding shows only the likeliest words",
             spread=("distinct-2", "self-BLEU"),
+            trade_off=TradeOff(
+                x="item_diversity",
+                y="specificity",
+                label="diversity of the texts on an item (1 - mean ROUGE-L)",
+                title="Deployed texts on the test split, 95 % intervals",
+                caption="Specificity against diversity",
+                floor=result.get("diversity_floor", 0.0),
+            ),
             gallery="Gallery",
             examples="Deployed texts, each with what it claims of the household: ✓ true in the log, ✗ not.",
         )

@@ -41,6 +41,8 @@ def test_a_run_ends_with_a_gallery_and_explains_an_item(tmp_path, cache, panel_t
     assert set(deployed["exposure"]["trained"]) == {"distinct-2", "self-BLEU"}
     named = {row["name"] for row in deployed["constraints"]}
     assert any(name.startswith("item_diversity") for name in named)
+    assert result["diversity_floor"] == 0.5
+    assert (run / "plots" / "deployed-unseen-households.png").is_file()
     report = (run / "report.md").read_text()
     assert report.count("** for household ") == 20
     assert "## Gallery" in report
