@@ -121,8 +121,8 @@ def write(
     """A true text for a row.
 
     Args:
-        guideline: Style; by default that of the house. What it asks for and the facts do not offer (a holiday,
-            a coupon, goods that go with the item) is left out.
+        guideline: Style; by default that of the house. What it asks for and the facts do not offer (a
+            holiday, a coupon, goods that go with the item) is left out.
     """
     style = guideline if guideline is not None else house(row, rng)
     (item,) = row["item"]
