@@ -1,12 +1,12 @@
-"""Rewards of an explanation: a text that tells a household why an item is recommended.
+"""Rewards of an explanation: a text that tells a household why an item is recommended. What it claims is
+judged in ``claims.py``.
 
-how varied     ``idf_diversity``, ``sibling_diversity``, ``distinct_n``
-is it true     ``claim_precision``
+how varied     ``idf_diversity``, ``sibling_diversity``, ``item_diversity``, ``distinct_n``
 how it reads   ``text_length``
 what it must   ``banned_words``, ``attribute_leak``
 not say
 
-Their words are those of ``text.py``: any script, and no phrase hidden by its spelling.
+Their words are those of ``envs/words.py``: any script, and no phrase hidden by its spelling.
 """
 
 from __future__ import annotations
@@ -14,37 +14,20 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
-from rapidfuzz.distance import LCSseq
 
+from ...envs.words import band, rouge_l, words
 from ..base import Completion, completion_text
 from ..registry import reward
-from .text import Phrases, band, sentences, words
-
-if TYPE_CHECKING:
-    from ...envs.catalog import Catalog
+from .claims import sought
 
 MEMORY = 160  # explanations, as in RecGPT-V2
 _LEXICON = "protected_attributes.yaml"
-
-# A sentence with one of these speaks of what the household did. "buy" alone, "usually" and "often" are left
-# out: "Buy milk tonight" and "often served with milk" state nothing about anybody. So are "you get", "you
-# had" and "you like": "you get 10 % off", "you had better", "if you like".
-MARKERS = (
-    *("bought", "purchased", "last week", "last weeks", "last month", "household buys", "family buys"),
-    *("you buy", "you purchase", "you have been buying", "you've been buying"),
-    *("you picked", "you pick", "you ordered", "you order", "you chose"),
-    *("you usually", "you often", "you always", "you regularly", "you frequently"),
-    *("you enjoyed", "you stock", "you stocked", "you already", "you keep"),
-    *("your basket", "your baskets", "your cart", "your history", "your purchase", "your purchases"),
-    *("your favourite", "your favorite", "your usual", "your regular", "your recent", "your last"),
-)
 
 
 @reward("idf_diversity", range=(math.log(MEMORY / (MEMORY + 1)), math.log(MEMORY)))
@@ -135,17 +118,75 @@ def sibling_diversity(completions: Sequence[Completion]) -> list[float | None]:
     common = [0.0] * n
     for i in range(n):
         for j in range(i):
-            alike = _rouge_l(texts[i], texts[j])
+            alike = rouge_l(texts[i], texts[j])
             common[i] += alike
             common[j] += alike
     return [1 - total / (n - 1) for total in common]
 
 
-def _rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
-    if not one and not other:
-        return 1.0
-    # F1 of LCS / |one| and LCS / |other|.
-    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))
+@reward("item_diversity", range=(0, 1))
+class ItemDiversity:
+    """``1 - mean ROUGE-L F1`` of an explanation against the last ones that other households got for its item.
+
+    Missing until there are ``warmup`` of them. RecGPT-V2 (arXiv 2512.14503) measures the diversity of
+    explanations so, over the contexts of an item.
+
+    Worst cases: a text of rare or invented words is unlike all others; hold what it says beside it.
+
+    Checkpoint behaviour: the texts are saved; a resume goes on with them.
+
+    Args:
+        memory: texts that are kept of an item, of as many households.
+        warmup: texts that must be there.
+    """
+
+    def __init__(self, memory: int = 8, warmup: int = 2) -> None:
+        if not 1 <= warmup <= memory:
+            raise ValueError(f"warmup={warmup} must lie within 1 and memory={memory}")
+        self.memory, self.warmup = memory, warmup
+        self._kept: dict[int, dict[int, list[str]]] = {}
+
+    def __call__(
+        self, completions: Sequence[Completion], item: Sequence[Sequence[int]], user: Sequence[int]
+    ) -> list[float | None]:
+        """Reads the memory and leaves it as it is."""
+        scores: list[float | None] = []
+        for completion, tags, who in zip(completions, item, user, strict=True):
+            kept = self._kept.get(tags[0], {})
+            others = [text for other, text in kept.items() if other != who]
+            told = words(completion_text(completion))
+            alike = [rouge_l(told, other) for other in others]
+            scores.append(1 - sum(alike) / len(alike) if len(alike) >= self.warmup else None)
+        return scores
+
+    def update(
+        self, completions: Sequence[Completion], item: Sequence[Sequence[int]], user: Sequence[int]
+    ) -> None:
+        """Learn the texts of a training batch, of all ranks in order: the last one of each household."""
+        for completion, tags, who in zip(completions, item, user, strict=True):
+            kept = self._kept.setdefault(int(tags[0]), {})
+            kept.pop(int(who), None)
+            kept[int(who)] = words(completion_text(completion))
+            while len(kept) > self.memory:
+                del kept[next(iter(kept))]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory, "kept": self._kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the memory of a checkpoint.
+
+        Raises:
+            ValueError: the memory is of another size.
+        """
+        if state["memory"] != self.memory:
+            raise ValueError(
+                f"item_diversity: the checkpoint has memory={state['memory']}, this run {self.memory}; set "
+                f"params: {{memory: {state['memory']}}} to resume"
+            )
+        self._kept = {
+            item: {user: list(text) for user, text in kept.items()} for item, kept in state["kept"].items()
+        }
 
 
 @reward("distinct_n", range=(0, 1))
@@ -170,57 +211,6 @@ def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 6
     return scores
 
 
-@reward("claim_precision", range=(0, 1))
-def claim_precision(
-    completions: Sequence[Completion],
-    history: Sequence[Sequence[int]],
-    catalog: Catalog,
-    item: Sequence[Sequence[int]] | None = None,
-    markers: Sequence[str] = MARKERS,
-) -> list[float | None]:
-    """Facts about the household that are true in its log, over all that the explanation states.
-
-    A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
-    household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
-    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts once,
-    however often it is stated. What is recommended (``item``) is no fact about the household.
-
-    Worst cases: one sure fact scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
-    tag "cookies", and goods by other names state nothing, true or false; nor does a sentence without a
-    marker. It does not understand: "you bought no milk" and "other shoppers bought milk" count as milk, and
-    without ``item`` so does the recommended milk beside "you bought". A tag whose name holds the end of a
-    sentence is not found.
-
-    Args:
-        history: tag ids of each sample's household.
-        item: tag ids that each sample recommends, if the data have this column.
-        markers: phrases, in the language of the explanations.
-    """
-    tags, ids = _mentions(catalog)
-    speaks = _sought("markers", markers if isinstance(markers, str) else tuple(markers))
-    same = catalog.equivalence_class
-    scores: list[float | None] = []
-    for i, (completion, bought) in enumerate(zip(completions, history, strict=True)):
-        told = [words(sentence) for sentence in sentences(completion_text(completion))]
-        stated = {
-            same[ids[mention.phrase]]
-            for sentence in told
-            if speaks.any(sentence)
-            for mention in tags.find(sentence)
-        }
-        stated -= {same[tag] for tag in item[i]} if item is not None else set()
-        known = {same[tag] for tag in bought} if stated else set()
-        scores.append(len(stated & known) / len(stated) if stated else None)
-    return scores
-
-
-@lru_cache(maxsize=8)
-def _mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
-    """Finder of a catalogue's tags and aliases in a text, and the tag of each phrase."""
-    names = [*catalog.tags, *catalog.aliases]
-    return Phrases(names), [catalog.id(name) for name in names]
-
-
 @reward("text_length", range=(0, 1))
 def text_length(
     completions: Sequence[Completion], full: Sequence[int] = (6, 11), half: Sequence[int] = (4, 13)
@@ -241,7 +231,7 @@ class BannedWords:
     """
 
     def __init__(self, words: Collection[str]) -> None:
-        self._phrases = _sought("words", words if isinstance(words, str) else tuple(words))
+        self._phrases = sought("words", words if isinstance(words, str) else tuple(words))
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         return [float(self._phrases.any(words(completion_text(completion)))) for completion in completions]
@@ -268,7 +258,7 @@ class AttributeLeak:
         attributes = content.get("attributes") if isinstance(content, dict) else None
         if not isinstance(attributes, dict) or not all(isinstance(p, list) for p in attributes.values()):
             raise ValueError(f"lexicon={path} must hold 'attributes: {{age: [a phrase, another], ...}}'")
-        self._phrases = _sought(f"phrases of lexicon={path}", (*chain.from_iterable(attributes.values()),))
+        self._phrases = sought(f"phrases of lexicon={path}", (*chain.from_iterable(attributes.values()),))
 
     def __call__(
         self, completions: Sequence[Completion], protected: Sequence[Sequence[str] | None] | None = None
@@ -288,21 +278,4 @@ class AttributeLeak:
     def _own(self, text: Sequence[str], values: Sequence[str] | None) -> bool:
         if values is None or len(values) == 0:
             return False
-        return _sought("protected", values if isinstance(values, str) else tuple(values)).any(text)
-
-
-@lru_cache(maxsize=1024)
-def _sought(setting: str, phrases: tuple[str, ...] | str) -> Phrases:
-    """Finder of phrases that a gate relies on.
-
-    Raises:
-        ValueError: the phrases are no list, or one of them could never be found.
-    """
-    if isinstance(phrases, str) or not phrases:
-        raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")
-    for phrase in phrases:
-        if not isinstance(phrase, str) or not words(phrase):
-            raise ValueError(
-                f"{setting}: {phrase!r} must be a text with a letter or digit; quote or remove it"
-            )
-    return Phrases(phrases)
+        return sought("protected", values if isinstance(values, str) else tuple(values)).any(text)
