@@ -399,12 +399,17 @@ class Task(ABC):
 
 TASKS = Lookup("task", "Class", "recrl.tasks", TaskError)
 
-SHIPPED = {"tags": "recrl.envs.tags.task:Tags", "prompts": "recrl.envs.prompts.task:Prompts"}
+SHIPPED = {
+    "tags": "recrl.envs.tags.task:Tags",
+    "prompts": "recrl.envs.prompts.task:Prompts",
+    "guidelines": "recrl.envs.agents.guidelines:Guidelines",
+}
 """Shipped tasks: name -> where they are."""
 
 _SETTINGS = {
     "tags": "recrl.envs.tags.settings:TagsConfig",
     "prompts": "recrl.envs.prompts.settings:PromptsConfig",
+    "guidelines": "recrl.envs.agents.settings:GuidelinesConfig",
 }
 
 

@@ -23,6 +23,7 @@ ROOMS = {
     "rollouts": 3,
     "trainer": 4,
     "evaluation": 4,
+    "chat": 4,
 }
 FILES = sorted(path for folder in FLOORS for path in (ROOT / folder).rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 ``Client``      asks one address; bounded in time and size, without redirects, cookies or ``.netrc``
 ``Reply``       what came back, whatever its status
+``strict_json`` JSON as it is read here: finite numbers, no name twice in an object
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.utils import get_environ_proxies
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from .addresses import check_url, is_loopback
 from .connections import session, until
@@ -30,10 +32,19 @@ LIMIT = 8 * 2**20
 
 _BLOCK = 2**16
 _FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, UnicodeError, zlib.error)
+_SILENT = (requests.Timeout, HTTPTimeoutError, TimeoutError)
 
 
 class NoReplyError(RuntimeError):
     """No whole answer came; the message says why, and never holds a password."""
+
+
+class LateError(NoReplyError):
+    """The server was silent for too long, or not done at the deadline."""
+
+
+class TooLongError(NoReplyError):
+    """The answer has more bytes than are read."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +55,13 @@ class Reply:
         status: HTTP status code.
         reason: Status in words.
         body: Whole content, decompressed.
+        retry_after: Header of that name, as it came; None without one.
     """
 
     status: int
     reason: str
     body: bytes
+    retry_after: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -65,12 +78,7 @@ class Reply:
         Raises:
             ValueError: the body is something else, or nested too deeply.
         """
-        try:
-            return json.loads(
-                self.body, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once
-            )
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        return strict_json(self.body)
 
 
 class Client:
@@ -135,26 +143,37 @@ class Client:
         """
         return self._ask("GET", path, None, LIMIT)
 
-    def post(self, content: Any, path: str = "", *, limit: int = LIMIT) -> Reply:
+    def post(
+        self, content: Any, path: str = "", *, limit: int = LIMIT, deadline: float | None = None
+    ) -> Reply:
         """The answer to JSON, whatever its status.
 
         Args:
             path: Behind the client's url.
             limit: Largest number of bytes of the answer.
+            deadline: Seconds until it must be whole; by default the client's.
 
         Raises:
             NoReplyError: there is none.
         """
-        return self._ask("POST", path, content, limit)
+        return self._ask("POST", path, content, limit, deadline)
 
     def close(self) -> None:
         """Give connections back."""
         self._session.close()
 
-    def _ask(self, method: Literal["GET", "POST"], path: str, content: Any, limit: int) -> Reply:
-        end = time.monotonic() + self.deadline
+    def _ask(
+        self,
+        method: Literal["GET", "POST"],
+        path: str,
+        content: Any,
+        limit: int,
+        deadline: float | None = None,
+    ) -> Reply:
+        deadline = self.deadline if deadline is None else deadline
+        end = time.monotonic() + deadline
         before = until.set(end)
-        silence = min(self.timeout, self.deadline)
+        silence = min(self.timeout, deadline)
         try:
             with self._session.request(
                 method,
@@ -164,18 +183,13 @@ class Client:
                 allow_redirects=False,
                 stream=True,
             ) as found:
-                return Reply(found.status_code, found.reason or "", _body(found, limit))
-        except (
-            requests.RequestException,
-            HTTPError,
-            HTTPException,
-            OSError,
-            UnicodeError,
-            zlib.error,
-        ) as error:
+                body = _body(found, limit)
+                return Reply(found.status_code, found.reason or "", body, found.headers.get("Retry-After"))
+        except _FAULTS as error:
             if time.monotonic() >= end:
-                raise NoReplyError(f"timed out: no whole answer after deadline={self.deadline:g} s") from None
-            raise NoReplyError(" ".join(str(error).split())) from None
+                raise LateError(f"timed out: no whole answer after deadline={deadline:g} s") from None
+            kind = LateError if isinstance(error, _SILENT) else NoReplyError
+            raise kind(" ".join(str(error).split())) from None
         finally:
             until.reset(before)
 
@@ -190,10 +204,22 @@ def _body(found: requests.Response, limit: int) -> bytes:
     while block := found.raw.read(_BLOCK, decode_content=False):
         body += block if inflate is None else inflate.decompress(block, limit + 1 - len(body))
         if len(body) > limit:
-            raise NoReplyError(f"the answer is longer than {limit} bytes")
+            raise TooLongError(f"the answer is longer than {limit} bytes")
     if inflate is not None and body and not inflate.eof:
         raise NoReplyError("the compressed answer broke off")
     return bytes(body)
+
+
+def strict_json(told: bytes | str) -> Any:
+    """JSON in the strict sense: finite numbers, no name twice in an object.
+
+    Raises:
+        ValueError: the text is something else, or nested too deeply.
+    """
+    try:
+        return json.loads(told, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _no_number(name: str) -> float:

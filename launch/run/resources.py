@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...envs.chat.models import ChatModel, Endpoint
+from ...envs.chat.models import ChatModel
 from ...envs.data import coupons as offers
 from ...envs.task import Lines, Task
 from ...rewards import encode_tags, parameters, resolve_all
 from ...rewards.shipped.holidays import CalendarFit
 from ...rewards.shipped.offers import OfferRanker, OfferRanks
+from ...rl.chat.make import ModelError, make_chat
 from ..config.schema import ConfigError, RunConfig
 
 
@@ -69,7 +70,7 @@ def judge(config: RunConfig, task: Task) -> ChatModel:
     """The language model that rewards may ask.
 
     Raises:
-        ConfigError: the configuration names none, or its key is not set.
+        ConfigError: the configuration names none, its key is not set, or it cannot be loaded.
     """
     if config.judge is None:
         raise ConfigError(
@@ -77,9 +78,9 @@ def judge(config: RunConfig, task: Task) -> ChatModel:
             "such as judge.url=http://127.0.0.1:8000/v1"
         )
     try:
-        return Endpoint(config.judge)
-    except ValueError as error:
-        raise ConfigError(f"judge: {error}") from error
+        return make_chat(config.judge)
+    except ModelError as error:
+        raise ConfigError(str(error)) from error
 
 
 RESOURCES: dict[str, Callable[[RunConfig, Task], Any]] = {

@@ -3,10 +3,12 @@
 import contextlib
 import gc
 import os
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..processes import distributed_state
@@ -56,7 +58,7 @@ class ColocatedEngine:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
         try:
-            with _left_alone():
+            with left_alone():
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RolloutError(
@@ -88,7 +90,7 @@ class ColocatedEngine:
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Answer]]:
         if not requests:
             return []
-        with _left_alone():
+        with left_alone():
             found = self._llm.generate(
                 [{"prompt_token_ids": list(request.prompt)} for request in requests],
                 [self._parameters(**sampling_options(sampling, request)) for request in requests],
@@ -117,12 +119,15 @@ def _answer(output: Any) -> Answer:
 
 
 @contextlib.contextmanager
-def _left_alone() -> Iterator[None]:
+def left_alone() -> Iterator[None]:
     """Keep what vLLM changes for the whole process: random numbers, the number of threads and its setting."""
     threads, setter = torch.get_num_threads(), torch.set_num_threads
+    others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
             torch.set_num_threads = setter
             setter(threads)

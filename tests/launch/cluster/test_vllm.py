@@ -14,7 +14,8 @@ from ranks import free_port
 from whole_runs import SMALL, finished, here, lines, recrl
 
 from recrl.envs import task as tasks
-from recrl.envs.chat.models import ChatError, Endpoint
+from recrl.envs.chat.endpoint import Endpoint
+from recrl.envs.chat.models import ChatError
 from recrl.envs.chat.settings import ChatConfig
 from recrl.launch.cluster.health import healthy
 from recrl.launch.config.reading import load

@@ -2,61 +2,15 @@
 tests/launch/cluster/test_vllm.py."""
 
 import asyncio
-import json
 import pickle
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import Server, said
 
-from recrl.envs.chat.models import ChatError, Endpoint, quoted
+from recrl.envs.chat.endpoint import Endpoint
+from recrl.envs.chat.models import ChatError, quoted
 from recrl.envs.chat.settings import ChatConfig
-
-
-class Server(ThreadingHTTPServer):
-    """Says what the last message says, in capitals, unless told to answer with something else."""
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests, self.status, self.answer, self.wait, self.drip = [], 200, None, 0.0, False
-        self.flying, self.most = 0, 0
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections open
-
-    def do_POST(self):
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.requests.append((self.path, dict(self.headers), body))
-            server.flying += 1
-            server.most = max(server.most, server.flying)
-        time.sleep(server.wait)
-        with server.lock:
-            server.flying -= 1
-        answer = server.answer or said(body["messages"][-1]["content"].upper())
-        self.send_response(server.status)
-        self.send_header("Content-Length", str(len(answer.encode())))
-        self.end_headers()
-        for i in range(100 if server.drip else 0):
-            try:
-                self.wfile.write(answer[i : i + 1].encode())
-                time.sleep(0.05)
-            except OSError:
-                return
-        if not server.drip:
-            self.wfile.write(answer.encode())
-
-    def log_message(self, *_):
-        pass
-
-
-def said(text, ended="stop"):
-    return json.dumps({"choices": [{"message": {"content": text}, "finish_reason": ended}]})
 
 
 @pytest.fixture
@@ -65,7 +19,7 @@ def server(serve):
 
 
 def model(server, **settings):
-    return Endpoint(ChatConfig(**{"url": server.url, "model": "owl", **settings}))
+    return Endpoint(ChatConfig(**{"url": server.url, "model": "owl", "retries": 0, **settings}))
 
 
 def test_texts_and_conversations_are_answered_in_order(server):
