@@ -124,7 +124,7 @@ class Words:
         headline: Metric by which deployed answers are ranked; empty for the run's objective.
         spread: Figures of all answers together that the table shows.
         trade_off: Metrics that are plotted; None for no plot.
-        examples: What the examples show.
+        examples: What the examples show; ``gallery``: their heading.
     """
 
     data: str
@@ -139,13 +139,15 @@ class Words:
     spread: tuple[str, ...] = ()
     trade_off: TradeOff | None = None
     examples: str = "Greedy answers to prompts that nothing was trained on."
+    gallery: str = "Ten answers"
 
 
 class TaskSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Task of the policy."""
 
     use: Annotated[str, Plain(4000)] = "tags"
-    """``tags``, ``prompts``, a name that a package offers, ``file.py:Class`` or ``package.module:Class``."""
+    """``tags``, ``prompts``, ``explanations``, a name that a package offers, ``file.py:Class`` or
+    ``package.module:Class``."""
     max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
     """Largest number of training episodes, spread evenly over all; their prompts are held in memory."""
 
@@ -168,6 +170,9 @@ class Task(ABC):
         summary: Further metrics that a short table shows; ``details``: those that have a table of their own.
         populations: Name of the rows of unseen users together, and name of all rows.
         resources: What rewards may name besides columns; a run adds those that it makes.
+        terms: Words that prompts and answers use as they stand, such as names of goods; the tiny policy has a
+            token for each.
+        examples: Number of rows whose answers a report shows.
         data: Purchases and events behind the task; None for a task that reads its own files.
     """
 
@@ -181,6 +186,8 @@ class Task(ABC):
     summary: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     populations: tuple[str, str] = ("unseen users", "all users")
+    terms: tuple[str, ...] = ()
+    examples: int = 10
     data: "Data | None" = None
 
     def __init__(self, settings: Any, source: "DataConfig") -> None:
@@ -261,6 +268,24 @@ class Task(ABC):
             f"{type(self).__name__} a method audience (docs/tasks.md)"
         )
 
+    def asked(self, user: str, item: str, at: dt.date | None = None) -> Row:
+        """The row of a user and an item, for ``recrl explain``.
+
+        Args:
+            at: Day in place of today; only what lies before is read.
+
+        Raises:
+            TaskError: the task explains no items, or does not know this one or the user.
+        """
+        raise TaskError(
+            f"task.use={self.settings.use} explains no items; train a run of task.use=explanations, or give "
+            f"the class {type(self).__name__} a method asked (docs/tasks.md)"
+        )
+
+    def grounds(self, row: Row, text: str) -> list[tuple[str, bool]]:
+        """What an answer claims, in words, and whether each claim is true in the data; by default nothing."""
+        return []
+
     def recommendation(self, row: Row, text: str) -> dict[str, Any]:
         """An answer to a row of :meth:`audience` as columns: ``items``, best first, or ``text``."""
         if isinstance(self.form, Lines):
@@ -291,6 +316,11 @@ class Task(ABC):
             rehearsing: Whether this is the first part of the training, which teaches the form.
         """
         raise TaskError(f"{type(self).__name__} has no demonstrations; set warm_start.steps=0")
+
+    def corpus(self, rows: Sequence[Row]) -> list[str]:
+        """Texts that the tiny policy's tokenizer learns its pieces from; by default the prompts."""
+        # The first line of a message is its role, as in the chat template.
+        return ["\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows]
 
     def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Basis of the demonstrations as JSON: a warm start goes on only from a checkpoint of the same."""
@@ -403,6 +433,7 @@ SHIPPED = {
     "tags": "recrl.envs.tags.task:Tags",
     "prompts": "recrl.envs.prompts.task:Prompts",
     "guidelines": "recrl.envs.agents.guidelines:Guidelines",
+    "explanations": "recrl.envs.explanations.task:Explanations",
 }
 """Shipped tasks: name -> where they are."""
 
@@ -410,6 +441,7 @@ _SETTINGS = {
     "tags": "recrl.envs.tags.settings:TagsConfig",
     "prompts": "recrl.envs.prompts.settings:PromptsConfig",
     "guidelines": "recrl.envs.agents.settings:GuidelinesConfig",
+    "explanations": "recrl.envs.explanations.settings:ExplanationsConfig",
 }
 
 

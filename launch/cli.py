@@ -1,5 +1,5 @@
-"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``, ``recrl export``,
-``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``, ``recrl bench``.
+"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``, ``recrl explain``,
+``recrl export``, ``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``, ``recrl bench``.
 """
 
 import os
@@ -156,6 +156,7 @@ def evaluate(
 
 
 app.command()(finished.recommend)
+app.command()(finished.explain)
 app.command()(finished.export)
 
 

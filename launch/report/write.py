@@ -92,7 +92,7 @@ def write(folder: Path) -> Path:
         *_conflict(log),
         *_time(log),
         *settings(config),
-        "## Ten answers",
+        f"## {words.gallery}",
         "",
         words.examples,
         "",

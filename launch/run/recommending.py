@@ -84,7 +84,7 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
             for left in request.asked.glob("*.jsonl"):
                 left.unlink()
         some = [chosen[i] for i in evenly(len(chosen), FITTED_ON)]
-        answering = _Recommending(config, task, audience, some, folder, request.asked, display)
+        answering = Recommending(config, task, audience, some, folder, request.asked, display)
         prices = answering.fit()
         aside = request.output.with_name(f".{request.output.name}.writing")
         attained = answering.write(chosen, prices, aside)
@@ -127,7 +127,7 @@ class _Prices:
         }
 
 
-class _Recommending:
+class Recommending:
     """A policy that answers an audience.
 
     Args:
@@ -185,6 +185,10 @@ class _Recommending:
     def _serving(self, rows: Sequence[Row]) -> Serving:
         given = (self._answering, self._scored, self._task, self._engine, self._problem, self._config)
         return Serving(*given, rows, rows)
+
+    def answers(self, rows: Sequence[Row], priced: Sequence[Priced]) -> list[str]:
+        """Answers to rows under prices that were fitted before."""
+        return self._serving(rows).under(priced).texts
 
     def write(self, numbers: Sequence[int], prices: _Prices, path: Path) -> Floats:
         """Answer users and write a table; return the means of the constrained rewards over them."""

@@ -46,8 +46,6 @@ _WARM_START_SEED, _EVALUATION_SEED, _REFERENCE_SEED = 1, 2, 3
 
 # Folder of the files of an evaluation under way.
 _ANSWERS = "answers"
-# Episodes that a report shows.
-_EXAMPLES = 10
 # Checkpoint of the warm start.
 _WARMING = "warm_start"
 
@@ -231,7 +229,7 @@ def _examples(task: Task, rows: Sequence[Row], answers: Mapping[str, Answers]) -
             {name: given.deployed[i] for name, given in answers.items()},
             {name: given.sampled[i] for name, given in answers.items()},
         )
-        for i in evenly(len(rows), _EXAMPLES)
+        for i in evenly(len(rows), task.examples)
     ]
 
 
@@ -252,10 +250,8 @@ def warmed(setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats, nam
             else policy.load(
                 config.policy,
                 options=form.options if isinstance(form := setup.task.form, Lines) else (),
-                # The first line of a message is its role, as in the chat template.
-                texts=[
-                    "\n".join(f"{m['role']}\n{m['content']}" for m in row["prompt"]) for row in rows[:2000]
-                ],
+                terms=setup.task.terms,
+                texts=setup.task.corpus(rows[:2000]),
                 seed=config.seed,
             )
         )

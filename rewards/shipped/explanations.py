@@ -1,12 +1,12 @@
 """Rewards of an explanation: a text that tells a household why an item is recommended.
 
-how varied     ``idf_diversity``, ``sibling_diversity``, ``distinct_n``
-is it true     ``claim_precision``
+how varied     ``idf_diversity``, ``sibling_diversity``, ``item_diversity``, ``distinct_n``
+what it says   ``claim_precision``, ``claim_count``, ``specificity``, ``item_named``
 how it reads   ``text_length``
 what it must   ``banned_words``, ``attribute_leak``
 not say
 
-Their words are those of ``text.py``: any script, and no phrase hidden by its spelling.
+Their words are those of ``envs/words.py``: any script, and no phrase hidden by its spelling.
 """
 
 from __future__ import annotations
@@ -21,30 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rapidfuzz.distance import LCSseq
 
+from ...envs.explanations.facts import MARKERS, claims, holds, named_goods, named_tags
+from ...envs.words import Phrases, band, rouge_l, words
 from ..base import Completion, completion_text
 from ..registry import reward
-from .text import Phrases, band, sentences, words
 
 if TYPE_CHECKING:
     from ...envs.catalog import Catalog
+    from ...envs.explanations.facts import Facts
+    from ...envs.explanations.households import Households
 
 MEMORY = 160  # explanations, as in RecGPT-V2
 _LEXICON = "protected_attributes.yaml"
-
-# A sentence with one of these speaks of what the household did. "buy" alone, "usually" and "often" are left
-# out: "Buy milk tonight" and "often served with milk" state nothing about anybody. So are "you get", "you
-# had" and "you like": "you get 10 % off", "you had better", "if you like".
-MARKERS = (
-    *("bought", "purchased", "last week", "last weeks", "last month", "household buys", "family buys"),
-    *("you buy", "you purchase", "you have been buying", "you've been buying"),
-    *("you picked", "you pick", "you ordered", "you order", "you chose"),
-    *("you usually", "you often", "you always", "you regularly", "you frequently"),
-    *("you enjoyed", "you stock", "you stocked", "you already", "you keep"),
-    *("your basket", "your baskets", "your cart", "your history", "your purchase", "your purchases"),
-    *("your favourite", "your favorite", "your usual", "your regular", "your recent", "your last"),
-)
 
 
 @reward("idf_diversity", range=(math.log(MEMORY / (MEMORY + 1)), math.log(MEMORY)))
@@ -135,17 +124,10 @@ def sibling_diversity(completions: Sequence[Completion]) -> list[float | None]:
     common = [0.0] * n
     for i in range(n):
         for j in range(i):
-            alike = _rouge_l(texts[i], texts[j])
+            alike = rouge_l(texts[i], texts[j])
             common[i] += alike
             common[j] += alike
     return [1 - total / (n - 1) for total in common]
-
-
-def _rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
-    if not one and not other:
-        return 1.0
-    # F1 of LCS / |one| and LCS / |other|.
-    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))
 
 
 @reward("distinct_n", range=(0, 1))
@@ -176,17 +158,22 @@ def claim_precision(
     history: Sequence[Sequence[int]],
     catalog: Catalog,
     item: Sequence[Sequence[int]] | None = None,
+    facts: Sequence[Facts] | None = None,
     markers: Sequence[str] = MARKERS,
 ) -> list[float | None]:
-    """Facts about the household that are true in its log, over all that the explanation states.
+    """Claims that are true in the household's log, over all that the explanation makes.
 
-    A stated fact is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
+    A claim is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
     household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
-    ``history``. Missing if nothing is stated, so that silence is neither right nor wrong. A fact counts once,
-    however often it is stated. What is recommended (``item``) is no fact about the household.
+    ``history``. With a column ``facts``, such as the task ``explanations`` has, more are claims: how often
+    and how lately a tag was bought, goods that go with the item, seasons, holidays and coupons, see
+    ``envs/explanations/facts.py``.
+    Missing if nothing is claimed, so that silence is neither right nor wrong: hold ``claim_count`` beside it.
+    A claim counts once, however often it is made. What is recommended (``item``) is no claim about the
+    household.
 
-    Worst cases: one sure fact scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
-    tag "cookies", and goods by other names state nothing, true or false; nor does a sentence without a
+    Worst cases: one sure claim scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
+    tag "cookies", and goods by other names claim nothing, true or false; nor does a sentence without a
     marker. It does not understand: "you bought no milk" and "other shoppers bought milk" count as milk, and
     without ``item`` so does the recommended milk beside "you bought". A tag whose name holds the end of a
     sentence is not found.
@@ -194,31 +181,160 @@ def claim_precision(
     Args:
         history: tag ids of each sample's household.
         item: tag ids that each sample recommends, if the data have this column.
+        facts: what is true of each sample, kind by kind, if the data have this column.
         markers: phrases, in the language of the explanations.
     """
-    tags, ids = _mentions(catalog)
-    speaks = _sought("markers", markers if isinstance(markers, str) else tuple(markers))
-    same = catalog.equivalence_class
+    chosen = markers if isinstance(markers, str) else tuple(markers)
+    _sought("markers", chosen)
     scores: list[float | None] = []
     for i, (completion, bought) in enumerate(zip(completions, history, strict=True)):
-        told = [words(sentence) for sentence in sentences(completion_text(completion))]
-        stated = {
-            same[ids[mention.phrase]]
-            for sentence in told
-            if speaks.any(sentence)
-            for mention in tags.find(sentence)
-        }
-        stated -= {same[tag] for tag in item[i]} if item is not None else set()
-        known = {same[tag] for tag in bought} if stated else set()
-        scores.append(len(stated & known) / len(stated) if stated else None)
+        told = claims(completion_text(completion), catalog, _of(item, i), tuple(chosen))
+        if facts is not None:
+            true = [holds(claim, facts[i], catalog) for claim in told]
+        else:
+            goods = named_goods(told)
+            same = catalog.equivalence_class
+            known = {same[tag] for tag in bought} if goods else set()
+            true = [tag in known for tag in goods]
+        scores.append(sum(true) / len(true) if true else None)
     return scores
 
 
-@lru_cache(maxsize=8)
-def _mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
-    """Finder of a catalogue's tags and aliases in a text, and the tag of each phrase."""
-    names = [*catalog.tags, *catalog.aliases]
-    return Phrases(names), [catalog.id(name) for name in names]
+def _of(item: Sequence[Sequence[int]] | None, i: int) -> Sequence[int]:
+    return () if item is None else item[i]
+
+
+@reward("claim_count", range=(0, 8))
+def claim_count(
+    completions: Sequence[Completion],
+    catalog: Catalog,
+    item: Sequence[Sequence[int]] | None = None,
+    most: int = 8,
+) -> list[float]:
+    """Number of goods that the explanation says the household bought, at most ``most``.
+
+    Beside ``claim_precision``, which has no score for silence. Claims are those of that reward, true or not.
+
+    Worst cases: as a mean, ten claims in one text and none in another are five each.
+
+    Args:
+        item: tag ids that each sample recommends, if the data have this column.
+    """
+    return [
+        float(min(most, len(named_goods(claims(completion_text(completion), catalog, _of(item, i))))))
+        for i, completion in enumerate(completions)
+    ]
+
+
+@reward("item_named", range=(0, 1))
+def item_named(
+    completions: Sequence[Completion], item: Sequence[Sequence[int]], catalog: Catalog
+) -> list[float]:
+    """1 if the explanation names what is recommended, or an equivalent tag, else 0.
+
+    Args:
+        item: tag ids that each sample recommends.
+    """
+    same = catalog.equivalence_class
+    scores = []
+    for completion, tags in zip(completions, item, strict=True):
+        named = {same[tag] for tag in named_tags(completion_text(completion), catalog)}
+        scores.append(float(any(same[tag] in named for tag in tags)))
+    return scores
+
+
+@reward("specificity", range=(0, 1))
+def specificity(
+    completions: Sequence[Completion],
+    user: Sequence[int],
+    origin: Sequence[int],
+    catalog: Catalog,
+    households: Households,
+    item: Sequence[Sequence[int]] | None = None,
+) -> list[float]:
+    """How well an explanation points at its household: the share of 20 others that it fits less well.
+
+    What it says of the household's purchases (as ``claim_precision`` reads it) is compared with what each of
+    them bought, by TF-IDF: rare goods tell more. A tie counts half, so a text that claims nothing scores 0.5.
+
+    Worst cases: it rewards naming what nobody else buys, true or not of this household only as far as its
+    history holds it, and many goods rather than few: hold ``claim_precision`` and ``text_length`` beside it.
+
+    Args:
+        user: index of each sample's household; origin: week of its prompt.
+        households: what households bought, as the task ``explanations`` brings it.
+        item: tag ids that each sample recommends, if the data have this column.
+    """
+    scores = []
+    for i, completion in enumerate(completions):
+        goods = named_goods(claims(completion_text(completion), catalog, _of(item, i)))
+        scores.append(households.specificity(user[i], origin[i], goods))
+    return scores
+
+
+@reward("item_diversity", range=(0, 1))
+class ItemDiversity:
+    """``1 - mean ROUGE-L F1`` of an explanation against the last ones that other households got for its item.
+
+    Missing until there are ``warmup`` of them. RecGPT-V2 (arXiv 2512.14503) measures the diversity of
+    explanations so, over the contexts of an item.
+
+    Worst cases: a text of rare or invented words is unlike all others; hold what it says beside it.
+
+    Checkpoint behaviour: the texts are saved; a resume goes on with them.
+
+    Args:
+        memory: texts that are kept of an item, of as many households.
+        warmup: texts that must be there.
+    """
+
+    def __init__(self, memory: int = 8, warmup: int = 2) -> None:
+        if not 1 <= warmup <= memory:
+            raise ValueError(f"warmup={warmup} must lie within 1 and memory={memory}")
+        self.memory, self.warmup = memory, warmup
+        self._kept: dict[int, dict[int, list[str]]] = {}
+
+    def __call__(
+        self, completions: Sequence[Completion], item: Sequence[Sequence[int]], user: Sequence[int]
+    ) -> list[float | None]:
+        """Reads the memory and leaves it as it is."""
+        scores: list[float | None] = []
+        for completion, tags, who in zip(completions, item, user, strict=True):
+            kept = self._kept.get(tags[0], {})
+            others = [text for other, text in kept.items() if other != who]
+            told = words(completion_text(completion))
+            alike = [rouge_l(told, other) for other in others]
+            scores.append(1 - sum(alike) / len(alike) if len(alike) >= self.warmup else None)
+        return scores
+
+    def update(
+        self, completions: Sequence[Completion], item: Sequence[Sequence[int]], user: Sequence[int]
+    ) -> None:
+        """Learn the texts of a training batch, of all ranks in order: the last one of each household."""
+        for completion, tags, who in zip(completions, item, user, strict=True):
+            kept = self._kept.setdefault(int(tags[0]), {})
+            kept.pop(int(who), None)
+            kept[int(who)] = words(completion_text(completion))
+            while len(kept) > self.memory:
+                del kept[next(iter(kept))]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory, "kept": self._kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with the memory of a checkpoint.
+
+        Raises:
+            ValueError: the memory is of another size.
+        """
+        if state["memory"] != self.memory:
+            raise ValueError(
+                f"item_diversity: the checkpoint has memory={state['memory']}, this run {self.memory}; set "
+                f"params: {{memory: {state['memory']}}} to resume"
+            )
+        self._kept = {
+            item: {user: list(text) for user, text in kept.items()} for item, kept in state["kept"].items()
+        }
 
 
 @reward("text_length", range=(0, 1))

@@ -27,8 +27,8 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from ...envs.words import band
 from ..registry import reward
-from .text import band
 
 if TYPE_CHECKING:
     from ...envs.catalog import Catalog, ParsedAnswer

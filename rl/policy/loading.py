@@ -82,13 +82,19 @@ def check_machine(config: PolicyConfig) -> None:
 
 
 def load(
-    config: PolicyConfig, *, options: Sequence[str] = (), texts: Sequence[str] = (), seed: int = 0
+    config: PolicyConfig,
+    *,
+    options: Sequence[str] = (),
+    terms: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    seed: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load or make a policy.
 
     Args:
         config: Settings of the policy.
         options: Lines that the tiny policy's tokenizer knows as one token each, line break included.
+        terms: Words that it knows as one token each wherever they stand as words of their own.
         texts: Prompts, from which the tiny policy's tokenizer learns its pieces.
         seed: Seed of the tiny policy's weights, and of new adapters.
 
@@ -104,7 +110,7 @@ def load(
     check_machine(config)
     dtype, place, saved = getattr(torch, config.dtype), config.model, None
     if config.model == "tiny":
-        tokenizer: Any = tiny_tokenizer(options, texts, config.tiny.vocabulary)
+        tokenizer: Any = tiny_tokenizer(options, texts, config.tiny.vocabulary, terms)
         model: Any = tiny_model(config.tiny, tokenizer, seed, config.attention).to(dtype)
     elif config.model == "smollm2":
         model, tokenizer = _smollm2(dtype, config.attention)

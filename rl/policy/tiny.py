@@ -1,7 +1,7 @@
 """The tiny policy: a Qwen3 decoder of about a million parameters with random weights.
 
-Its tokenizer knows each line that names a tag as one token and falls back to bytes for everything else, so it
-speaks the same chat format as a real model.
+Its tokenizer knows each line that names a tag as one token (for texts, each tag inside a sentence) and falls
+back to bytes for everything else, so it speaks the same chat format as a real model.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_tokenizer(options: Sequence[str], texts: Sequence[str], pieces: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learned from ``texts``, plus one token for each option and its line break."""
+def tiny_tokenizer(
+    options: Sequence[str], texts: Sequence[str], pieces: int, terms: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learned from ``texts``, plus one token for each option and its line break, and one for
+    each term without any."""
     if not options and not texts:
         raise ValueError(
             "policy.model=tiny makes its tokenizer of what it writes and reads; pass options=, texts= or both"
@@ -42,6 +45,7 @@ def tiny_tokenizer(options: Sequence[str], texts: Sequence[str], pieces: int) ->
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(f"{option}\n", normalized=False) for option in options])
+    tokenizer.add_tokens([AddedToken(term, normalized=False, single_word=True) for term in terms])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=_END,

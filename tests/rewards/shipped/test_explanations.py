@@ -9,6 +9,7 @@ from rouge_score import rouge_scorer
 
 from recrl.envs.catalog import Catalog
 from recrl.envs.data import completejourney
+from recrl.envs.words import words
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rewards.registry import resolve
 from recrl.rewards.shipped.explanations import (
@@ -22,7 +23,6 @@ from recrl.rewards.shipped.explanations import (
     text_length,
 )
 from recrl.rewards.shipped.tags import tag_length
-from recrl.rewards.shipped.text import words
 
 VOCABULARY = (
     *("fresh", "ripe", "milk", "bread", "you", "like", "often", "bought", "salad", "dinner"),

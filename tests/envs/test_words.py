@@ -2,7 +2,7 @@
 
 import pytest
 
-from recrl.rewards.shipped.text import Phrases, band, sentences, words
+from recrl.envs.words import Phrases, band, sentences, words
 
 
 @pytest.mark.parametrize(

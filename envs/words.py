@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import regex
+from rapidfuzz.distance import LCSseq
 
 # Written without spaces: each of these is a word of its own. The last is the long vowel of katakana.
 _IDEOGRAPH = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]"
@@ -116,3 +117,12 @@ def band(words: int, full: Sequence[int], half: Sequence[int]) -> float:
     if full[0] <= words <= full[1]:
         return 1.0
     return 0.5 if half[0] <= words <= half[1] else 0.0
+
+
+def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence of two lists of words; two empty ones are
+    alike."""
+    if not one and not other:
+        return 1.0
+    # F1 of LCS / |one| and LCS / |other|.
+    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))

@@ -1,0 +1,1 @@
+"""The explanations task: say why an item is recommended to a household."""
