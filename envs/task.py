@@ -172,6 +172,7 @@ class Task(ABC):
         resources: What rewards may name besides columns; a run adds those that it makes.
         terms: Words that prompts and answers use as they stand, such as names of goods; the tiny policy has a
             token for each.
+        answers: What an answer is, a sentence for those who are handed a policy.
         examples: Number of rows whose answers a report shows.
         data: Purchases and events behind the task; None for a task that reads its own files.
     """
@@ -187,6 +188,7 @@ class Task(ABC):
     details: tuple[str, ...] = ()
     populations: tuple[str, str] = ("unseen users", "all users")
     terms: tuple[str, ...] = ()
+    answers: str = ""
     examples: int = 10
     data: "Data | None" = None
 

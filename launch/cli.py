@@ -1,5 +1,6 @@
-"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``, ``recrl explain``,
-``recrl export``, ``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``, ``recrl bench``.
+"""The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``,
+``recrl explain``, ``recrl export``, ``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``,
+``recrl bench``.
 """
 
 import os

@@ -8,6 +8,8 @@ from statistics import median
 import pytest
 from places import ROOT
 
+from recrl.envs.task import SHIPPED
+
 FLOORS = {"envs": 1, "rewards": 2, "rl": 3, "launch": 4}
 # A room may know those below it, and itself.
 ROOMS = {
@@ -116,6 +118,19 @@ def test_only_the_trainer_knows_trl():
 def test_the_lowest_floor_needs_no_torch():
     for path in (ROOT / "envs").rglob("*.py"):
         assert not of_libraries(path) & {"trl", "transformers", "accelerate"}, path
+
+
+def test_no_floor_but_the_lowest_asks_which_task_it_is():
+    for path in FILES:
+        if name_of(path)[0] == "envs":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Compare):
+                continue
+            compared = [node.left, *node.comparators]
+            assert not any("task" in ast.unparse(one) for one in compared) or not any(
+                isinstance(one, ast.Constant) and one.value in SHIPPED for one in compared
+            ), f"{path}:{node.lineno}: ask the task, not for its name"
 
 
 def test_files_are_short():

@@ -130,10 +130,10 @@ def claims(
 def _read(text: str, catalog: Catalog, item: tuple[int, ...], markers: tuple[str, ...]) -> tuple[Claim, ...]:
     finder, ids = mentions(catalog)
     same, speaks = catalog.equivalence_class, _phrases(markers)
-    recommended = {same[tag] for tag in item}
+    recommended, silent = {same[tag] for tag in item}, _ambiguous(catalog)
     found: dict[Claim, None] = {}
     for sentence in map(words, sentences(text)):
-        named = list(finder.find(sentence))
+        named = [one for one in finder.find(sentence) if ids[one.phrase] not in silent]
         cues = {_CUE_OF[cue.phrase] for cue in _CUES.find(_without(sentence, named))}
         goods = [tag for one in named if (tag := same[ids[one.phrase]]) not in recommended]
         if speaks.any(sentence):
@@ -159,6 +159,12 @@ def holds(claim: Claim, facts: Facts, catalog: Catalog) -> bool:
 def named_goods(told: Iterable[Claim]) -> set[int]:
     """Tags of which a text says that the household bought them."""
     return {claim.subject for claim in told if claim.kind in OF_GOODS and isinstance(claim.subject, int)}
+
+
+def ambiguous(catalog: Catalog) -> set[int]:
+    """Tags that are called like a season, a holiday or another cue (``easter``): in a text they are that."""
+    phrases = {phrase for found in CUES.values() for phrase in found}
+    return {tag for tag, name in enumerate(catalog.tags) if name.casefold() in phrases}
 
 
 def named_tags(text: str, catalog: Catalog) -> list[int]:
@@ -229,6 +235,9 @@ def mentions(catalog: Catalog) -> tuple[Phrases, list[int]]:
     """Finder of a catalogue's tags and aliases in a text, and the tag of each phrase."""
     names = [*catalog.tags, *catalog.aliases]
     return Phrases(names), [catalog.id(name) for name in names]
+
+
+_ambiguous = lru_cache(maxsize=8)(ambiguous)
 
 
 @lru_cache(maxsize=64)

@@ -16,17 +16,16 @@ from .settings import PromptConfig
 _SECTIONS = ("less often", "often", "weekly", "last week")
 
 
-def messages(row: Row, catalog: Catalog, max_history: int, wording: PromptConfig) -> list[Message]:
+def messages(row: Row, catalog: Catalog, wording: PromptConfig) -> list[Message]:
     """Ask why the row's item is recommended.
 
     Args:
-        row: Row with ``item``, ``history``, ``facts``, ``calendar``, ``profile`` and ``guideline``.
-        max_history: Largest number of tags of the history to show, see :func:`shown`.
+        row: Row with ``item``, ``shown``, ``facts``, ``calendar``, ``profile`` and ``guideline``.
     """
     tags, facts = catalog.tags, row["facts"]
     told = ((wording.holidays, row["calendar"]), (wording.profile, row["profile"]))
     lines = ["<user>", *(text for wanted, found in told if wanted and (text := display(found)))]
-    for name, found in _sections(row, max_history):
+    for name, found in _sections(row):
         lines += [f"{name}:", *(tags[tag] for tag in reversed(found))] if found else []
     lines += ["</user>", "<item>", *(tags[tag] for tag in row["item"])]
     if facts["companion"]:
@@ -37,18 +36,13 @@ def messages(row: Row, catalog: Catalog, max_history: int, wording: PromptConfig
     return with_guideline([*system, user], row["guideline"])
 
 
-def shown(row: Row, max_history: int) -> set[int]:
-    """Tags of the history that the prompt shows: the most frequent, and those of the last week."""
-    return {tag for _, tags in _sections(row, max_history) for tag in tags}
-
-
-def _sections(row: Row, max_history: int) -> Iterator[tuple[str, list[int]]]:
-    facts, frequent = row["facts"], row["history"][:max_history]
-    weekly, often = set(facts["weekly"]), set(facts["often"])
+def _sections(row: Row) -> Iterator[tuple[str, list[int]]]:
+    facts, known = row["facts"], row["shown"]
+    weekly, often, lately = (set(facts[kind]) for kind in ("weekly", "often", "last week"))
     of = {
-        "weekly": [tag for tag in frequent if tag in weekly],
-        "often": [tag for tag in frequent if tag in often - weekly],
-        "less often": [tag for tag in frequent if tag not in often],
-        "last week": list(facts["last week"])[: max_history // 3],
+        "weekly": [tag for tag in known if tag in weekly],
+        "often": [tag for tag in known if tag in often - weekly],
+        "less often": [tag for tag in known if tag not in often],
+        "last week": [tag for tag in known if tag in lately],
     }
     return ((name, of[name]) for name in _SECTIONS)

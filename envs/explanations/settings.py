@@ -4,8 +4,15 @@ from typing import Annotated
 
 from pydantic import BaseModel
 
-from ..settings import MANY, Between, Text
+from ..settings import MANY, Between, Each, Text
 from ..task import TaskSettings
+
+PRIVATE = (
+    *("adult incontinence", "analgesics", "antacids", "cold and flu", "dietary aid products"),
+    *("ethnic personal care", "eye and ear care products", "family planning", "feminine hygiene"),
+    *("foot care products", "hispanic", "laxatives", "sinus and allergy"),
+)
+"""Goods that tell of health, intimacy or origin."""
 
 
 class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -32,6 +39,9 @@ class ExplanationsConfig(TaskSettings, frozen=True, use_attribute_docstrings=Tru
     unseen_items: Annotated[float, Between(0, 0.9)] = 0.2
     """Share of the tags that are never explained in training; test rows explain these alone. 0: all tags are
     explained in both."""
+    private: Annotated[tuple[Annotated[str, Text(200)], ...], Each()] = PRIVATE
+    """Goods that are neither explained nor shown to the writer, since nobody wants to be told of them; names
+    that the data do not have are ignored."""
     max_history: Annotated[int, Between(1, MANY)] = 24
     """Largest number of tags of the history that stand in the prompt."""
     max_tokens: Annotated[int, Between(1, MANY)] = 48

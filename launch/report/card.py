@@ -140,9 +140,7 @@ def _bounded(config: Mapping[str, Any], deployed: Mapping[str, Any], headline: s
 
 
 def _use(config: Mapping[str, Any]) -> list[str]:
-    catalogue = (
-        "An answer names tags of `catalog.json`, one a line. " if config["task"]["use"] == "tags" else ""
-    )
+    catalogue = find(config["task"].get("use", "tags")).answers
     return [
         "## Intended use",
         "",

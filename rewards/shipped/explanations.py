@@ -1,7 +1,7 @@
-"""Rewards of an explanation: a text that tells a household why an item is recommended.
+"""Rewards of an explanation: a text that tells a household why an item is recommended. What it claims is
+judged in ``claims.py``.
 
 how varied     ``idf_diversity``, ``sibling_diversity``, ``item_diversity``, ``distinct_n``
-what it says   ``claim_precision``, ``claim_count``, ``specificity``, ``item_named``
 how it reads   ``text_length``
 what it must   ``banned_words``, ``attribute_leak``
 not say
@@ -14,23 +14,17 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from importlib import resources
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from ...envs.explanations.facts import MARKERS, claims, holds, named_goods, named_tags
-from ...envs.words import Phrases, band, rouge_l, words
+from ...envs.words import band, rouge_l, words
 from ..base import Completion, completion_text
 from ..registry import reward
-
-if TYPE_CHECKING:
-    from ...envs.catalog import Catalog
-    from ...envs.explanations.facts import Facts
-    from ...envs.explanations.households import Households
+from .claims import sought
 
 MEMORY = 160  # explanations, as in RecGPT-V2
 _LEXICON = "protected_attributes.yaml"
@@ -130,148 +124,6 @@ def sibling_diversity(completions: Sequence[Completion]) -> list[float | None]:
     return [1 - total / (n - 1) for total in common]
 
 
-@reward("distinct_n", range=(0, 1))
-def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 64) -> list[float]:
-    """Distinct n-grams over n-grams of the first ``max_words`` words; 0 for a text of fewer than n words.
-
-    Source: Li et al. 2016 (arXiv 1510.03055). A fixed budget, since the share falls with the length.
-
-    Worst cases: n words without a repeat score 1, however short; pair it with ``text_length``. Words past the
-    budget are not judged.
-
-    Raises:
-        ValueError: no text could hold an n-gram.
-    """
-    if not 1 <= n <= max_words:
-        raise ValueError(f"n={n} must be at least 1 and at most max_words={max_words}")
-    scores = []
-    for completion in completions:
-        text = words(completion_text(completion))[:max_words]
-        grams = list(zip(*(text[i:] for i in range(n)), strict=False))
-        scores.append(len(set(grams)) / len(grams) if grams else 0.0)
-    return scores
-
-
-@reward("claim_precision", range=(0, 1))
-def claim_precision(
-    completions: Sequence[Completion],
-    history: Sequence[Sequence[int]],
-    catalog: Catalog,
-    item: Sequence[Sequence[int]] | None = None,
-    facts: Sequence[Facts] | None = None,
-    markers: Sequence[str] = MARKERS,
-) -> list[float | None]:
-    """Claims that are true in the household's log, over all that the explanation makes.
-
-    A claim is a tag of the catalogue (or one of its aliases) in a sentence that speaks of what the
-    household did: one with a phrase of ``markers``. It is true if the tag, or an equivalent one, is in
-    ``history``. With a column ``facts``, such as the task ``explanations`` has, more are claims: how often
-    and how lately a tag was bought, goods that go with the item, seasons, holidays and coupons, see
-    ``envs/explanations/facts.py``.
-    Missing if nothing is claimed, so that silence is neither right nor wrong: hold ``claim_count`` beside it.
-    A claim counts once, however often it is made. What is recommended (``item``) is no claim about the
-    household.
-
-    Worst cases: one sure claim scores 1 like ten. It finds names of the catalogue only: "a cookie" is not the
-    tag "cookies", and goods by other names claim nothing, true or false; nor does a sentence without a
-    marker. It does not understand: "you bought no milk" and "other shoppers bought milk" count as milk, and
-    without ``item`` so does the recommended milk beside "you bought". A tag whose name holds the end of a
-    sentence is not found.
-
-    Args:
-        history: tag ids of each sample's household.
-        item: tag ids that each sample recommends, if the data have this column.
-        facts: what is true of each sample, kind by kind, if the data have this column.
-        markers: phrases, in the language of the explanations.
-    """
-    chosen = markers if isinstance(markers, str) else tuple(markers)
-    _sought("markers", chosen)
-    scores: list[float | None] = []
-    for i, (completion, bought) in enumerate(zip(completions, history, strict=True)):
-        told = claims(completion_text(completion), catalog, _of(item, i), tuple(chosen))
-        if facts is not None:
-            true = [holds(claim, facts[i], catalog) for claim in told]
-        else:
-            goods = named_goods(told)
-            same = catalog.equivalence_class
-            known = {same[tag] for tag in bought} if goods else set()
-            true = [tag in known for tag in goods]
-        scores.append(sum(true) / len(true) if true else None)
-    return scores
-
-
-def _of(item: Sequence[Sequence[int]] | None, i: int) -> Sequence[int]:
-    return () if item is None else item[i]
-
-
-@reward("claim_count", range=(0, 8))
-def claim_count(
-    completions: Sequence[Completion],
-    catalog: Catalog,
-    item: Sequence[Sequence[int]] | None = None,
-    most: int = 8,
-) -> list[float]:
-    """Number of goods that the explanation says the household bought, at most ``most``.
-
-    Beside ``claim_precision``, which has no score for silence. Claims are those of that reward, true or not.
-
-    Worst cases: as a mean, ten claims in one text and none in another are five each.
-
-    Args:
-        item: tag ids that each sample recommends, if the data have this column.
-    """
-    return [
-        float(min(most, len(named_goods(claims(completion_text(completion), catalog, _of(item, i))))))
-        for i, completion in enumerate(completions)
-    ]
-
-
-@reward("item_named", range=(0, 1))
-def item_named(
-    completions: Sequence[Completion], item: Sequence[Sequence[int]], catalog: Catalog
-) -> list[float]:
-    """1 if the explanation names what is recommended, or an equivalent tag, else 0.
-
-    Args:
-        item: tag ids that each sample recommends.
-    """
-    same = catalog.equivalence_class
-    scores = []
-    for completion, tags in zip(completions, item, strict=True):
-        named = {same[tag] for tag in named_tags(completion_text(completion), catalog)}
-        scores.append(float(any(same[tag] in named for tag in tags)))
-    return scores
-
-
-@reward("specificity", range=(0, 1))
-def specificity(
-    completions: Sequence[Completion],
-    user: Sequence[int],
-    origin: Sequence[int],
-    catalog: Catalog,
-    households: Households,
-    item: Sequence[Sequence[int]] | None = None,
-) -> list[float]:
-    """How well an explanation points at its household: the share of 20 others that it fits less well.
-
-    What it says of the household's purchases (as ``claim_precision`` reads it) is compared with what each of
-    them bought, by TF-IDF: rare goods tell more. A tie counts half, so a text that claims nothing scores 0.5.
-
-    Worst cases: it rewards naming what nobody else buys, true or not of this household only as far as its
-    history holds it, and many goods rather than few: hold ``claim_precision`` and ``text_length`` beside it.
-
-    Args:
-        user: index of each sample's household; origin: week of its prompt.
-        households: what households bought, as the task ``explanations`` brings it.
-        item: tag ids that each sample recommends, if the data have this column.
-    """
-    scores = []
-    for i, completion in enumerate(completions):
-        goods = named_goods(claims(completion_text(completion), catalog, _of(item, i)))
-        scores.append(households.specificity(user[i], origin[i], goods))
-    return scores
-
-
 @reward("item_diversity", range=(0, 1))
 class ItemDiversity:
     """``1 - mean ROUGE-L F1`` of an explanation against the last ones that other households got for its item.
@@ -337,6 +189,28 @@ class ItemDiversity:
         }
 
 
+@reward("distinct_n", range=(0, 1))
+def distinct_n(completions: Sequence[Completion], n: int = 2, max_words: int = 64) -> list[float]:
+    """Distinct n-grams over n-grams of the first ``max_words`` words; 0 for a text of fewer than n words.
+
+    Source: Li et al. 2016 (arXiv 1510.03055). A fixed budget, since the share falls with the length.
+
+    Worst cases: n words without a repeat score 1, however short; pair it with ``text_length``. Words past the
+    budget are not judged.
+
+    Raises:
+        ValueError: no text could hold an n-gram.
+    """
+    if not 1 <= n <= max_words:
+        raise ValueError(f"n={n} must be at least 1 and at most max_words={max_words}")
+    scores = []
+    for completion in completions:
+        text = words(completion_text(completion))[:max_words]
+        grams = list(zip(*(text[i:] for i in range(n)), strict=False))
+        scores.append(len(set(grams)) / len(grams) if grams else 0.0)
+    return scores
+
+
 @reward("text_length", range=(0, 1))
 def text_length(
     completions: Sequence[Completion], full: Sequence[int] = (6, 11), half: Sequence[int] = (4, 13)
@@ -357,7 +231,7 @@ class BannedWords:
     """
 
     def __init__(self, words: Collection[str]) -> None:
-        self._phrases = _sought("words", words if isinstance(words, str) else tuple(words))
+        self._phrases = sought("words", words if isinstance(words, str) else tuple(words))
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         return [float(self._phrases.any(words(completion_text(completion)))) for completion in completions]
@@ -384,7 +258,7 @@ class AttributeLeak:
         attributes = content.get("attributes") if isinstance(content, dict) else None
         if not isinstance(attributes, dict) or not all(isinstance(p, list) for p in attributes.values()):
             raise ValueError(f"lexicon={path} must hold 'attributes: {{age: [a phrase, another], ...}}'")
-        self._phrases = _sought(f"phrases of lexicon={path}", (*chain.from_iterable(attributes.values()),))
+        self._phrases = sought(f"phrases of lexicon={path}", (*chain.from_iterable(attributes.values()),))
 
     def __call__(
         self, completions: Sequence[Completion], protected: Sequence[Sequence[str] | None] | None = None
@@ -404,21 +278,4 @@ class AttributeLeak:
     def _own(self, text: Sequence[str], values: Sequence[str] | None) -> bool:
         if values is None or len(values) == 0:
             return False
-        return _sought("protected", values if isinstance(values, str) else tuple(values)).any(text)
-
-
-@lru_cache(maxsize=1024)
-def _sought(setting: str, phrases: tuple[str, ...] | str) -> Phrases:
-    """Finder of phrases that a gate relies on.
-
-    Raises:
-        ValueError: the phrases are no list, or one of them could never be found.
-    """
-    if isinstance(phrases, str) or not phrases:
-        raise ValueError(f"{setting}={phrases!r} must list at least one word or phrase")
-    for phrase in phrases:
-        if not isinstance(phrase, str) or not words(phrase):
-            raise ValueError(
-                f"{setting}: {phrase!r} must be a text with a letter or digit; quote or remove it"
-            )
-    return Phrases(phrases)
+        return sought("protected", values if isinstance(values, str) else tuple(values)).any(text)

@@ -9,15 +9,15 @@ from rouge_score import rouge_scorer
 
 from recrl.envs.catalog import Catalog
 from recrl.envs.data import completejourney
+from recrl.envs.explanations.facts import MARKERS
 from recrl.envs.words import words
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rewards.registry import resolve
+from recrl.rewards.shipped.claims import claim_precision
 from recrl.rewards.shipped.explanations import (
-    MARKERS,
     AttributeLeak,
     BannedWords,
     IdfDiversity,
-    claim_precision,
     distinct_n,
     sibling_diversity,
     text_length,

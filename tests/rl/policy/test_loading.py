@@ -267,3 +267,19 @@ def test_code_that_comes_with_a_model_is_run_where_the_configuration_says_so(sav
         policy.load(PolicyConfig(model=str(saved)))
     model, _ = policy.load(PolicyConfig(model=str(saved), trust_remote_code=True))
     assert type(model).__module__.endswith("theirs")
+
+
+def test_a_term_is_one_token_wherever_it_stands_as_a_word():
+    _, tokenizer = policy.load(
+        PolicyConfig(), terms=["milk", "soft drinks", "dry bean/rice"], texts=["You often buy things."]
+    )
+
+    def pieces(text):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.decode(ids) == text
+        return [tokenizer.decode([token]) for token in ids]
+
+    assert "milk" in pieces("You often buy milk.")
+    assert pieces("milk\nsoft drinks\n") == ["milk", "\n", "soft drinks", "\n"]
+    assert "dry bean/rice" in pieces("milk, dry bean/rice and soft drinks!")
+    assert "milk" not in pieces("milky")
