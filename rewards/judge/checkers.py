@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ...envs.explanations.facts import OF_GOODS, claims, holds, in_words, mentions, named_goods, named_tags
 from ...envs.task import Row
 from ...envs.words import Phrases, sentences, words
-from ..shipped.explanations import attribute_leak
+from ..shipped.explanations import AttributeLeak
 from .findings import Verdict
 
 if TYPE_CHECKING:
@@ -39,35 +39,10 @@ _SHOUTED = re.compile(r"\b[A-Z]{4,}\b")
 
 _PRESSING = Phrases(
     (
-        *(
-            "best ever",
-            "the best",
-            "number one",
-            "unbeatable",
-            "amazing",
-            "incredible",
-            "must have",
-            "must-have",
-        ),
-        *(
-            "don't miss",
-            "do not miss",
-            "last chance",
-            "only today",
-            "hurry",
-            "act now",
-            "buy now",
-            "order now",
-        ),
-        *("once in a lifetime", "limited time", "while stocks last", "guaranteed", "you need this", "wow"),
-        *(
-            "life-changing",
-            "game changer",
-            "world class",
-            "world-class",
-            "perfect for everyone",
-            "for everyone",
-        ),
+        *("best ever", "the best", "number one", "unbeatable", "amazing", "incredible", "must have"),
+        *("don't miss", "do not miss", "last chance", "only today", "hurry", "act now", "buy now"),
+        *("order now", "once in a lifetime", "limited time", "while stocks last", "guaranteed", "wow"),
+        *("you need this", "life-changing", "game changer", "world class", "perfect for everyone"),
     )
 )
 _NEVER = Phrases(("never", "not", "no longer", "don't", "haven't", "didn't", "without ever"))
@@ -79,7 +54,7 @@ def relevance(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
     neither the household knows nor go with the item."""
     same = catalog.equivalence_class
     items = {same[tag] for tag in row["item"]}
-    named = [tag for tag in named_tags(text, catalog)]
+    named = named_tags(text, catalog)
     told = {same[tag] for tag in named}
     if not told & items:
         return "defect", f"{_names(row['item'], catalog)} is not named"
@@ -122,8 +97,8 @@ def clarity(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
 
 def safety(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
     """A defect: an attribute of the household that a text must not speak of."""
-    (clean,) = attribute_leak([text], protected=[list(row["protected"])])
-    return ("defect", "speaks of a protected attribute") if clean < 1 else ("positive", "")
+    (leaks,) = _leak()([text], protected=[list(row["protected"])])
+    return ("defect", "speaks of a protected attribute") if leaks else ("positive", "")
 
 
 def timeliness(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
@@ -270,6 +245,11 @@ def _outside(sentence: Sequence[str], finder: Phrases) -> list[str]:
 
 def _names(tags: Collection[int], catalog: Catalog) -> str:
     return ", ".join(catalog.tags[tag] for tag in list(tags)[:5])
+
+
+@lru_cache(maxsize=1)
+def _leak() -> AttributeLeak:
+    return AttributeLeak()
 
 
 @lru_cache(maxsize=8)
