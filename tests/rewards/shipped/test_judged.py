@@ -68,7 +68,7 @@ def test_texts_of_another_kind_raise_an_alarm_once(folder, caplog):
 
 
 def test_a_folder_that_is_no_distilled_judge_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no distilled judge.*recrl judge distill"):
+    with pytest.raises(ValueError, match=r"is no distilled judge.*recrl judge distill"):
         JudgeScore(str(tmp_path))
     (tmp_path / "judge.json").write_text('{"score": 3}')
     with pytest.raises(ValueError, match="is no distilled judge"):

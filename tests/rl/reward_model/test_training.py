@@ -1,4 +1,4 @@
-"""A tiny model learns a made-up judge's grades: a list is good as far as it names what the prompt asks for."""
+"""A tiny model learns a made-up judge's grades: an answer is good as far as it names what was asked for."""
 
 import json
 
