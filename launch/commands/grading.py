@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .finished import Run, Which
-from .options import Overrides
+from .options import Config, Overrides
 
 
 def grade(
@@ -71,3 +71,25 @@ def distill(
     from ..run.grading import distill as distilled
 
     distilled(settings, grades, output, config, which=which)
+
+
+def flywheel(
+    context: typer.Context,
+    config: Config,
+    overrides: Overrides = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Largest number of rounds.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Contexts that are graded in each.")] = 400,
+    probed: Annotated[int, typer.Option(min=2, help="Unseen rows of each probe.")] = 300,
+    rubric: Annotated[str, typer.Option(help="explanations, tags, or a file.")] = "explanations",
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of a distillation.")] = 300,
+) -> None:
+    """Grade, distil, train, again: a reward that follows the policy, and a probe of where the two part."""
+    from ...rl.reward_model.settings import DistillConfig
+    from ..config.reading import load
+
+    settings = load(config, overrides or [])
+    from ..run.flywheel import Plan, spin
+
+    plan = Plan(rounds, rows, probed, rubric, distilled=DistillConfig(steps=steps))
+    path = spin(settings, plan, context.find_root().obj)
+    typer.echo(f"probes: {path}")

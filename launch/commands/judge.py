@@ -7,3 +7,4 @@ from . import grading
 judge_app = typer.Typer(no_args_is_help=True, help="Judge answers, and make a reward of the grades.")
 judge_app.command()(grading.grade)
 judge_app.command()(grading.distill)
+judge_app.command()(grading.flywheel)

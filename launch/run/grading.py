@@ -1,7 +1,8 @@
 """Judge-as-a-Reward: candidates of a run are judged, and the grades distilled into a model that scores.
 
 ``grade``    candidates of a policy and of the task, judged: a file of graded contexts
-``distill``  a model that learned them
+``written``  samples of a policy
+``distill``  a model that learned the grades
 """
 
 import json
@@ -13,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.markup import escape
 
 from ...envs import task as tasks
@@ -26,7 +28,7 @@ from ...rl.decoding.deploy import answer_texts
 from ...rl.decoding.forms import answer_room
 from ...rl.policy.loading import placed
 from ...rl.reward_model.settings import DistillConfig
-from ...rl.reward_model.training import CARD, read
+from ...rl.reward_model.training import CARD, Distilled, read
 from ...rl.reward_model.training import distill as learn
 from ..config.schema import ConfigError, RunConfig
 from .finished import finished_policy
@@ -122,19 +124,7 @@ def _candidates(
     rng = np.random.default_rng(config.seed)
     sampled: list[str] = []
     if candidates.sampled:
-        model, tokenizer = policy.load(config.policy.at(folder), seed=config.seed)
-        model = placed(model, config.policy).eval()
-        sampling = config.train.sampling(tokenizer, answer_room(task.form, tokenizer))
-        with display.stage("answering", len(rows)) as advance:
-            sampled = answer_texts(
-                model,
-                tokenizer,
-                [row["prompt"] for row in rows],
-                sampling,
-                copies=candidates.sampled,
-                batch_size=config.evaluation.batch_size,
-                on_batch=advance,
-            )
+        sampled = written(config, task, folder, rows, candidates.sampled, display)
     taught = [task.demonstration(row, False, rng) for row in rows for _ in range(candidates.taught)]
     others = rng.integers(1, max(2, len(rows)), (len(rows), candidates.borrowed))
     borrowed = [
@@ -149,6 +139,30 @@ def _candidates(
             for n in range(len(rows))
         )
     )
+
+
+def written(
+    config: RunConfig, task: Task, folder: Path, rows: Sequence[Row], copies: int, display: Display
+) -> list[str]:
+    """``copies`` samples of a policy for each row, as in its rollouts, those of a row next to each other.
+
+    Args:
+        folder: Folder of the policy.
+    """
+    model, tokenizer = policy.load(config.policy.at(folder), seed=config.seed)
+    model = placed(model, config.policy).eval()
+    sampling = config.train.sampling(tokenizer, answer_room(task.form, tokenizer))
+    with torch.random.fork_rng(), display.stage("answering", len(rows)) as advance:
+        torch.manual_seed(config.seed)
+        return answer_texts(
+            model,
+            tokenizer,
+            [row["prompt"] for row in rows],
+            sampling,
+            copies=copies,
+            batch_size=config.evaluation.batch_size,
+            on_batch=advance,
+        )
 
 
 def distill(run: RunConfig, graded: Path, output: Path, config: DistillConfig, *, which: str) -> None:
@@ -173,13 +187,18 @@ def distill(run: RunConfig, graded: Path, output: Path, config: DistillConfig, *
         found = learn(
             folder, tokenizer, contexts, config, about, lambda step, loss: advance(step, f"loss {loss:.3f}")
         )
-    aside = output.with_name(f".{output.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    found.save(aside)
-    replace(aside, output)
+    keep(found, output)
     for name, one in found.card["agreement"].items():
         display.say(f"pairs {name}: {one['share']:.3f} in the judge's order, of {one['pairs']:,} held out")
     display.say(
         f"written: {escape(str(output))}; use it as {{name: judge_score, params: {{model: {output}}}}}"
     )
+
+
+def keep(found: Distilled, folder: Path) -> None:
+    """Write a distilled judge, whole or not at all."""
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    found.save(aside)
+    replace(aside, folder)
