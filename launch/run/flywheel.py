@@ -1,10 +1,10 @@
 """The flywheel: a policy writes, the judge grades, the grades become a reward, the reward trains the policy.
 
-A round has its own folder: ``graded.jsonl`` (texts of the last policy, judged), ``judge/`` (the model that is
-distilled from all grades so far), ``blind/`` (another that never sees the prompt, for comparison) and
-``run/`` (the training, from the warm start, with the reward ``judge_score``), with ``probe.json``: what reward
-and judge say of the trained policy's own texts on unseen rows. When the reward rises while the judge's share of good
-texts falls, the policy has learned the reward's mistakes, and the flywheel stops before that round.
+A round has its own folder. ``graded.jsonl`` has texts of the last policy, judged; ``judge/`` is the model
+that is distilled from all grades so far, and ``blind/`` another that never sees the prompt, for comparison;
+``run/`` is the training, from the warm start, with the reward ``judge_score``. Its ``probe.json`` has what
+reward and judge say of the trained policy's own texts on unseen rows. When the reward rises while the
+judge's share of good texts falls, the policy has learned the reward's mistakes, and the flywheel stops.
 
 A flywheel that was stopped goes on where it was.
 """
@@ -129,7 +129,7 @@ def parted(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def _without(config: RunConfig, name: str, folder: Path) -> RunConfig:
-    """A run that is over after one step, without the reward that is not there yet: it makes the warm start."""
+    """A run that ends after one step, without the reward that is not there yet: it makes the warm start."""
     tree = plain_yaml.read(dump(config))
     tree["rewards"] = [entry for entry in tree["rewards"] if entry["name"] != name]
     if not tree["rewards"]:
