@@ -1,4 +1,6 @@
-"""Candidates whose context is read once, against whole texts: ``python -m recrl.benchmarks.speed.candidates``.
+"""Candidates whose context is read once, against whole texts.
+
+    python -m recrl.benchmarks.speed.candidates
 
 Both ways score the same made-up texts with the same model, in turns in one process; a figure is the ratio of
 their medians, with an interval over the rounds.
