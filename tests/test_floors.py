@@ -19,6 +19,7 @@ ROOMS = {
     "checkpoints": 1,
     "prefix": 2,
     "goal": 2,
+    "reward_model": 3,
     "decoding": 3,
     "policy": 3,
     "rollouts": 3,
