@@ -34,6 +34,7 @@ from ...rl.rollouts.settings import RolloutConfig
 from ...rl.trainer.make import serving_length
 from ..children import child, shared_memory_swept
 from ..config.schema import RunConfig
+from ..run.folder import RunFolder
 from ..run.progress import Display
 from ..run.setup import Setup, prepare_setup
 from ..signals import stopping
@@ -48,9 +49,11 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     A run that has no policy yet is waited for: ``recrl train`` makes it before it asks the server.
 
     Raises:
+        ConfigError: the run's folder is somebody else's.
         RolloutError: no vLLM, or a server that others could reach without leave.
     """
     _check_vllm()
+    RunFolder(config.folder).refuse_strangers()  # before a key is written into it
     display = Display()
     warm = config.folder / "warm"
     # Refuses before it waits.
