@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from ...envs import task as tasks
@@ -111,7 +110,7 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
             application,
         )
         del model
-        display.say(escape(f"serving {folder} as {config.name!r} at http://{host}:{port}/v1"))
+        display.say(f"serving {folder} as {config.name!r} at http://{host}:{port}/v1")
         return _run(command, {**os.environ, **environment})
 
 
