@@ -1,8 +1,9 @@
 """Runs that are killed, or asked to stop, and go on: do they end as one that nobody touched?
 
 Each trial is a process of ``recrl train`` that gets a signal somewhere, and one of ``--resume auto`` behind
-it. The run is small and real: a warm start, sampled answers, epochs of a few steps, a checkpoint after every
-second one, an evaluation in several batches.
+it. The run is small and real: a warm start, multipliers that start from samples of it, sampled answers,
+epochs of a few steps, a checkpoint after every second one, validations, averaged weights, an evaluation in
+several batches.
 """
 
 import json
@@ -45,6 +46,7 @@ class Outcome:
         constraints: Multipliers, units, statistics.
         logged: Figures of each step but for times.
         losses: Losses of the warm start.
+        validated: Lines of the validations but for times.
         evaluation: Tables of the evaluation.
         files: Files in the run folder.
     """
@@ -53,6 +55,7 @@ class Outcome:
     constraints: Mapping[str, Any]
     logged: list[dict[str, Any]]
     losses: list[dict[str, Any]]
+    validated: list[dict[str, Any]]
     evaluation: Mapping[str, Any]
     files: frozenset[str]
 
@@ -67,6 +70,8 @@ class Outcome:
             found.append("multipliers")
         if self.losses != other.losses:
             found.append("losses of the warm start")
+        if self.validated != other.validated:
+            found.append("validations")
         if self.evaluation != other.evaluation:
             found.append("evaluation")
         found += [f"{name} is left or lacking" for name in sorted(self.files ^ other.files)]
@@ -161,15 +166,27 @@ def prepare(folder: Path) -> Path:
             "save_every": 8,
         },
         "rewards": ["recall", "novelty", "duplicates"],
-        "optimizer": {"objective": "recall", "constraints": ["novelty >= 0.3 (mean)"]},
+        "optimizer": {
+            "objective": "recall",
+            "constraints": ["novelty >= 0.3 (mean)"],
+            "reference": {"prompts": 4, "answers": 4},
+        },
         "train": {
             "steps": STEPS,
             "prompts_per_step": _PROMPTS,
             "group_size": 4,
             "save_every": 2,
             "learning_rate": 1e-3,
+            "kl": 0.02,
+            "average": 0.5,
         },
-        "evaluation": {"max_episodes": 12, "answers_per_prompt": 1, "batch_size": 2},
+        "evaluation": {
+            "max_episodes": 12,
+            "answers_per_prompt": 1,
+            "batch_size": 2,
+            "every": 5,
+            "validation_episodes": 4,
+        },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder / "config.yaml"
@@ -224,6 +241,10 @@ def outcome(run: Path) -> Outcome:
             for row in _logged(run / "metrics.jsonl")
         ],
         _logged(run / "warm_start.jsonl"),
+        [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in _logged(run / "validation.jsonl")
+        ],
         json.loads((run / "evaluation.json").read_text()),
         frozenset(
             str(path.relative_to(run))

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from ..data.parquet import quiet
 from ..task import TaskError
 
 READERS = {
@@ -27,6 +28,8 @@ def read(setting: str, path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         raise TaskError(f"{setting}={path}: no such file or folder (from {Path.cwd()})")
+    if not (path.is_file() or path.is_dir()):  # a pipe or a device would never end
+        raise TaskError(f"{setting}={path}: a device or a pipe; give a regular file, or a folder")
     try:
         if path.is_dir():
             return _saved(setting, path)
@@ -35,11 +38,13 @@ def read(setting: str, path: Path) -> list[dict[str, Any]]:
                 f"{setting}={path}: a file of prompts ends with {', '.join(READERS)}; a dataset of Hugging "
                 "Face's library is a folder that save_to_disk wrote"
             )
-        return READERS[path.suffix](path).to_dicts()
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        if isinstance(error, TaskError):
-            raise
-        raise TaskError(f"{setting}={path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        with quiet():
+            return READERS[path.suffix](path).to_dicts()
+    except TaskError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # a damaged dataset fails anywhere
+        said = " ".join(str(error).split())[:300]
+        raise TaskError(f"{setting}={path} cannot be read: {type(error).__name__}: {said}") from error
 
 
 def fingerprint(path: Path) -> str:
@@ -64,4 +69,6 @@ def _saved(setting: str, path: Path) -> list[dict[str, Any]]:
             f"{setting}={path} holds the datasets {', '.join(names)}; name the folder of one, such as "
             f"{setting}={path / names[0]}"
         )
+    # Arrow trusts its files: a flipped bit could end the process.
+    found.data.validate(full=True)
     return found.to_list()

@@ -166,7 +166,7 @@ class Prompts(Task):
 
     def _messages(self, asked: Any, place: str) -> list[Message]:
         given = self.settings
-        if isinstance(asked, str) and asked.strip():
+        if _is_text(asked) and asked.strip():
             system = [{"role": "system", "content": given.system}] if given.system else []
             return [*system, {"role": "user", "content": asked}]
         if isinstance(asked, list) and asked and all(map(_is_message, asked)) and asked[-1]["role"] == "user":
@@ -186,11 +186,12 @@ class Prompts(Task):
 
 
 def _is_message(message: Any) -> bool:
-    return (
-        isinstance(message, dict)
-        and message.get("role") in _ROLES
-        and isinstance(message.get("content"), str)
-    )
+    return isinstance(message, dict) and message.get("role") in _ROLES and _is_text(message.get("content"))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text, and not a block of a file that a bad disk has filled with zeros."""
+    return isinstance(value, str) and "\0" not in value
 
 
 def _position(text: str) -> float:

@@ -13,6 +13,7 @@ from ..audience import Audience, AudienceError
 from ..data import episodes
 from ..data.calendar import number_of, start_of
 from ..data.panel import Panel
+from ..data.parquet import quiet
 from ..data.prepared import Data
 from ..data.settings import Protocol
 from ..prompts.files import READERS
@@ -130,7 +131,9 @@ def _names(path: Path) -> list[str]:
         )
     try:
         # A name such as 007 is no number.
-        table = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else READERS[path.suffix](path)
+        with quiet():
+            csv = path.suffix == ".csv"
+            table = pl.read_csv(path, infer_schema=False) if csv else READERS[path.suffix](path)
         if "user" not in table.columns:
             raise AudienceError(
                 f"--users {path} has no column 'user'; it has: {', '.join(table.columns)[:300]}"

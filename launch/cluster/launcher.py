@@ -149,10 +149,11 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         fresh: Whether the training replaces an earlier run.
 
     Raises:
-        ConfigError: the earlier run may not be replaced, or is in use.
+        ConfigError: the folder is somebody else's, or the earlier run may not be replaced, or is in use.
         RolloutError: the servers' key is none, or others can read it.
     """
     if chosen.servers:
+        RunFolder(folder).refuse_strangers()
         server_key(folder)
     if fresh and chosen.servers:
         _set_aside(RunFolder(folder))

@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from ...envs import task as tasks
@@ -34,6 +33,7 @@ from ...rl.rollouts.settings import RolloutConfig
 from ...rl.trainer.make import serving_length
 from ..children import child, shared_memory_swept
 from ..config.schema import RunConfig
+from ..run.folder import RunFolder
 from ..run.progress import Display
 from ..run.setup import Setup, prepare_setup
 from ..signals import stopping
@@ -48,9 +48,11 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     A run that has no policy yet is waited for: ``recrl train`` makes it before it asks the server.
 
     Raises:
+        ConfigError: the run's folder is somebody else's.
         RolloutError: no vLLM, or a server that others could reach without leave.
     """
     _check_vllm()
+    RunFolder(config.folder).refuse_strangers()  # before a key is written into it
     display = Display()
     warm = config.folder / "warm"
     # Refuses before it waits.
@@ -108,7 +110,7 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
             application,
         )
         del model
-        display.say(escape(f"serving {folder} as {config.name!r} at http://{host}:{port}/v1"))
+        display.say(f"serving {folder} as {config.name!r} at http://{host}:{port}/v1")
         return _run(command, {**os.environ, **environment})
 
 

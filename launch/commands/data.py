@@ -83,7 +83,9 @@ def describe(config: Config, overrides: Overrides = None) -> None:
     first = task.rows("train", 1)[0]
     console.print("[bold]one prompt[/]")
     for message in first["prompt"]:
-        console.print(f"{message['role']}: {message['content']}", markup=False, highlight=False)
+        # A file of prompts may hold control characters, which a terminal obeys.
+        content = "".join(c for c in message["content"] if c == "\n" or c.isprintable())
+        console.print(f"{message['role']}: {content}", markup=False, highlight=False)
     if target := task.target(first):
         console.print(f"[bold]its target[/]: {escape(target)}")
 

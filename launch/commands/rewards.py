@@ -32,7 +32,7 @@ def list_() -> None:
         try:
             found = resolve(name)
         except RewardSpecError as error:  # a package's fault, not the others'
-            table.add_row(name, f"[red]cannot be used[/]: {escape(str(error))}")
+            table.add_row(escape(name), f"[red]cannot be used[/]: {escape(str(error))}")
             continue
         what = (inspect.getdoc(found.function) or "").partition("\n")[0].replace("``", "")
         if "entry point" in origin:
@@ -40,7 +40,7 @@ def list_() -> None:
         declared = f"{found.low:g} to {found.high:g}, better {_BETTER[found.direction]}, per {found.per}"
         if reads := ", ".join(_reads(found)):
             declared += f"; reads {reads}"
-        table.add_row(name, f"{escape(what)}\n[dim]{escape(declared)}[/]")
+        table.add_row(escape(name), f"{escape(what)}\n[dim]{escape(declared)}[/]")
     console.print(table)
 
 
@@ -134,21 +134,19 @@ def check(
     setup = prepare_setup(settings, display)
     answers = _sampled(setup, policy, prompts, group) if policy else drafted(setup, prompts, group)
     found = reward_check.check(setup, name, answers)
-    console.print(
-        f"[bold]{escape(name)}[/] on {len(answers.completions) // group} episodes: {answers.origin}"
-    )
+    episodes = len(answers.completions) // group
+    console.print(f"[bold]{escape(name)}[/] on {episodes} episodes: {escape(answers.origin)}")
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in found.findings:
-        table.add_row(
-            f"[{_COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.what, escape(finding.found)
-        )
+        verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict}[/]"
+        table.add_row(verdict, escape(finding.what), escape(finding.found))
     console.print(table)
     if found.correlations:
         shown = ", ".join(f"{other} {value:+.2f}" for other, value in found.correlations.items())
-        console.print(f"correlation within groups: {shown}", highlight=False)
+        display.say(f"correlation within groups: {shown}")
     if output is not None:
         found.save(output)
-        console.print(f"written: {output}")
+        display.say(f"written: {output}")
     worst = {finding.verdict for finding in found.findings}
     if "fail" in worst or (strict and "warn" in worst):
         raise SystemExit(_FAILED)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from ...envs.markdown import code, text
+from ...envs.storage import sealed
 from ...envs.task import find
 from .sections import (
     _conflict,
@@ -49,15 +50,16 @@ def write(folder: Path) -> Path:
     task = find(config["task"].get("use", "tags"))
     words = task.words(config["task"], config["data"], result)
     constraints = _constraint_names(log)
-    _plot_training(log, constraints, config["optimizer"]["objective"], plots / "training.png")
-    _plot_conflict(log, plots / "conflict.png")
-    _plot_time(log, plots / "time.png")
-    if validations:
-        _plot_validation(validations, plots / "validation.png")
-    for name, population in result["populations"].items():
-        if words.trade_off is not None:
-            path = plots / f"deployed-{name.replace(' ', '-')}.png"
-            _plot_trade_off(population["deployed"], words.trade_off, path)
+    with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold dollars
+        _plot_training(log, constraints, config["optimizer"]["objective"], plots / "training.png")
+        _plot_conflict(log, plots / "conflict.png")
+        _plot_time(log, plots / "time.png")
+        if validations:
+            _plot_validation(validations, plots / "validation.png")
+        for name, population in result["populations"].items():
+            if words.trade_off is not None:
+                path = plots / f"deployed-{name.replace(' ', '-')}.png"
+                _plot_trade_off(population["deployed"], words.trade_off, path)
     lines = [
         f"# {text(config['name'])}",
         "",
@@ -99,7 +101,7 @@ def write(folder: Path) -> Path:
         *(line for example in shown for line in (*task.shown(example), "")),
     ]
     path = folder / "report.md"
-    path.write_text("\n".join(lines) + "\n")
+    sealed.write(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-from rich.markup import escape
-
 from ...envs.faults import MendableError
 from ...envs.storage.sealed import remove, replace
 from ...rl import policy
@@ -55,7 +53,7 @@ def export(config: RunConfig, which: str, output: Path) -> None:
     if (run / _CATALOGUE).is_file():
         shutil.copyfile(run / _CATALOGUE, aside / _CATALOGUE)
     replace(aside, output)
-    display.say(f"written: {escape(str(output))}")
+    display.say(f"written: {output}")
 
 
 def check_hub(name: str) -> None:
@@ -93,7 +91,7 @@ def push(folder: Path, name: str) -> None:
         HfApi().upload_folder(folder_path=folder, repo_id=name)
     except Exception as error:
         raise HubError(f"--push-to-hub {name}: {_short(error)}; {folder} is written all the same") from error
-    Display().say(f"uploaded: {escape(name)} (private where it was new)")
+    Display().say(f"uploaded: {name} (private where it was new)")
 
 
 def _short(error: Exception) -> str:

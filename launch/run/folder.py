@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 import time
@@ -67,9 +68,11 @@ ENTRIES = frozenset(
 _OF_A_WARM_START = ("warm_start.jsonl", "catalog.json", "task", MARKER)
 # A run between its place and ``PREVIOUS``; the next start puts it back in its place.
 _MOVING = ".previous.moving"
+# End of the name of a run that is being deleted: half of one must never be taken for an earlier run.
+_GOING = ".going"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What a refused start, a waiting server or an unfinished replacement leaves: no run yet.
-_EMPTY = {MARKER, "config.yaml", LOCK, PREVIOUS, HEARTBEATS, access.KEY_FILE}
+_EMPTY = {MARKER, "config.yaml", LOCK, PREVIOUS, _MOVING, HEARTBEATS, access.KEY_FILE}
 # Names by which a folder of an earlier version, which had no marker, is known.
 _OF_A_RUN = {"warm", "metrics.jsonl", "checkpoints", "evaluation.json", "warm_start.jsonl"}
 
@@ -167,31 +170,37 @@ class RunFolder:
                 f"--fresh with output={self.path}: that is the working directory or holds it, and is never "
                 "replaced; choose another output=..."
             )
-        if not self.occupied():
-            return
-        if not self.is_run():
-            names = ", ".join((self._strangers() or sorted(self._names()))[:3])
-            raise ConfigError(
-                f"output={self.path} holds {names} and is no run folder; choose another output=..."
-            )
+        self.refuse_strangers()
         if resume is None and not fresh and self.has_run():
             raise ConfigError(
                 f"{self.path} holds a run already; go on with --resume auto, replace it with --fresh, "
                 "or choose another output=..."
             )
 
+    def refuse_strangers(self) -> None:
+        """Refuse a folder that somebody else uses, in which not even a lock is made.
+
+        Raises:
+            ConfigError: it holds files, and no run.
+        """
+        if self.occupied() and not self.is_run():
+            names = ", ".join((self._strangers() or sorted(self._names()))[:3])
+            raise ConfigError(
+                f"output={self.path} holds {names} and is no run folder; choose another output=..."
+            )
+
     def occupied(self) -> bool:
         """Whether there is anything but what a refused start leaves."""
         names = self._names()
         # A configuration without our marker is somebody's own.
-        return not names <= _EMPTY or ("config.yaml" in names and MARKER not in names)
+        return not names <= _EMPTY or (bool(names & {"config.yaml", MARKER}) and not self._marked())
 
     def is_run(self) -> bool:
         """Whether a run wrote here: its marker, or all that an earlier version leaves."""
         names = self._names()
-        if MARKER in names:
-            return True
-        return "config.yaml" in names and bool(names & _OF_A_RUN) and not self._strangers()
+        return self._marked() or (
+            "config.yaml" in names and bool(names & _OF_A_RUN) and not self._strangers()
+        )
 
     def has_run(self) -> bool:
         """Whether more than a refused start is there."""
@@ -219,7 +228,11 @@ class RunFolder:
 
     def settle(self) -> None:
         """Delete the run that was set aside: the new one has proven itself."""
-        shutil.rmtree(self.path / PREVIOUS, ignore_errors=True)
+        previous = self.path / PREVIOUS
+        if previous.is_dir():
+            going = previous.with_name(f"{PREVIOUS}.{secrets.token_hex(4)}{_GOING}")
+            previous.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
 
     def put_back(self) -> bool:
         """Restore the run that was set aside; return whether there was one."""
@@ -233,18 +246,18 @@ class RunFolder:
 
     def saved(self) -> dict[str, Any]:
         """Content of the marker; empty without one, or where it was damaged."""
-        with suppress(OSError, ValueError):
-            content = json.loads((self.path / MARKER).read_bytes())
+        marker = self.path / MARKER
+        with suppress(OSError, ValueError, RecursionError):
+            content = json.loads(marker.read_bytes()) if marker.is_file() else {}
             return content if isinstance(content, dict) else {}
         return {}
 
     def sweep(self) -> None:
         """Take away what processes that were killed left of their own signs."""
-        for path in self.path.glob(".seen-*"):
+        for path in (*self.path.glob(".seen-*"), *self.path.glob(f".*{ASIDE}")):
             path.unlink(missing_ok=True)
-        for path in self.path.glob(f".*{ASIDE}"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.path / HEARTBEATS, ignore_errors=True)
+        for path in (self.path / HEARTBEATS, *self.path.glob(f"{PREVIOUS}.*{_GOING}")):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _move_back(self) -> None:
         """Put what was on its way, here or aside, where it belongs."""
@@ -270,7 +283,11 @@ class RunFolder:
         except NotADirectoryError as error:
             raise ConfigError(f"output={self.path} is a file; choose a folder's name") from error
         passing = (".seen-", f".{access.KEY_FILE}-")
-        return {name for name in names if not (name.startswith(passing) or name.endswith(ASIDE))}
+        return {name for name in names if not (name.startswith(passing) or name.endswith((ASIDE, _GOING)))}
+
+    def _marked(self) -> bool:
+        """Whether the marker is there, and not a file of another program with its name."""
+        return "recrl" in self.saved() or (self.path / _MOVING).exists()
 
     def _strangers(self) -> list[str]:
         return sorted(self._names() - ENTRIES - _EMPTY)

@@ -73,6 +73,7 @@ def train(
         found: list[str | None] = [None]
         named: list[Policy] = []
         if state.is_main_process:
+            folder.refuse_strangers()
             ending.enter_context(folder.locked())
             checkpoint, named = _open(folder, config, resume, fresh, display)
             found = [checkpoint]

@@ -50,8 +50,12 @@ class Display:
         self.console = Console(quiet=not enabled, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
-        self.console.print(text, highlight=False)
+        """Print a line that stays, as it is: names in it may hold brackets, which rich takes for markup."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print a remark."""
+        self.console.print(f"[bold yellow]note[/]: {escape(text)}", highlight=False)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
@@ -65,7 +69,7 @@ class Display:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
         )
         task = progress.add_task(name, total=total, note="")

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-from rich.markup import escape
 
 from ...envs import task as tasks
 from ...envs.audience import Audience
@@ -102,8 +101,7 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
         aside.replace(request.output)  # last: whoever sees it has all
         shutil.rmtree(request.asked, ignore_errors=True)
     _say_prices(prices, attained, display)
-    written = escape(f"{request.output}, prices: {request.prices}")
-    display.say(f"{len(chosen):,} users: {written}")
+    display.say(f"{len(chosen):,} users: {request.output}, prices: {request.prices}")
     return request.output
 
 
@@ -286,7 +284,7 @@ def _digest(prompt: Any) -> str:
 def _say_left_out(audience: Audience, display: Display) -> None:
     for reason, names in audience.left_out.items():
         more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-        named = escape(", ".join(names[:_SHOWN]))
+        named = ", ".join(names[:_SHOWN])
         display.say(f"left out, {reason}: {len(names):,} users: {named}{more}")
 
 
@@ -295,6 +293,6 @@ def _say_prices(prices: _Prices, attained: Floats, display: Display) -> None:
         paid = {"price of a line": one.price, "price in the choice": one.choice}
         told = ", ".join(f"{what} {price:.3g}" for what, price in paid.items() if price is not None)
         verdict = "met" if one.met else "cannot be met: that is the best that prices attain"
-        display.say(f"{escape(one.name)}: mean {mean:.3f} ({one.free:.3f} without prices), {told}; {verdict}")
+        display.say(f"{one.name}: mean {mean:.3f} ({one.free:.3f} without prices), {told}; {verdict}")
     for name, why in prices.why_not.items():
-        display.say(f"not held: {escape(name)}: {escape(why)}")
+        display.say(f"not held: {name}: {why}")

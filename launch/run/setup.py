@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from transformers import PreTrainedTokenizerBase
 
 from ...envs import task as tasks
@@ -45,7 +44,7 @@ def prepare_setup(config: RunConfig, display: Display) -> Setup:
     task = tasks.make(config.task, config.data)
     check_task(config, task)
     for remark in task.data.remarks if task.data is not None else ():
-        display.say(f"[bold yellow]note[/]: {escape(remark)}")
+        display.note(remark)
     try:
         check_segments(config.problem(), task.names, task.values)
     except ValueError as error:

@@ -58,9 +58,9 @@ def _readable(lines: Sequence[bytes]) -> list[tuple[str, float | None]]:
     for line in lines:
         try:
             text, logprob = json.loads(line)
-        except ValueError:
+        except (ValueError, TypeError):
             break
-        if not line.endswith(b"\n"):
+        if not (line.endswith(b"\n") and isinstance(text, str) and isinstance(logprob, float | None)):
             break
         answers.append((text, logprob))
     return answers

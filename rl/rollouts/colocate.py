@@ -60,6 +60,8 @@ class ColocatedEngine:
         try:
             with left_alone():
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
+                # Some of what it cannot compute it says only when it is asked.
+                self._llm.generate([{"prompt_token_ids": [0]}], SamplingParams(max_tokens=1), use_tqdm=False)
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RolloutError(
                 f"vLLM cannot run the policy {policy}: {error}. Set rollout.engine=transformers, or mend "

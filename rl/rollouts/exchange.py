@@ -4,10 +4,12 @@ Trainer and server each know the folder from their own settings. Only a version 
 path, whoever has the key could make the server read any file.
 """
 
+import fcntl
 import os
 import re
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .access import described
@@ -98,3 +100,42 @@ def private_file(path: Path) -> None:
     """
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+# Weights of a process that was killed would stay, in memory for good. So those in use are locked: a lock ends
+# with its process. Where a file system has no locks nothing is swept.
+
+
+@contextmanager
+def unswept(folder: Path) -> Iterator[None]:
+    """Nobody sweeps a folder meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def held(path: Path) -> int:
+    """A descriptor; until it is closed nobody sweeps a file away, whatever its name is by then."""
+    descriptor = os.open(path, os.O_RDONLY)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def sweep(folder: Path) -> None:
+    """Remove the weights that nobody holds, unless somebody is writing just now."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.glob("weights-*"):
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

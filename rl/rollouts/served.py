@@ -5,6 +5,7 @@ that lost its weights in between gets them anew from the file; only the rank tha
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from ..processes import distributed_state, on_all_or_none
 from ..sampling import Sampling
 from .access import KEY, KEY_FILE
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
-from .exchange import make_folder, private_file, weights_file
+from .exchange import held, make_folder, private_file, sweep, unswept, weights_file
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,9 @@ class ServedEngine:
         self._exchange, self._patience, self._timeout = exchange, patience, timeout
         self._state = distributed_state()
         self._version: str | None = None
+        # The file of that version, and what holds it.
         self._file: Path | None = None
+        self._holding: int | None = None
         self._exchanging = {address: threading.Lock() for address in self._servers}
         on_all_or_none(self._open_exchange, RolloutError)
         threads = _AT_ONCE * len(self._servers)
@@ -107,26 +110,39 @@ class ServedEngine:
     def _open_exchange(self) -> None:
         if self._exchange is not None and self._state.is_main_process:
             make_folder(self._exchange)
+            sweep(self._exchange)
 
     def _write(self, version: str, weights: Weights) -> None:
         """Write the file in the main process; the others only take part in gathering it."""
         assert self._exchange is not None
         target = weights_file(self._exchange, version)
-        whole = {}
+        whole, holding = {}, None
         for name, tensor in weights():
             if self._state.is_main_process:
                 # A copy: a gathered parameter is gone with the next one.
                 whole[name] = tensor.detach().to("cpu", copy=True).contiguous()
         if self._state.is_main_process:
-            self._open_exchange()
+            make_folder(self._exchange)
             partial = target.with_suffix(".partial")
-            private_file(partial)
-            save_file(whole, partial, metadata={"version": version})
-            partial.rename(target)
+            with unswept(self._exchange):
+                private_file(partial)
+                try:
+                    save_file(whole, partial, metadata={"version": version})
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+                holding = held(partial)
+                partial.rename(target)
         self._state.wait_for_everyone()
-        if self._file is not None and self._state.is_main_process:
+        self._take_away()
+        self._file, self._holding = target, holding
+
+    def _take_away(self) -> None:
+        """Delete the file of the version that was handed over last, in the process that wrote it."""
+        if self._file is not None and self._holding is not None:
             self._file.unlink(missing_ok=True)
-        self._file = target
+            os.close(self._holding)
+            self._holding = None
 
     def _confirm(self, address: str) -> None:
         """Return once a server holds the current version."""
@@ -216,8 +232,7 @@ class ServedEngine:
         self._pool.shutdown(cancel_futures=True)
         for client in self._clients.values():
             client.close()
-        if self._file is not None and self._state.is_main_process:
-            self._file.unlink(missing_ok=True)
+        self._take_away()
 
     # Asking
 

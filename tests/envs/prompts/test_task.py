@@ -1,6 +1,8 @@
 """Prompts out of a file: what is read, what is held out, and what is refused."""
 
 import json
+import os
+import random
 import re
 from collections import Counter
 
@@ -120,6 +122,11 @@ def test_the_content_is_known_again_and_the_settings_that_matter(tmp_path):
         ([*ROWS, {**ROWS[0], "prompt": None}], {}, "task.path, row 81: task.prompt=prompt must be a text"),
         ([*ROWS, {**ROWS[0], "prompt": " "}], {}, "row 81: task.prompt=prompt must be a text"),
         (
+            [*ROWS, {**ROWS[0], "prompt": "What\0is"}],
+            {},
+            r"row 81: task.prompt=prompt must be .* not 'What.x00",
+        ),
+        (
             [{"prompt": [{"role": "assistant", "content": "hello"}]}],
             {},
             "row 1: task.prompt=prompt must be a text, or messages with role",
@@ -145,6 +152,35 @@ def test_faults_name_the_setting_and_the_row(change, settings, message, tmp_path
     with pytest.raises(TaskError, match=message) as error:
         task(path, **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "dataset"])
+def test_any_damage_of_a_file_is_one_line_or_leaves_rows_that_can_be_asked(kind, tmp_path, capfd):
+    path, draw, refusals = written(tmp_path, kind), random.Random(0), []
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()] or [path]
+    capfd.readouterr()
+    for _ in range(60):
+        file = draw.choice(files)
+        whole = file.read_bytes()
+        at, torn = draw.randrange(len(whole)), draw.choice(["cut", "flipped", "zeros", "lost"])
+        there = {"cut": b"", "flipped": bytes([whole[at] ^ 1 << draw.randrange(8)]) + whole[at + 1 :]}
+        there |= {"zeros": bytes(16) + whole[at + 16 :], "lost": whole[at + 3 :]}
+        file.write_bytes(whole[:at] + there[torn])
+        try:
+            found = task(path, columns=())
+            assert all("\0" not in row["prompt"][0]["content"] for row in found.rows("train"))
+        except TaskError as error:
+            refusals.append(str(error))
+        file.write_bytes(whole)
+    assert len(refusals) > 15
+    assert not any("\n" in message for message in refusals)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(TaskError, match="a device or a pipe; give a regular file"):
+        task(tmp_path / "pipe.jsonl")
 
 
 def test_a_folder_of_several_datasets_is_refused_with_one_of_them(tmp_path):

@@ -37,7 +37,7 @@ printf '%s\\n' "srun $(printf '%q ' "$@")" >> "$CALLS"
 case "$*" in
   *"recrl launch"*)
     until [ "$(grep -c 'recrl serve' "$CALLS")" -ge "${SERVERS:-0}" ]; do sleep 0.05; done
-    sleep "${TRAINING:-0}" & trap 'kill $!; exit 75' TERM; wait $!; exit "${CODE:-0}" ;;
+    sleep "${TRAINING:-0}" & trap 'kill $!; exit "${STOPPED:-75}"' TERM; wait $!; exit "${CODE:-0}" ;;
   *) exec sleep 60 ;;
 esac
 """
@@ -104,9 +104,10 @@ def test_slurm_starts_servers_and_training_on_machines_of_their_own(slurm):
         assert FLOOR in words
 
 
-def test_a_preempted_slurm_job_is_queued_again_and_a_failed_one_is_not(slurm):
+@pytest.mark.parametrize("stopped", ["75", "143"], ids=["it said so", "Python had not begun"])
+def test_a_preempted_slurm_job_is_queued_again_and_a_failed_one_is_not(slurm, stopped):
     script = rendered("--slurm", *SHAPE)
-    process, calls = slurm(script, 2, TRAINING="60")
+    process, calls = slurm(script, 2, TRAINING="60", STOPPED=stopped)
     for _ in range(200):
         if any("recrl launch" in call for call in calls()):
             break
@@ -116,8 +117,9 @@ def test_a_preempted_slurm_job_is_queued_again_and_a_failed_one_is_not(slurm):
     assert "scontrol requeue 7" in calls()
 
     before = len(calls())
-    process, calls = slurm(script, 2, CODE="1")
-    assert process.wait(20) == 1
+    for code in (1, 143):
+        process, calls = slurm(script, 2, CODE=str(code))
+        assert process.wait(20) == code
     assert "scontrol requeue 7" not in calls()[before:]
 
 

@@ -126,6 +126,17 @@ def test_a_task_that_cannot_be_had_is_one_line_and_exit_code_2(recrl, tmp_path):
     assert "Traceback" not in said
 
 
+def test_a_prompt_of_a_file_cannot_speak_to_the_terminal(recrl, tmp_path):
+    rows = [{"prompt": f"\x1b[31mWhat is [red]{i}[/]\x1b]0;title\x07\u202e\n  + 1?"} for i in range(40)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (f"task.path={tmp_path / 'p.jsonl'}", "task.reference=null")
+    code, shown, errors = recrl("data", "describe", "prompts", *given)
+    assert code == 0, errors
+    assert "user: [31mWhat is [red]" in shown
+    assert "[/]]0;title\n  + 1?" in shown
+    assert all(character == "\n" or character.isprintable() for character in shown)
+
+
 def test_the_list_of_rewards_imports_no_file_of_the_folder(tmp_path):
     for name in ("rewards.py", "own_rewards.py", "sitecustomized.py"):
         (tmp_path / name).write_text(REWARD)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from places import ROOT
 
+from recrl.envs.markdown import text
 from recrl.launch.report.sections import _settled
 from recrl.launch.report.summary import FACTS
 from recrl.launch.report.write import write
@@ -35,6 +36,17 @@ def finished(tmp_path):
         shutil.copy(COMMITTED / name, tmp_path / name)
     (tmp_path / "examples.json").write_text("[]")
     return tmp_path
+
+
+def test_a_name_is_shown_as_it_is_whatever_plots_and_markdown_read_in_it(finished):
+    name = r"$\frac$ [/red] `x`|*"
+    for path in (finished / "config.yaml", finished / "evaluation.json", finished / "metrics.jsonl"):
+        told = json.dumps(name) if path.suffix != ".yaml" else f"'{name}'"
+        content = path.read_text().replace('"recall"', told).replace(" recall\n", f" {told}\n")
+        path.write_text(content.replace("rewards/recall/", f"rewards/{json.dumps(name)[1:-1]}/"))
+    rendered = write(finished).read_text()
+    assert f"Maximise **{text(name)}** subject to" in rendered
+    assert f"| {text(name)} | " in rendered
 
 
 def in_short(folder, **facts):
@@ -103,10 +115,10 @@ def log_of(prices, name="novelty >= 0.3"):
     ],
 )
 def test_a_price_that_still_moves_is_said_not_to_have_settled(late, settled):
-    text = "\n".join(_settled(log_of([9.0] * 80 + late), ["novelty >= 0.3"]))
-    assert ("Not settled" in text) != settled
-    assert f"{np.mean(late):.3f} [" in text
-    assert "+0.020" in text
+    said = "\n".join(_settled(log_of([9.0] * 80 + late), ["novelty >= 0.3"]))
+    assert ("Not settled" in said) != settled
+    assert f"{np.mean(late):.3f} [" in said
+    assert "+0.020" in said
 
 
 def test_a_handful_of_steps_says_nothing_of_prices():
@@ -114,5 +126,5 @@ def test_a_handful_of_steps_says_nothing_of_prices():
 
 
 def test_steps_without_a_score_are_left_out():
-    text = "\n".join(_settled(log_of([0.2] * 80 + [None, 0.4] * 10), ["novelty >= 0.3"]))
-    assert "All prices have settled" in text
+    said = "\n".join(_settled(log_of([0.2] * 80 + [None, 0.4] * 10), ["novelty >= 0.3"]))
+    assert "All prices have settled" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,16 @@ from pathlib import Path
 import pytest
 
 from recrl.envs.storage.sealed import ASIDE, write
+from recrl.launch.cluster import launcher, serve
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
+from recrl.launch.run import pipeline
 from recrl.launch.run.folder import ENTRIES, LOCK, MARKER, PREVIOUS, RunFolder, keep_earlier
-from recrl.rl.rollouts.access import KEY_FILE
+from recrl.launch.run.progress import Display
+from recrl.rl.rollouts.access import KEY, KEY_FILE
 
 CONFIG = load("demo")
+ABOUT = {"recrl": "0", "started": "now", "data": None}
 
 
 class _KilledError(Exception):
@@ -34,7 +39,7 @@ def run_in(folder, word="old"):
     """A folder as a run leaves it."""
     run = RunFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    run.open(CONFIG, {"recrl": "0", "started": "now", "data": None})
+    run.open(CONFIG, ABOUT)
     for name in ("warm", "policy", "checkpoints/checkpoint-3", "plots"):
         (folder / name).mkdir(parents=True)
         (folder / name / "model.bin").write_text(word)
@@ -51,7 +56,7 @@ def test_a_run_is_set_aside_and_given_back_whole(tmp_path):
     run.set_aside()
     assert not run.has_run()
     assert {path.name for path in run.path.iterdir()} == {PREVIOUS, "my notes.md", KEY_FILE}
-    run.open(CONFIG, {})
+    run.open(CONFIG, ABOUT)
     (run.path / "warm").mkdir()
     (run.path / "warm" / "model.bin").write_text("new")
     assert run.put_back()
@@ -63,9 +68,33 @@ def test_a_run_that_was_set_aside_goes_once_the_new_one_has_begun(tmp_path):
     run = run_in(tmp_path / "run")
     (run.path / "my notes.md").write_text("mine")
     run.set_aside()
-    run.open(CONFIG, {})
+    run.open(CONFIG, ABOUT)
     run.settle()
     assert set(tree(run.path)) == {MARKER, "config.yaml", "my notes.md"}
+
+
+def test_half_of_a_run_that_was_being_deleted_is_no_earlier_run(tmp_path, monkeypatch):
+    """Killed while it deletes the earlier run: what is there by then is the run, and is kept as one."""
+    run = run_in(tmp_path / "run")
+    run.set_aside()
+    run_in(run.path, "new")
+    before = tree(run.path / "policy")
+
+    def killed(path, **options):
+        (path / "policy" / "model.bin").unlink()
+        raise _KilledError
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(_KilledError):
+        run.settle()
+    monkeypatch.undo()
+    assert not (run.path / PREVIOUS).exists()
+    run.set_aside()
+    run.open(CONFIG, ABOUT)
+    assert run.put_back()
+    assert tree(run.path / "policy") == before
+    run.sweep()
+    assert tree(run.path) == tree(run_in(tmp_path / "other", "new").path)
 
 
 def test_what_never_proved_itself_does_not_push_the_earlier_run_out(tmp_path):
@@ -73,7 +102,7 @@ def test_what_never_proved_itself_does_not_push_the_earlier_run_out(tmp_path):
     before = tree(run.path)
     for _ in range(3):  # three replacements that were killed
         run.set_aside()
-        run.open(CONFIG, {})
+        run.open(CONFIG, ABOUT)
         (run.path / "warm").mkdir()
     assert run.put_back()
     assert tree(run.path) == before
@@ -86,7 +115,7 @@ def test_a_replacement_that_is_killed_while_it_moves_a_run_loses_nothing(tmp_pat
     before = tree(run.path)
     if way == "back":
         run.set_aside()
-        run.open(CONFIG, {})
+        run.open(CONFIG, ABOUT)
     renames, rename = [], Path.rename
 
     def killed(path, target):
@@ -129,6 +158,9 @@ def test_the_working_directory_and_its_parents_are_never_replaced(tmp_path, monk
         [".git/HEAD", "config.yaml"],
         ["policy/model.bin"],
         ["data.parquet"],
+        [MARKER],
+        [MARKER, "config.yaml"],
+        [MARKER, "policy/model.bin", "plots/a.png", "main.py"],
     ],
 )
 def test_a_folder_of_somebody_else_is_no_run(tmp_path, files, fresh):
@@ -141,6 +173,38 @@ def test_a_folder_of_somebody_else_is_no_run(tmp_path, files, fresh):
         with pytest.raises(ConfigError, match="is no run folder; choose another output"):
             RunFolder(folder).refuse(resume, fresh)
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "recrl"}', "[" * 100_000, '"recrl"'])
+def test_a_damaged_marker_is_in_no_runs_way_and_that_of_others_is_none(tmp_path, content):
+    run = run_in(tmp_path / "run")
+    (run.path / MARKER).write_text(content)
+    run.refuse("auto", fresh=False)
+    assert run.saved().get("data") is None
+    (run.path / "main.py").write_text("theirs")
+    with pytest.raises(ConfigError, match=r"holds main\.py and is no run folder"):
+        run.refuse(None, fresh=True)
+
+
+def test_nothing_is_written_into_a_folder_of_somebody_else(tmp_path, monkeypatch):
+    """Not even a lock or a key, by any command that works in a run folder."""
+    monkeypatch.delenv(KEY, raising=False)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "main.py").write_text("theirs")
+    config = load("demo", [f"output={theirs}", "rollout=vllm-server"])
+    plan = launcher.Plan(("true",), {"http://127.0.0.1:9": ("true",)}, {}, 1)
+    for start in (
+        lambda: pipeline.train(config),
+        lambda: pipeline.train(config, fresh=True),
+        lambda: launcher.start(plan, theirs, Display(), fresh=True),
+        lambda: serve.serve(config, host="127.0.0.1", port=8000, exposed=False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(serve, "_check_vllm", lambda: None)
+            with pytest.raises(ConfigError, match=r"holds main\.py and is no run folder"):
+                start()
+        assert os.listdir(theirs) == ["main.py"]
 
 
 def test_a_run_of_an_earlier_version_is_known_by_what_it_left(tmp_path):
@@ -156,7 +220,7 @@ def test_a_run_of_an_earlier_version_is_known_by_what_it_left(tmp_path):
 def test_a_refused_start_or_a_waiting_server_leaves_the_folder_free(tmp_path):
     run = RunFolder(tmp_path / "run")
     with run.locked():
-        run.open(CONFIG, {})
+        run.open(CONFIG, ABOUT)
     (run.path / KEY_FILE).write_text("key")
     run.refuse(None, fresh=False)
     run.refuse("auto", fresh=False)

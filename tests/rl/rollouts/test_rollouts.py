@@ -189,6 +189,15 @@ def test_a_server_that_stays_away_stops_the_run_with_a_way_on(tmp_path):
         make_engine(config, tmp_path, "float32", LONGEST, tmp_path)
 
 
+def test_a_policy_that_vllm_cannot_compute_is_one_line_before_it_is_trained(tmp_path):
+    """A head of 8 dimensions, of which vLLM on a CPU says something only when it is asked."""
+    model, tokenizer = policy_and_tokenizer(32)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(RolloutError, match=r"vLLM cannot run the policy .*rollout\.engine=transformers"):
+        engine("vllm-colocate", tmp_path, "http://127.0.0.1:1")
+
+
 def test_more_prompts_than_are_read_at_once(policy, tmp_path):
     """Their tokens exceed the 4,096 that vLLM reads in a step; answers are seeded all the same."""
     colocated = engine("vllm-colocate", policy, "http://127.0.0.1:1")

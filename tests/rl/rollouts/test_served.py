@@ -3,19 +3,22 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import poisoned
 import pytest
 import torch
 from accelerate import PartialState
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from recrl.rl.rollouts.access import KEY, KEY_FILE
 from recrl.rl.rollouts.base import Answer, Request, RolloutError, fault
-from recrl.rl.rollouts.exchange import weights_file
+from recrl.rl.rollouts.exchange import sweep, weights_file
 from recrl.rl.rollouts.gate import ROUTES
 from recrl.rl.rollouts.guard import check_versions, compare
 from recrl.rl.rollouts.make import server_command
@@ -247,6 +250,47 @@ def test_weights_on_their_way_are_the_owners_alone(tmp_path):
             assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     finally:
         os.umask(before)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from recrl.rl.rollouts.exchange import held, unswept
+path = Path(sys.argv[1])
+with unswept(path.parent):
+    path.touch()
+    print("writing", flush=True)
+    sys.stdin.readline()
+    holding = held(path)
+print("written", flush=True)
+time.sleep(100)
+"""
+
+
+def test_weights_that_a_killed_training_left_are_swept_away_and_no_others(tmp_path):
+    folder = tmp_path / "exchange"
+    with served(tmp_path, Server()) as alive:
+        alive.update("v", weights)
+        for name in ("weights-dead.safetensors", "weights-dead.partial"):
+            command, pipe = [sys.executable, "-c", KILLED, str(folder / name)], subprocess.PIPE
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:
+                for word in (b"writing\n", b"written\n"):
+                    assert process.stdout.readline() == word
+                    sweep(folder)
+                    assert (folder / name).exists()
+                    process.stdin.write(b"\n")
+                    process.stdin.flush()
+                process.kill()
+        with served(tmp_path, Server()):
+            assert [path.name for path in folder.iterdir()] == ["weights-v.safetensors"]
+
+
+def test_weights_without_room_leave_nothing(tmp_path):
+    with served(tmp_path, Server()) as engine:
+        engine.update("v", weights)
+        with poisoned.full_disk(1000), pytest.raises(SafetensorError, match="File too large"):
+            engine.update("w", lambda: [("w", torch.ones(1000))])
+        assert [path.name for path in (tmp_path / "exchange").iterdir()] == ["weights-v.safetensors"]
 
 
 def test_a_folder_for_weights_that_others_can_write_to_stops_the_run_before_it_begins(tmp_path):
