@@ -50,9 +50,14 @@ def drafted(setup: Setup, prompts: int, group: int, seed: int = 0) -> Asked:
     return asked([row for row in rows for _ in range(group)], texts, group, f"{len(texts)} drafts")
 
 
-def awkward(row: Row) -> Asked:
-    """Odd answers to one prompt."""
-    return asked([row] * len(AWKWARD), AWKWARD, len(AWKWARD), f"{len(AWKWARD)} odd answers")
+def awkward(row: Row, words: int | None = None) -> Asked:
+    """Odd answers to one prompt.
+
+    Args:
+        words: Largest number of words of an answer; by default any.
+    """
+    texts = [text for text in AWKWARD if words is None or len(text.split()) <= words]
+    return asked([row] * len(texts), texts, len(texts), f"{len(texts)} odd answers")
 
 
 def asked(rows: Sequence[Row], texts: Sequence[str], group: int, origin: str) -> Asked:

@@ -9,6 +9,8 @@ from .setup import Setup
 
 # Drafts that plain functions are asked about; what waits for another machine gets one question.
 _PROMPTS, _ANSWERS = 8, 4
+# Words of a line.
+_WORDS = 10
 # Seconds for that question, where an entry does not set its own.
 _PATIENCE = 25.0
 
@@ -26,7 +28,7 @@ def probe(setup: Setup) -> None:
     specs = {spec.name: spec for spec in setup.config.rewards if spec.sum is None}
     before, setup.engine.resources = setup.engine.resources, resources_of(setup)
     here = [name for name, spec in specs.items() if not _apart(setup, spec)]
-    odd = awkward(setup.task.rows("train", 1)[0])
+    odd = awkward(setup.task.rows("train", 1)[0], _room(setup))
     try:
         _in_place(setup, answers, here)
         setup.engine.score(odd.prompts, odd.completions, odd.columns, odd.group, only=here)
@@ -35,6 +37,12 @@ def probe(setup: Setup) -> None:
     for spec in specs.values():
         if _apart(setup, spec):
             _anew(setup, answers, spec)
+
+
+def _room(setup: Setup) -> int:
+    """Words that a sampled answer may have, about; its tokens are limited."""
+    form = setup.task.form
+    return form.count * _WORDS if isinstance(form, Lines) else form.max_tokens
 
 
 def _apart(setup: Setup, spec: RewardSpec) -> bool:

@@ -202,6 +202,11 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def known() -> dict[str, dict[str, Any]]:
+    """Results so far, by ``NAME==VERSION``."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(CONTRACTS), help="dependencies, comma-separated")
@@ -209,15 +214,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--again", action="store_true", help="try what was tried before too")
     given = parser.parse_args(arguments)
     PLACE.mkdir(exist_ok=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     wanted: Iterable[str] = [
         f"{name}=={one}" for name in given.only.split(",") if name for one in bounds(pins()[name])
     ]
     for key in dict.fromkeys([*wanted, *given.also]):
-        if key not in results or given.again:
-            results[key] = tried(*key.split("=="))
-            RESULTS.write_text(json.dumps(results, indent=1))
-        print(f"{key}: {results[key]['verdict']}, {results[key].get('tests', '')}", flush=True)
+        if key not in known() or given.again:
+            found = tried(*key.split("=="))
+            RESULTS.write_text(json.dumps(known() | {key: found}, indent=1))
+        print(f"{key}: {known()[key]['verdict']}, {known()[key].get('tests', '')}", flush=True)
+    results = known()
     PAGE.write_text(page(results))
     inside = [one for one in wanted if Version(one.split("==")[1]) in pins()[one.split("==")[0]].specifier]
     return int(any(results[key]["verdict"] != "passed" for key in inside))
