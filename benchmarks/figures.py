@@ -21,6 +21,16 @@ def grid(count: int, columns: int, width: float, height: float) -> tuple[Any, An
     return figure, axes.ravel()
 
 
+def _legend(figure: Any, entries: dict[str, Any], columns: int) -> None:
+    """A legend below everything, in as many columns as the figure is wide enough for."""
+    legend = figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=8
+    )
+    if columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        _legend(figure, entries, columns - 1)
+
+
 def save(figure: Any, path: Path, legend_of: Any) -> None:
     """Save a figure with one legend below everything, collected over the axes ``legend_of``."""
     entries: dict[str, Any] = {}
@@ -28,8 +38,7 @@ def save(figure: Any, path: Path, legend_of: Any) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        columns = min(6, len(entries))
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=8)
+        _legend(figure, entries, min(6, len(entries)))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
     plt.close(figure)

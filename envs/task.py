@@ -16,7 +16,7 @@ import hashlib
 import json
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -301,6 +301,11 @@ class Task(ABC):
         return self._loaded[split]
 
     # How an answer is read and taught.
+
+    def barred(self, row: Row) -> Collection[int]:
+        """Options of :class:`Lines` that deployed answers to a row may not name; by default none. Where fewer
+        are left than lines are asked for, an answer is shorter."""
+        return ()
 
     def parse(self, texts: Sequence[str]) -> list[Any]:
         """Answers as rewards read them: the derived column ``answers``."""

@@ -1,6 +1,8 @@
-"""Warnings of libraries that come with every start and say nothing of the run, kept back by their words."""
+"""What libraries say at every start but not of the run is kept back: warnings, by their words, and bars."""
 
 import logging
+import os
+import sys
 import warnings
 
 # Logger -> beginning of what it says.
@@ -15,7 +17,11 @@ _LOGGED = {
 
 
 def keep_back() -> None:
-    """Keep the harmless warnings back in this process."""
+    """Keep the harmless warnings back in this process, and bars of progress where nobody watches them."""
+    if (
+        not sys.stderr.isatty()
+    ):  # a bar that moves is many lines of a file; read when transformers is imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Our pins of TRL and vLLM are tested together; TRL would say otherwise six times at every start.
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM", category=UserWarning)
     for name, words in _LOGGED.items():

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 
+import versions
 from places import ROOT
 
 import recrl
@@ -38,3 +39,11 @@ def test_every_other_file_is_package_data_and_every_pattern_finds_some():
 
 def test_the_version_is_written_twice_alike():
     assert PROJECT["project"]["version"] == recrl.__version__
+
+
+def test_every_dependency_has_tests_for_its_versions():
+    """Or ``make versions`` says why none are tried; of ``==`` there is nothing to try."""
+    ranges = {name for name, pin in versions.pins().items() if not str(pin.specifier).startswith("==")}
+    assert ranges == {*versions.CONTRACTS, *versions.UNTRIED}
+    for path in {path.partition("::")[0] for paths in versions.CONTRACTS.values() for path in paths}:
+        assert (ROOT / "tests" / path).exists(), path

@@ -13,7 +13,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -116,7 +116,18 @@ def of_tags(first: pl.Series, separator: str | None = None) -> Reading:
             lambda column: _whole_list(column.str.strip_chars().str.split(separator), _of_parts),
             lists=True,
         )
-    return of_ids(first)
+    found = of_ids(first)
+    if kind == pl.String and (between := _separator(_said(first))) is not None:
+        words = f"{found.words}, much of it with {between} (lists: data.columns.tag_separator={between!r})"
+        return replace(found, words=words)
+    return found
+
+
+def _separator(values: pl.Series) -> str | None:
+    """What a fifth or more of the values have in them and names of tags seldom have."""
+    return next(
+        (one for one in "|;" if values.str.contains(one, literal=True).sum() * 5 > values.len()), None
+    )
 
 
 def of_times(first: pl.Series) -> Reading:

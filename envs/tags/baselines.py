@@ -133,10 +133,10 @@ def quota(data: Data, rows: Sequence[Row], k: int, novelty: float) -> IntArray:
 def lists(
     data: Data, k: int, novelty_floor: float, more: Mapping[str, Scorer] | None = None
 ) -> dict[str, Callable[[Sequence[Row]], IntArray]]:
-    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first.
+    """Every baseline by name: rows -> ``[rows, k]`` tag ids, best first, -1 for an empty slot.
 
     Where no target holds tags of the history (``protocol.repeats``), no baseline shows any, and ``quota`` is
-    popularity: there is nothing frequent to show.
+    popularity: there is nothing frequent to show. A list is shorter where too few others are left.
 
     Args:
         more: Further scorers by name.
@@ -147,7 +147,14 @@ def lists(
         return None if data.protocol.repeats else member_mask(rows, "history", len(data.catalog))
 
     def ranked(score: Scorer) -> Callable[[Sequence[Row]], IntArray]:
-        return lambda rows: top(score(data, rows), k, mask(rows))
+        def best(rows: Sequence[Row]) -> IntArray:
+            barred = mask(rows)
+            tags = top(score(data, rows), k, barred)
+            if barred is not None:
+                tags[np.take_along_axis(barred, tags, axis=1)] = -1
+            return tags
+
+        return best
 
     found = {name: ranked(score) for name, score in {**SCORERS, **(more or {})}.items()}
     if not data.protocol.repeats:

@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -114,13 +114,20 @@ class Tags(PinnedTask):
             "novelty": novel / len(tags) if tags else 0.0,
         }
 
+    def barred(self, row: Row) -> Collection[int]:
+        """Tags of the history where no target can hold them."""
+        return () if self.data.protocol.repeats else row["history"]
+
     def parse(self, texts: Sequence[str]) -> list[ParsedAnswer]:
         return [self.catalog.parse(answer) for answer in texts]
 
     def demonstration(self, row: Row, rehearsing: bool, rng: np.random.Generator) -> str:
-        """Target tags in random order; to rehearse, the most frequent tags of the history."""
+        """Target tags in random order; to rehearse, the most frequent tags of the history, unless barred."""
+        barred, n_tags = self.barred(row), len(self.catalog)
+        if barred:
+            return self.catalog.render(sample_list(row["target"], (), self.slots, n_tags, rng, barred))
         target = row["history"][: self.slots] if rehearsing else row["target"]
-        return self.catalog.render(sample_list(target, row["history"], self.slots, len(self.catalog), rng))
+        return self.catalog.render(sample_list(target, row["history"], self.slots, n_tags, rng))
 
     def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
         told = 0
@@ -141,7 +148,9 @@ class Tags(PinnedTask):
 
     def baselines(self, floors: Mapping[str, float]) -> dict[str, Answerer]:
         def answering(ranked: Callable[[Sequence[Row]], Any]) -> Answerer:
-            return lambda rows: [self.catalog.render(tags) for tags in ranked(rows).tolist()]
+            return lambda rows: [
+                self.catalog.render([tag for tag in tags if tag >= 0]) for tags in ranked(rows).tolist()
+            ]
 
         found = baselines.lists(self.data, self.slots, _floor(floors), self._learned())
         return {name: answering(ranked) for name, ranked in found.items()}

@@ -40,6 +40,7 @@ from ..signals import stopping
 from .health import healthy
 
 _LOOK_EVERY = 2.0  # seconds
+_SOME = 64  # rows that are looked at
 
 
 def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
@@ -128,6 +129,8 @@ def _defaults(
             f"; each names one to {task.form.count} of {len(task.form.options)} options, one a line, and may "
             "name one twice"
         )
+        if any(task.barred(row) for row in task.rows("test", _SOME)):
+            said += ", or one that its prompt's answer may not name (data.protocol.repeats=false)"
     elif isinstance(task.form, Lines):
         said += "; they are not limited to the catalogue (evaluation.decoding=free)"
     display.say(f"{said}. recrl recommend writes what holds them")

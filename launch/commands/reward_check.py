@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...envs.task import AWKWARD
 from ...rewards import Reward, RewardEngine, RewardError, RewardSpec
 from ...rl.optimizer.conflict import conflict_metrics
 from .. import faults
-from ..run.drafts import Asked, asked, resources_of
+from ..run.drafts import Asked, awkward, resources_of
 from ..run.setup import Setup
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -234,10 +233,8 @@ def _batches(engine: Callable[[], RewardEngine], answers: Asked, scores: Scores)
 
 
 def _awkward(engine: RewardEngine, answers: Asked) -> Finding:
-    texts = AWKWARD
-    rows = [{"prompt": answers.prompts[0], **{n: values[0] for n, values in answers.columns.items()}}]
-    strange = asked(rows * len(texts), texts, len(texts), "")
-    found = _scored(engine, strange, range(len(texts)))
+    strange = awkward({"prompt": answers.prompts[0], **{n: of[0] for n, of in answers.columns.items()}})
+    found = _scored(engine, strange, range(strange.group))
     shown = ", ".join("missing" if np.isnan(score) else f"{score:.3g}" for score in found)
     return Finding("awkward answers", "pass", f"empty, refusals, other scripts, 2,000 words: {shown}")
 

@@ -16,54 +16,66 @@ from .sections import _seconds
 def _plot_training(
     log: Sequence[Mapping[str, Any]], constraints: Sequence[str], objective: str, path: Path
 ) -> None:
+    """Objective, and under it slack and price of each constraint, each on axes of its own."""
     steps = [row["step"] for row in log]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 9), sharex=True)
-    _line(top, steps, [row["objective"] for row in log], "C0", objective)
+    figure, top, below = _panels(len(constraints), columns=2)
+    _line(top, steps, [row["objective"] for row in log], "C0")
     top.set_ylabel(f"objective: {objective}")
-    for i, name in enumerate(constraints):
+    for i, (name, (slack, price)) in enumerate(zip(constraints, below, strict=True)):
         colour = f"C{i + 1}"
-        _line(middle, steps, [row[f"constraint/{name}/slack"] for row in log], colour, name)
-        bottom.plot(steps, [row[f"constraint/{name}/price"] for row in log], color=colour, label=name)
-    middle.axhline(0, color="black", linewidth=0.8)
-    middle.set_ylabel("slack (met at 0 and above)")
-    bottom.set_ylabel("price (objective per unit of bound)")
-    bottom.set_xlabel("step")
-    for axis in (middle, bottom):
-        if constraints:
-            axis.legend(loc="best")
+        _line(slack, steps, [row[f"constraint/{name}/slack"] for row in log], colour)
+        slack.axhline(0, color="black", linewidth=0.8)
+        slack.set_ylabel("slack (met from 0 on)")
+        price.plot(steps, [row[f"constraint/{name}/price"] for row in log], color=colour)
+        price.set_ylabel("price (objective per unit)")
+        for axis in (slack, price):
+            axis.set_title(name, fontsize=10)
     _save(figure, path)
 
 
 def _plot_validation(found: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Headline of each validation, and under it the slack of each constraint."""
     steps = [one["step"] for one in found]
-    headline = found[0]["headline"]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 6), sharex=True)
-    _ranges(top, steps, [one["metrics"][headline] for one in found], "C0", headline)
+    headline, constraints = found[0]["headline"], list(found[0]["constraints"])
+    figure, top, below = _panels(len(constraints), columns=1)
+    _ranges(top, steps, [one["metrics"][headline] for one in found], "C0")
     top.set_ylabel(f"{headline}, validation")
-    for i, name in enumerate(found[0]["constraints"]):
-        _ranges(bottom, steps, [one["constraints"][name] for one in found], f"C{i + 1}", name)
-    bottom.axhline(0, color="black", linewidth=0.8)
-    bottom.set_ylabel("slack (met at 0 and above)")
-    bottom.set_xlabel("step")
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if found[0]["constraints"]:
-        bottom.legend(loc="best")
+    for i, (name, (slack,)) in enumerate(zip(constraints, below, strict=True)):
+        _ranges(slack, steps, [one["constraints"][name] for one in found], f"C{i + 1}")
+        slack.axhline(0, color="black", linewidth=0.8)
+        slack.set_ylabel("slack (met from 0 on)")
+        slack.set_title(name, fontsize=10)
     _save(figure, path)
 
 
-def _ranges(
-    axis: Any, steps: Sequence[int], values: Sequence[Mapping[str, float]], colour: str, label: str
-) -> None:
+def _panels(rows: int, columns: int) -> tuple[Any, Any, Any]:
+    """A figure over steps: one wide panel on top, and panels below, ``[row][column]``."""
+    figure = plt.figure(figsize=(9, 3.2 + 2.3 * rows))
+    grid = figure.add_gridspec(1 + rows, columns, height_ratios=[1.3, *[1] * rows])
+    top = figure.add_subplot(grid[0, :])
+    below = [[figure.add_subplot(grid[1 + i, j]) for j in range(columns)] for i in range(rows)]
+    for axis in figure.axes:
+        _steps(axis)
+    return figure, top, below
+
+
+def _steps(axis: Any) -> None:
+    """Label the horizontal axis as steps, which are whole numbers."""
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _ranges(axis: Any, steps: Sequence[int], values: Sequence[Mapping[str, float]], colour: str) -> None:
     """Means over steps, with their intervals."""
     means = np.array([one["mean"] for one in values])
     low, high = (np.array([one[end] for one in values]) for end in ("low", "high"))
     # Rounding may put an end of the interval of equal values on the wrong side.
     ends = np.maximum(0, (means - low, high - means))
-    axis.errorbar(steps, means, yerr=ends, color=colour, marker="o", capsize=3, label=label)
+    axis.errorbar(steps, means, yerr=ends, color=colour, marker="o", capsize=3)
 
 
 def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    figure, axis = plt.subplots(figsize=(8, 4))
+    figure, axis = plt.subplots(figsize=(9.5, 4))
     pairs = sorted({key for row in log for key in row if key.startswith("conflict/corr/")})
     means = {key: np.mean([row[key] for row in log if row.get(key) is not None]) for key in pairs}
     strongest = sorted(means, key=lambda key: -abs(means[key]))[:6]
@@ -77,10 +89,10 @@ def _plot_conflict(log: Sequence[Mapping[str, Any]], path: Path) -> None:
             key.removeprefix("conflict/corr/"),
         )
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xlabel("step")
+    _steps(axis)
     axis.set_ylabel("within-group correlation")
     if strongest:
-        axis.legend(loc="best", fontsize=8)
+        _legend_beside(axis)
     _save(figure, path)
 
 
@@ -88,15 +100,15 @@ def _plot_time(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     seconds = _seconds(log)
     if not seconds:
         return
-    figure, axis = plt.subplots(figsize=(8, 3.5))
+    figure, axis = plt.subplots(figsize=(9.5, 3.5))
     labels = [part.replace("_", " ") for part in seconds]
     axis.stackplot([row["step"] for row in log], list(seconds.values()), labels=labels)
     # The first step also warms up; it would flatten the others.
     usual = np.percentile(np.sum(list(seconds.values()), axis=0), 98)
     axis.set_ylim(0, 1.2 * usual)
-    axis.set_xlabel("step")
+    _steps(axis)
     axis.set_ylabel("seconds")
-    axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    _legend_beside(axis)
     _save(figure, path)
 
 
@@ -124,15 +136,21 @@ def _plot_trade_off(deployed: Mapping[str, Any], plotted: TradeOff, path: Path) 
         axis.axvline(
             plotted.floor, color="black", linewidth=0.8, linestyle="--", label=f"bound: {plotted.floor:g}"
         )
-    # Beside the axes, so that it covers nothing.
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    _legend_beside(axis)
     axis.set_xlabel(plotted.label)
     axis.set_ylabel(plotted.y)
     axis.set_title(plotted.title)
     _save(figure, path)
 
 
-def _line(axis: Any, steps: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:
+def _legend_beside(axis: Any) -> None:
+    """A legend to the right of the axes, where it covers nothing; :func:`_save` makes room for it."""
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+
+
+def _line(
+    axis: Any, steps: Sequence[int], values: Sequence[float], colour: str, label: str | None = None
+) -> None:
     """Thin raw values and a thick running mean."""
     raw = np.asarray(values, float)
     width = max(1, len(raw) // 15)

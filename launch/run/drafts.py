@@ -2,6 +2,7 @@
 
 ``Asked``         answers with what rewards read beside them
 ``drafted``       answers that a half-trained policy could write
+``awkward``       odd answers, as they occur early in training
 ``asked``         given texts
 ``resources_of``  what rewards may name as a parameter, where nothing is trained
 """
@@ -12,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerState
 
+from ...envs.task import AWKWARD, Row
 from .setup import Setup
 
 
@@ -48,7 +50,17 @@ def drafted(setup: Setup, prompts: int, group: int, seed: int = 0) -> Asked:
     return asked([row for row in rows for _ in range(group)], texts, group, f"{len(texts)} drafts")
 
 
-def asked(rows: Sequence[dict[str, Any]], texts: Sequence[str], group: int, origin: str) -> Asked:
+def awkward(row: Row, words: int | None = None) -> Asked:
+    """Odd answers to one prompt.
+
+    Args:
+        words: Largest number of words of an answer; by default any.
+    """
+    texts = [text for text in AWKWARD if words is None or len(text.split()) <= words]
+    return asked([row] * len(texts), texts, len(texts), f"{len(texts)} odd answers")
+
+
+def asked(rows: Sequence[Row], texts: Sequence[str], group: int, origin: str) -> Asked:
     """Texts as answers to the prompts of rows, one a row."""
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
     # Stand-ins for tokens, of which a draft has none: one a word.

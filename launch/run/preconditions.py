@@ -3,14 +3,15 @@
 What a configuration says of itself alone is checked where it is read (:mod:`recrl.launch.config.schema`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.task import Task, Text
+from ...envs.task import Row, Task, Text
+from ...rl.decoding.forms import check_barred
 from ...rl.decoding.generate import check_window
 from ...rl.decoding.grammar import load_xgrammar
 from ...rl.policy import loading
@@ -20,6 +21,9 @@ from ...rl.trainer.settings import check_split
 from ...rl.trainer.trackers import check_installed
 from ...rl.trainer.trl_settings import check_values
 from ..config.schema import ConfigError, RunConfig
+
+# Rows that are looked at.
+_SOME = 64
 
 
 def check_machine(config: RunConfig) -> None:
@@ -57,6 +61,7 @@ def check_task(config: RunConfig, task: Task) -> None:
     """
     if config.evaluation.decoding == "grammar":
         load_xgrammar()  # now, not after hours of training
+        check_decoding(config, task, task.rows("test", _SOME))
     if config.warm_start.steps and not task.teaches:
         raise ConfigError(
             f"warm_start.steps={config.warm_start.steps}: task.use={config.task.use} has no demonstrations "
@@ -82,6 +87,18 @@ def check_task(config: RunConfig, task: Task) -> None:
             f"evaluation.users={config.evaluation.users}: no test episode is of an unseen user; raise "
             f"data.protocol.unseen_share={config.data.protocol.unseen_share:g}, or set evaluation.users=all"
         )
+
+
+def check_decoding(config: RunConfig, task: Task, rows: Iterable[Row]) -> None:
+    """Check that deployed answers to some rows can be limited to what these may name.
+
+    Raises:
+        ConfigError: they cannot be under ``evaluation.decoding``.
+    """
+    try:
+        check_barred(config.evaluation.decoding, map(task.barred, rows))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_training(config: RunConfig, episodes: int, processes: int) -> None:

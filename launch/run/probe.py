@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 from ...envs.task import Lines
 from ...rewards import RewardEngine, RewardSpec
-from .drafts import Asked, drafted, resources_of
+from .drafts import Asked, awkward, drafted, resources_of
 from .setup import Setup
 
 # Drafts that plain functions are asked about; what waits for another machine gets one question.
 _PROMPTS, _ANSWERS = 8, 4
+# Words of a line.
+_WORDS = 10
 # Seconds for that question, where an entry does not set its own.
 _PATIENCE = 25.0
 
 
 def probe(setup: Setup) -> None:
-    """Score drafts with every reward of a run.
+    """Score drafts with every reward of a run, and odd answers with those that cost nothing to ask.
 
     Rewards that remember or count what they scored are made anew for it: it leaves no trace in the run.
 
@@ -25,13 +27,22 @@ def probe(setup: Setup) -> None:
     answers = drafted(setup, _PROMPTS, _ANSWERS)
     specs = {spec.name: spec for spec in setup.config.rewards if spec.sum is None}
     before, setup.engine.resources = setup.engine.resources, resources_of(setup)
+    here = [name for name, spec in specs.items() if not _apart(setup, spec)]
+    odd = awkward(setup.task.rows("train", 1)[0], _room(setup))
     try:
-        _in_place(setup, answers, [name for name, spec in specs.items() if not _apart(setup, spec)])
+        _in_place(setup, answers, here)
+        setup.engine.score(odd.prompts, odd.completions, odd.columns, odd.group, only=here)
     finally:
         setup.engine.resources = before
     for spec in specs.values():
         if _apart(setup, spec):
             _anew(setup, answers, spec)
+
+
+def _room(setup: Setup) -> int:
+    """Words that a sampled answer may have, about; its tokens are limited."""
+    form = setup.task.form
+    return form.count * _WORDS if isinstance(form, Lines) else form.max_tokens
 
 
 def _apart(setup: Setup, spec: RewardSpec) -> bool:

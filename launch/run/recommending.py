@@ -41,6 +41,7 @@ from ..config.schema import RunConfig
 from ..signals import Stop
 from .finished import Request, finished_policy
 from .folder import RunFolder
+from .preconditions import check_decoding
 from .progress import Display
 from .resources import RESOURCES, made
 
@@ -150,6 +151,7 @@ class Recommending:
         self._unknown = {*task.outcomes, *task.names} - {*audience.columns}
         self._problem = config.problem()
         self._fitted = audience.rows(fitted)
+        check_decoding(config, task, self._fitted)
         self._constraints, self._why_not = self._holdable(config)
         self._problem = replace(self._problem, constraints=tuple(self._constraints))
         self._engine = self._held_rewards(config)

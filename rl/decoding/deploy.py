@@ -1,6 +1,6 @@
 """Answers of a policy as texts: sampled, and greedy under what a task's form allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.task import Lines, Message, Text
 from ..sampling import Constraint, Draw, Sampling
 from .candidates import Candidates
-from .forms import longest_answer, token_constraint
+from .forms import check_barred, longest_answer, token_constraint
 from .generate import generate
 from .journal import Journal
 from .kept import Kept
@@ -75,6 +75,7 @@ def deploy(
     decoding: Decoding = "distinct",
     batch_size: int = 128,
     bonuses: Bonuses | None = None,
+    barred: Sequence[Collection[int]] | None = None,
     copies: int = 1,
     candidates: Candidates | None = None,
     kept: Kept | Journal | None = None,
@@ -86,14 +87,17 @@ def deploy(
         form: Form of an answer.
         decoding: Limit on what may be written, see :mod:`recrl.rl.decoding.forms`.
         bonuses: What favours options, with ``distinct`` only; None for nothing.
+        barred: Options that the answers to each prompt may not name, except ``free`` ones; None for none.
         copies: Number of answers to each prompt, which differ by their bonuses, or as ``candidates`` draws.
         candidates: What draws ``copies`` answers to each prompt; None for greedy ones alone.
         kept: Answers of an earlier attempt, see :func:`answer_texts`.
 
     Raises:
-        ValueError: see :func:`recrl.rl.decoding.forms.token_constraint`.
+        ValueError: see :func:`recrl.rl.decoding.forms.token_constraint` and
+            :func:`recrl.rl.decoding.forms.check_barred`.
         ModuleNotFoundError: ``grammar`` without the package xgrammar.
     """
+    check_barred(decoding, barred or ())
     vocabulary = model.config.get_text_config().vocab_size
     constraint = token_constraint(form, tokenizer, vocabulary, decoding)
 
@@ -103,6 +107,8 @@ def deploy(
         if bonuses is not None:
             assert isinstance(constraint, DistinctLines), "only lists of different options can be priced"
             constraint.price(bonuses(first, end).flatten(0, 1))
+        if barred is not None and isinstance(constraint, DistinctLines):
+            constraint.bar([options for options in barred[first:end] for _ in range(copies)])
 
     max_tokens = constraint.max_tokens if constraint else longest_answer(form, tokenizer)
     return answer_texts(

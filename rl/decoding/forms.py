@@ -6,6 +6,7 @@
 """
 
 import math
+from collections.abc import Collection, Iterable
 from statistics import fmean
 
 from transformers import PreTrainedTokenizerBase
@@ -32,6 +33,23 @@ def token_constraint(
         return None
     kind = DistinctLines if decoding == "distinct" else GrammarConstraint
     return kind(tokenizer, form, vocabulary)
+
+
+def check_barred(decoding: Decoding, barred: Iterable[Collection[int]]) -> None:
+    """Refuse a grammar for answers that may not name some of the options: it is the same for all of them.
+
+    Args:
+        barred: Options that each answer may not name.
+
+    Raises:
+        ValueError: one of them has such options.
+    """
+    if decoding == "grammar" and any(map(len, barred)):
+        raise ValueError(
+            "evaluation.decoding=grammar: its grammar is of all options, and there are some that a prompt's "
+            "answer may not name (of the history under data.protocol.repeats=false); set "
+            "evaluation.decoding=distinct"
+        )
 
 
 def longest_answer(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:

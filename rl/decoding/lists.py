@@ -1,7 +1,7 @@
 """Lists of exactly K different options, as a constraint on tokens, for any tokenizer."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -104,6 +104,12 @@ class DistinctLines(Constraint):
         self._after.append(torch.tensor([tokenizer.eos_token_id]))
         self._rows: list[_Row] = []
         self._bonuses: Tensor | None = None
+        self._barred: Sequence[Collection[int]] = ()
+
+    def bar(self, barred: Sequence[Collection[int]]) -> None:
+        """Options that each of the answers that begin next may not name; where fewer are left than lines are
+        asked for, the answer ends sooner."""
+        self._barred = barred
 
     def price(self, bonuses: Tensor | None) -> None:
         """Favour options in the answers that begin next.
@@ -116,10 +122,15 @@ class DistinctLines(Constraint):
         self._bonuses = bonuses
 
     def begin(self, answers: int) -> None:
-        self._rows = [_Row(answer) for answer in range(answers)]
+        self._rows = [_Row(answer, self._count) for answer in range(answers)]
         if self._bonuses is not None:
             # What is left to be named; a named option favours no token any more.
             self._left = self._bonuses.clone()
+        for row, barred in zip(self._rows, self._barred or [()] * answers, strict=True):
+            for option in set(barred):
+                self._use_up(row, option)
+            row.lines = min(self._count, len(self._trie.path) - len(set(barred)))
+            row.node = _ROOT if row.lines else _FULL
 
     def bonus(self, answers: Sequence[int]) -> Tensor | None:
         if self._bonuses is None:
@@ -168,9 +179,13 @@ class DistinctLines(Constraint):
         if option is None:
             return
         row.named += 1
+        row.node = _ROOT if row.named < row.lines else _FULL
+        self._use_up(row, option)
+
+    def _use_up(self, row: "_Row", option: int) -> None:
+        """The answer may not name an option any more."""
         if self._bonuses is not None:
             self._left[row.answer, option] = -torch.inf
-        row.node = _ROOT if row.named < self._count else _FULL
         for parent, edge, node in self._trie.path[option]:
             row.taken[node] += 1
             if row.taken[node] == self._trie.below[node]:
@@ -180,11 +195,11 @@ class DistinctLines(Constraint):
 class _Row:
     """State of one answer."""
 
-    def __init__(self, answer: int) -> None:
-        self.answer = answer
+    def __init__(self, answer: int, lines: int) -> None:
+        self.answer, self.lines = answer, lines
         self.named = 0
         self.node = _ROOT
-        self.taken: dict[int, int] = defaultdict(int)  # node -> named options at or below it
+        self.taken: dict[int, int] = defaultdict(int)  # node -> options at or below it that are used up
         self.used_up: dict[int, list[int]] = defaultdict(
             list
         )  # node -> tokens behind which no option is left

@@ -168,6 +168,7 @@ def answer(
         task.form,
         decoding=config.decoding,
         batch_size=config.batch_size,
+        barred=[task.barred(row) for row in rows],
         kept=kept("deployed"),
         on_batch=lambda done: on_batch("deployed", done),
     )

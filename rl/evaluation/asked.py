@@ -19,8 +19,8 @@ from .deploying import Deploying
 class Asked(Deploying):
     """A policy whose answers are noted as they come.
 
-    A question is the prompts, what favours options, and how many answers; its file in ``folder`` has a digest
-    of all that as its name.
+    A question is the prompts, what favours and bars options, and how many answers; its file in ``folder`` has
+    a digest of all that as its name.
 
     Attributes:
         folder: Folder of the answers; whoever has what they are for deletes it.
@@ -48,6 +48,8 @@ class Asked(Deploying):
         for first in range(0, len(rows), batch):
             end = min(first + batch, len(rows))
             digest.update(json.dumps([row["prompt"] for row in rows[first:end]]).encode())
+            if any(barred := [sorted(self.task.barred(row)) for row in rows[first:end]]):
+                digest.update(json.dumps(barred).encode())
             if bonuses is not None:
                 digest.update(np.ascontiguousarray(bonuses(first, end).numpy()).tobytes())
         path = self.folder / f"{digest.hexdigest()[:32]}.jsonl"

@@ -66,6 +66,7 @@ class Deploying:
                 decoding=self.config.decoding,
                 batch_size=at_once,
                 bonuses=bonuses,
+                barred=[self.task.barred(row) for row in rows],
                 copies=copies,
                 candidates=drawn,
                 kept=kept,

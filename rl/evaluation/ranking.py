@@ -46,8 +46,10 @@ def priced_ranking(
         return None
     fitted_on = fitted_rows(task, rows, config)
     ranked = [*rows] if fitted_on is rows else [*fitted_on, *rows]
-    scores = ranker(ranked)
+    scores = np.array(ranker(ranked), dtype=float)
     scale = float(scores.std()) or 1.0
+    for found, row in zip(scores, ranked, strict=True):
+        found[[*task.barred(row)]] = -np.inf
     names = {constraint.reward for constraint in constraints}
     served = Serving(
         Ranking(cast(Lines, task.form), dict(zip(map(id, ranked), scores / scale, strict=True)), seed),
@@ -80,7 +82,7 @@ class Ranking:
 
     Attributes:
         form: Form of a list.
-        scores: Scores of all options, by id of the row.
+        scores: Scores of all options, by id of the row; -inf for one that its lists may not name.
         seed: Seed of the noise.
     """
 
@@ -89,8 +91,8 @@ class Ranking:
     seed: int
 
     def greedy(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int, stage: str) -> list[str]:
-        best = self._total(rows, bonuses, 0, len(rows)).topk(self.form.count, dim=-1).indices
-        return [self.form.render(chosen) for chosen in best.flatten(0, 1).tolist()]
+        best = self._total(rows, bonuses, 0, len(rows)).topk(self.form.count, dim=-1)
+        return self._rendered(best.values, best.indices)
 
     def candidates(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int) -> Drawn:
         texts: list[str] = []
@@ -104,10 +106,15 @@ class Ranking:
                 random = np.random.default_rng([self.seed, row])
                 drawn = random.gumbel(size=(copies - 1, total.shape[-1]))
                 noise[row - first, 1:] = torch.from_numpy(drawn)  # the first is the best list
-            chosen = (total + noise).topk(self.form.count, dim=-1).indices
-            texts += [self.form.render(one) for one in chosen.flatten(0, 1).tolist()]
+            values, chosen = (total + noise).topk(self.form.count, dim=-1)
+            texts += self._rendered(values, chosen)
             logprobs.append(plackett_luce(total, chosen))
         return Drawn(texts, torch.cat(logprobs).numpy())
+
+    def _rendered(self, values: torch.Tensor, chosen: torch.Tensor) -> list[str]:
+        """Lists of the chosen options that have a score, ``[row, copy, option]``, as texts."""
+        lists = zip(values.flatten(0, 1), chosen.flatten(0, 1), strict=True)
+        return [self.form.render(options[scores > -torch.inf].tolist()) for scores, options in lists]
 
     def _total(self, rows: Sequence[Row], bonuses: Bonuses | None, first: int, end: int) -> torch.Tensor:
         """Scores and bonuses, ``[rows, copies, options]``."""
@@ -120,7 +127,7 @@ def plackett_luce(scores: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
     Args:
         scores: ``[..., options]``, unnormalised log-probabilities.
-        chosen: Options of each list in order, ``[..., count]``.
+        chosen: Options of each list in order, ``[..., count]``; those of score -inf end it.
 
     Returns:
         ``[...]``, in nats.
@@ -129,4 +136,4 @@ def plackett_luce(scores: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     others = scores.scatter(-1, chosen, -torch.inf).logsumexp(dim=-1, keepdim=True)
     # At each place those are left that come there or later, and those that are never chosen.
     later = picked.flip(-1).logcumsumexp(dim=-1).flip(-1)
-    return (picked - torch.logaddexp(later, others)).sum(dim=-1)
+    return (picked - torch.logaddexp(later, others)).where(picked > -torch.inf, 0.0).sum(dim=-1)

@@ -9,3 +9,6 @@ class Listed(Tags):
     def __init__(self, catalog: Catalog, slots: int) -> None:
         self.catalog, self.slots, self.form = catalog, slots, Lines(catalog.tags, slots)
         self.resources = {"catalog": catalog, "slots": slots}
+
+    def barred(self, row):
+        return row.get("barred", ())

@@ -74,6 +74,15 @@ def test_a_log_is_the_same_in_every_format(tmp_path, name):
     assert found.report == {"rows read": len(LOG), DROPPED: 0}
 
 
+def test_lists_without_a_separator_are_text_and_the_setting_is_said(tmp_path):
+    (tmp_path / "a.csv").write_text(TEXTS["a.csv"])
+    found = logs.load(tmp_path / "a.csv", LogColumns())
+    words = "column 'tag': text, much of it with | (lists: data.columns.tag_separator='|')"
+    assert found.reading["tag"] == words
+    found = logs.load(tmp_path / "a.csv", LogColumns(tag_separator="|"))
+    assert found.reading["tag"] == "column 'tag': lists, separated by '|'"
+
+
 def test_lists_of_tags_in_parquet_are_rows_of_their_own(tmp_path):
     EXPECTED.write_parquet(tmp_path / "same.parquet")
     whole = purchases(logs.load(tmp_path / "same.parquet"))

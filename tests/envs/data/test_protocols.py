@@ -178,8 +178,9 @@ def test_without_repeats_a_target_is_new_to_the_user(tmp_path):
     rows = data.split("test").to_dicts()
     for name, ranked in lists(data, 3, 0.5).items():
         for tags, row in zip(ranked(rows).tolist(), rows, strict=True):
-            room = len(data.catalog) - len(row["history"])
-            assert not set(tags[:room]) & set(row["history"]), name
+            room = min(3, len(data.catalog) - len(row["history"]))
+            assert not set(tags) & set(row["history"]), name
+            assert [tag >= 0 for tag in tags] == [True] * room + [False] * (3 - room)
 
 
 def test_the_core_is_the_largest_set_of_users_and_tags_that_have_enough_of_each_other():

@@ -59,9 +59,13 @@ def logs(completions, log_metric, log_extra, trainer_state):
 def moody(completion):
     return 1 / (len(completion[0]["content"]) % 2)
 
+@reward("probed_valid", range=(0, 1))
+def valid_alone(answers):
+    return [len(set(a.valid)) / len(a.valid) for a in answers]
+
 @reward("probed_per_tag", range=(0, 1), per="tag")
 def per_tag(answers):
-    return [len(a.valid) / len(a.slots) for a in answers]
+    return [1 / (len(a.slots) - 2) ** 2 for a in answers]
 """
 
 
@@ -123,3 +127,9 @@ def test_the_beginning_of_an_answer_is_asked_about_where_tags_get_credit(setup):
     probe(setup("per_tag", "optimizer.credit=sequence"))
     with pytest.raises(RewardError, match="'per_tag' raised ZeroDivisionError"):
         probe(setup("per_tag", "optimizer.credit=tag"))
+
+
+def test_an_answer_without_anything_valid_is_asked_about(setup):
+    """Drafts have some; an untrained model writes none."""
+    with pytest.raises(RewardError, match="'valid_alone' raised ZeroDivisionError"):
+        probe(setup("valid_alone"))

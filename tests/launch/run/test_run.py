@@ -272,6 +272,16 @@ def test_films_as_recbole_writes_them_are_trained_on(config, tmp_path):
     report = (tmp_path / "run" / "report.md").read_text()
     assert "ml.inter" in report
     assert ", day " in report
+    recs = tmp_path / "recs.parquet"
+    here("recommend", str(tmp_path / "run"), "--limit", "40", "--output", str(recs))
+    rated = {user: set() for user in range(1, 151)}
+    for user, _, _, _, genres, *_ in log:
+        rated[user] |= {*genres}
+    table = pl.read_parquet(recs)
+    assert table.height == 40
+    for user, items in table.select("user", "items").iter_rows():
+        assert not {*items} & rated[int(user)]
+        assert len(items) == min(4, len(movielens.GENRES) - len(rated[int(user)]))
 
 
 def test_training_episodes_are_limited_to_an_even_share(cache, panel_task):

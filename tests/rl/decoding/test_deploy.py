@@ -80,6 +80,36 @@ def test_options_that_are_worth_enough_are_chosen_whatever_the_policy_thinks(tag
         assert lists == [*wanted, list(CATALOG.parse(text).slots)]
 
 
+@TOKENS
+@pytest.mark.parametrize("shared", [True, False], ids=["our sampler", "transformers"])
+def test_options_that_a_prompt_bars_are_never_named(tags, shared, monkeypatch):
+    """Whatever the policy or a bonus thinks of them; a list is shorter where too few others are left."""
+    model, tokenizer = load(tags)
+    if not shared:
+        monkeypatch.setattr("recrl.rl.decoding.generate.can_share", lambda *_: False)
+    form, barred = Lines(CATALOG.tags, 3), [[0, 2], [1, 3, 4, 5], range(6)]
+    bonuses = torch.zeros(len(PROMPTS), 2, len(CATALOG))
+    bonuses[:, 1, [0, 1]] = 300.0
+    found = deploy(
+        *(model, tokenizer, PROMPTS, form),
+        barred=barred,
+        batch_size=4,
+        bonuses=lambda first, end: bonuses[first:end],
+        copies=2,
+    )
+    lists = [CATALOG.parse(text).slots for text in found]
+    assert [len(listed) for listed in lists] == [3, 3, 2, 2, 0, 0]
+    for i, listed in enumerate(lists):
+        assert not {*listed} & {*barred[i // 2]}
+        assert len({*listed}) == len(listed)
+    assert lists[1][0] == 1
+    assert lists[3][0] == 0
+    plain = deploy(model, tokenizer, PROMPTS, form, barred=barred)
+    assert plain == found[::2]
+    with pytest.raises(ValueError, match=r"^evaluation.decoding=grammar: .*; set .*=distinct"):
+        deploy(model, tokenizer, PROMPTS, form, barred=barred, decoding="grammar")
+
+
 def next_tokens(tokens, lines, slots, end):
     """What may follow ``tokens``: the next token of a line that is not written yet, or the end."""
     left, here = list(lines), []

@@ -105,6 +105,11 @@ def test_another_question_is_asked_anew(model, rows, tmp_path):
     assert texts == deploy(*model, [row["prompt"] for row in rows], asked.task.form, bonuses=bonuses)
     asking(model, tmp_path, watch, identity="other weights").greedy(rows, None, 1, "priced")
     assert len([*tmp_path.iterdir()]) == 3
+    barred = [{**row, "barred": row["lookback"]} for row in rows]
+    texts = asking(model, tmp_path, watch).greedy(barred, None, 1, "priced")
+    for text, row in zip(texts, rows, strict=True):
+        assert not {*TAGS.parse(text).slots} & {*row["lookback"]}
+    assert len([*tmp_path.iterdir()]) == 4
 
 
 def test_the_logprob_of_a_list_is_the_policys_over_what_is_allowed(model, rows, tmp_path):

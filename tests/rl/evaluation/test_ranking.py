@@ -22,6 +22,16 @@ def test_lists_drawn_without_replacement_have_the_product_of_their_shares():
     assert found.sum().item() == pytest.approx(1)
 
 
+def test_a_list_ends_where_only_options_without_a_score_are_left():
+    row, some, none = {"user": 0}, SCORES.copy(), np.full(5, -np.inf)
+    some[[2, 3, 4]] = -np.inf
+    for scores, count in ((some, 2), (np.where(np.arange(5) == 1, 0.5, -np.inf), 1), (none, 0)):
+        drawn = Ranking(Lines(FORM.options, 3), {id(row): scores}, seed=1).candidates([row], None, 50)
+        assert {text.count("\n") for text in drawn.texts} == {count}
+        shares = dict(zip(drawn.texts, np.exp(drawn.logprobs[0]), strict=True))
+        assert sum(shares.values()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("bonus", [None, [0.0, 3.0, 0.0, 0.0, 0.0]])
 def test_candidates_are_the_best_list_and_lists_drawn_as_often_as_they_are_likely(bonus):
     row = {"user": 0}

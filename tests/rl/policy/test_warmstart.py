@@ -36,6 +36,8 @@ def test_lists_hold_target_tags_and_are_filled_from_the_history_to_their_length(
         assert set(short) == {1, 9, 8}, "the most frequent other tags come first"
         empty = sample_list([1], [1], 4, 20, rng)
         assert len(set(empty)) == 4
+        assert {*sample_list([1], [], 4, 20, rng, range(2, 18))} == {0, 1, 18, 19}, "no barred tag fills"
+        assert {*sample_list([1], [], 4, 5, rng, [0, 2, 3])} == {1, 4}, "shorter where none is left"
 
 
 def test_each_target_tag_is_as_likely_as_another():
