@@ -17,6 +17,7 @@ from . import faults
 from .alarms import keep_back
 from .commands import finished, rewards
 from .commands.data import data_app
+from .commands.judge import judge_app
 from .commands.options import Config, Fresh, Overrides, Resume
 from .faults import fail
 from .signals import EXIT_CODES, Interruption, Stop, say_code, stopping
@@ -24,6 +25,7 @@ from .signals import EXIT_CODES, Interruption, Stop, say_code, stopping
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data_app, name="data")
 app.add_typer(rewards.app, name="rewards")
+app.add_typer(judge_app, name="judge")
 
 # Seconds until a cluster must know its first machine's name.
 _PATIENCE = 300.0

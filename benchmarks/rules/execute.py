@@ -26,7 +26,7 @@ from recrl.launch.children import child
 from recrl.launch.config import plain_yaml
 from recrl.launch.config.reading import dump, validate
 from recrl.launch.config.schema import ConfigError, RunConfig
-from recrl.launch.run.folder import RunFolder
+from recrl.launch.run.folder import RunFolder, copy_warm_start
 from recrl.rl.policy.folders import holds_policy
 
 from .. import BenchmarkError
@@ -38,8 +38,6 @@ EPISODES = "episodes"
 """Folder with the values of every episode, a file for each run that is reported."""
 _RUNS = "runs"
 _PATIENCE = 120.0  # seconds until a process that was left behind has saved what it has
-# What a run writes about its warm start, besides the policy.
-_OF_THE_WARM_START = ("warm_start.jsonl", "catalog.json", "task", "run.json")
 
 Tell = Callable[[str], None]
 
@@ -179,7 +177,7 @@ class Bench:
             _wait_until_free(folder)
             job.save(path)
             if arm.rule is not None and not holds_policy(folder / "warm"):
-                _copy_warm_start(self._run_folder(warm), folder)
+                copy_warm_start(self._run_folder(warm), folder)
 
         return Task(str(cell), _beside(folder, ".log"), commands, prepare)
 
@@ -325,20 +323,6 @@ def _constraints(base: RunConfig) -> list[dict[str, Any]]:
         }
         for c in base.problem().constraints
     ]
-
-
-def _copy_warm_start(source: Path, folder: Path) -> None:
-    """Give a run a warm start that another one has made; ``--resume auto`` goes on behind it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _OF_THE_WARM_START:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-        elif (source / name).exists():
-            shutil.copy2(source / name, folder / name)
-    aside = folder / ".warm.writing"
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source / "warm", aside)
-    aside.rename(folder / "warm")
 
 
 def _wait_until_free(folder: Path) -> None:

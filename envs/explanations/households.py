@@ -30,6 +30,7 @@ class Households:
     def __init__(self, data: Data) -> None:
         self._panel, self._end = data.panel, data.protocol.statistics_end
         self._same = np.array(data.catalog.equivalence_class)
+        self._others: dict[tuple[int, int], npt.NDArray[np.intp]] = {}
         self._known: dict[int, tuple[Floats, npt.NDArray[np.intp]]] = {}
 
     @cached_property
@@ -47,10 +48,12 @@ class Households:
 
     def others(self, user: int, origin: int) -> npt.NDArray[np.intp]:
         """``OTHERS`` other users who had bought something before a week, the same each time."""
-        active = self._at(origin)[1]
-        rng = np.random.default_rng([zlib.crc32(self._panel.users[user].encode()), origin])
-        drawn = rng.choice(active, min(OTHERS + 1, len(active)), replace=False)
-        return drawn[drawn != user][:OTHERS]
+        if (user, origin) not in self._others:
+            active = self._at(origin)[1]
+            rng = np.random.default_rng([zlib.crc32(self._panel.users[user].encode()), origin])
+            drawn = rng.choice(active, min(OTHERS + 1, len(active)), replace=False)
+            self._others[user, origin] = drawn[drawn != user][:OTHERS]
+        return self._others[user, origin]
 
     def overlaps(self, user: int, origin: int, goods: Collection[int]) -> tuple[float, Floats]:
         """Overlap of a set of goods with the household, and with each of the others."""

@@ -42,7 +42,7 @@ class ExplanationsConfig(TaskSettings, frozen=True, use_attribute_docstrings=Tru
     private: Annotated[tuple[Annotated[str, Text(200)], ...], Each()] = PRIVATE
     """Goods that are neither explained nor shown to the writer, since nobody wants to be told of them; names
     that the data do not have are ignored."""
-    max_history: Annotated[int, Between(1, MANY)] = 24
+    max_history: Annotated[int, Between(1, MANY)] = 20
     """Largest number of tags of the history that stand in the prompt."""
     max_tokens: Annotated[int, Between(1, MANY)] = 48
     """Tokens of the longest text."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -232,18 +232,17 @@ class Explanations(PinnedTask):
 
     def corpus(self, rows: Sequence[Row]) -> list[str]:
         """Prompts, and for each a text that is taught; without the names of tags, which are terms."""
-        rng = np.random.default_rng(0)
-        names = sorted(self.catalog.tags, key=len, reverse=True)
+        rng, names = np.random.default_rng(0), sorted(self.catalog.tags, key=len, reverse=True)
 
+        @cache
         def bare(told: str) -> str:
             for name in names:
                 told = told.replace(name, "")
             return told
 
-        asked = {
-            bare(line) for row in rows for message in row["prompt"] for line in message["content"].split("\n")
-        }
-        return [*sorted(asked), *(bare(self.demonstration(row, False, rng)) for row in rows)]
+        told = [line for text in super().corpus(rows) for line in text.split("\n")]
+        told += [self.demonstration(row, False, rng) for row in rows]
+        return [*map(bare, told)]
 
     def lesson(self, rows: Sequence[Row]) -> dict[str, Any]:
         told = 0

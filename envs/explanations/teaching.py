@@ -97,6 +97,21 @@ def drawn(rng: np.random.Generator) -> Guideline:
     return Guideline.model_validate(dict(zip(Guideline.model_fields, words, strict=True)))
 
 
+def house(row: Row, rng: np.random.Generator) -> Guideline:
+    """The style of a text that no guideline asks for: what is known of the household decides the tone, a
+    coupon or a holiday the occasion, and the rest is drawn.
+
+    A style that was drawn altogether would be one style for all once the likeliest text is shown.
+    """
+    facts, known = row["facts"], set(row["shown"])
+    weekly, lately = (not known.isdisjoint(facts[kind]) for kind in ("weekly", "last week"))
+    tones = {(True, True): "warm", (True, False): "plain", (False, True): "playful", (False, False): "crisp"}
+    chosen = {"tone": tones[weekly, lately]}
+    if telling := [kind for kind in ("campaign", "holiday") if facts[kind]]:
+        chosen["occasion"] = telling[0]
+    return drawn(rng).model_copy(update=chosen)
+
+
 def write(
     row: Row,
     catalog: Catalog,
@@ -106,10 +121,10 @@ def write(
     """A true text for a row.
 
     Args:
-        guideline: Style; by default one at random. What it asks for and the facts do not offer (a holiday, a
-            coupon, goods that go with the item) is left out.
+        guideline: Style; by default that of the house. What it asks for and the facts do not offer (a holiday,
+            a coupon, goods that go with the item) is left out.
     """
-    style = guideline if guideline is not None else drawn(rng)
+    style = guideline if guideline is not None else house(row, rng)
     (item,) = row["item"]
     kind, goods = _goods(row, catalog, style.audience)
     some = [goods[i] for i in rng.permutation(len(goods))[: int(rng.integers(1, _MOST_GOODS + 1))]]

@@ -63,6 +63,8 @@ ENTRIES = frozenset(
 )
 """Names that a run writes into its folder."""
 
+# What a run writes about its warm start, besides the policy.
+_OF_A_WARM_START = ("warm_start.jsonl", "catalog.json", "task", MARKER)
 # A run between its place and ``PREVIOUS``; the next start puts it back in its place.
 _MOVING = ".previous.moving"
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -89,6 +91,20 @@ def keep_earlier(run: Path) -> None:
         elif (run / name).exists():
             shutil.copy2(run / name, aside / name)
     aside.rename(kept)
+
+
+def copy_warm_start(source: Path, folder: Path) -> None:
+    """Give a run the warm start of another one; ``resume="auto"`` goes on behind it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in _OF_A_WARM_START:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+        elif (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+    aside = folder / ".warm.writing"
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source / "warm", aside)
+    aside.rename(folder / "warm")
 
 
 class RunFolder:

@@ -10,13 +10,13 @@ the first two nothing: candidates of the same grade are never compared.
 """
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-Loss: TypeAlias = Literal["list_wise", "pair_logistic", "point_wise"]
+from .settings import LossName
 
 MISSING = -1
 """Grade of what is not there, or was not judged."""
@@ -48,14 +48,14 @@ def point_wise(scores: Tensor, grades: Tensor, highest: int) -> Tensor:
     return _mean(binary_cross_entropy_with_logits(scores, aims, reduction="none"), judged)
 
 
-LOSSES: dict[Loss, Callable[[Tensor, Tensor, int], Tensor]] = {
+LOSSES: dict[LossName, Callable[[Tensor, Tensor, int], Tensor]] = {
     "list_wise": list_wise,
     "pair_logistic": pair_logistic,
     "point_wise": point_wise,
 }
 """Losses by name: scores, grades and the highest grade -> a number."""
 
-assert set(LOSSES) == set(get_args(Loss))
+assert set(LOSSES) == set(get_args(LossName))
 
 
 def _there(scores: Tensor, grades: Tensor) -> Tensor:

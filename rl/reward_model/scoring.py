@@ -78,7 +78,24 @@ def score(model: PreTrainedModel, contexts: Sequence[Texts], *, shared: bool = T
         model: Sequence classifier with one label, not wrapped.
         shared: Whether to read what candidates share once, see :func:`can_share`, or each text whole.
     """
+    found = head(model)(hidden_states(model, contexts, shared=shared))[..., 0].float()
+    there = torch.tensor([[i < len(one.rests) for i in range(found.shape[1])] for one in contexts])
+    return found.masked_fill(~there.to(found.device), -torch.inf)
+
+
+def hidden_states(model: PreTrainedModel, contexts: Sequence[Texts], *, shared: bool = True) -> Tensor:
+    """Last layer's output at each text's last token, which the head reads: ``[context, candidate, hidden]``,
+    anything where there is no candidate.
+
+    Args:
+        model, shared: As for :func:`score`.
+    """
     return _packed(model, contexts) if shared else _row_by_row(model, contexts)
+
+
+def head(model: PreTrainedModel) -> Any:
+    """The linear layer of the one label; models of transformers call it ``score``."""
+    return model.score
 
 
 def _packed(model: PreTrainedModel, contexts: Sequence[Texts]) -> Tensor:
@@ -93,29 +110,17 @@ def _packed(model: PreTrainedModel, contexts: Sequence[Texts]) -> Tensor:
     width = batch.labels.shape[-1]
     fields = hidden[:, -most * width :].unflatten(1, (most, width))
     last = (mask.sum(-1) - 1)[..., None, None].expand(-1, -1, 1, hidden.shape[-1])
-    return _without_missing(_head(model)(fields.gather(2, last)[:, :, 0])[..., 0].float(), contexts)
+    return fields.gather(2, last)[:, :, 0]
 
 
 def _row_by_row(model: PreTrainedModel, contexts: Sequence[Texts]) -> Tensor:
     most = max(len(one.rests) for one in contexts)
-    texts = [text for one in contexts for text in one.whole]
+    # In place of a candidate that is not there the first one stands.
+    texts = [text for one in contexts for text in (*one.whole, *one.whole[:1] * (most - len(one.rests)))]
     ids, mask = _padded(texts, model.device)
     hidden = backbone(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     at = torch.arange(len(texts), device=hidden.device)
-    found = _head(model)(hidden[at, mask.sum(1) - 1])[:, 0].float()
-    scores = found.new_full((len(contexts), most), -torch.inf)
-    there = torch.tensor([[i < len(one.rests) for i in range(most)] for one in contexts])
-    return scores.masked_scatter(there.to(scores.device), found)
-
-
-def _without_missing(scores: Tensor, contexts: Sequence[Texts]) -> Tensor:
-    there = torch.tensor([[i < len(one.rests) for i in range(scores.shape[1])] for one in contexts])
-    return scores.masked_fill(~there.to(scores.device), -torch.inf)
-
-
-def _head(model: PreTrainedModel) -> Any:
-    """The linear layer of the one label; models of transformers call it ``score``."""
-    return model.score
+    return hidden[at, mask.sum(1) - 1].unflatten(0, (len(contexts), most))
 
 
 def _padded(rows: Sequence[Ids], device: torch.device, left: bool = False) -> tuple[Tensor, Tensor]:

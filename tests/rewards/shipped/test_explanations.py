@@ -13,11 +13,12 @@ from recrl.envs.explanations.facts import MARKERS
 from recrl.envs.words import words
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rewards.registry import resolve
-from recrl.rewards.shipped.claims import claim_precision
+from recrl.rewards.shipped.claims import claim_count, claim_precision, item_named, specificity
 from recrl.rewards.shipped.explanations import (
     AttributeLeak,
     BannedWords,
     IdfDiversity,
+    ItemDiversity,
     distinct_n,
     sibling_diversity,
     text_length,
@@ -211,6 +212,82 @@ def test_other_languages_bring_their_own_markers():
     tags = Catalog(tags=("牛奶", "面包"))
     found = claim_precision(["你买过牛奶和面包。"], [[0]], tags, markers=["你买过"])
     assert found == [0.5]
+
+
+FACTS = {
+    "weekly": [0],
+    "often": [0, 4],
+    "last week": [4],
+    "bought": [0, 1, 4],
+    "companion": [4],
+    "season": ["autumn"],
+    "holiday": [],
+    "campaign": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("You often buy milk and cheese", 1 / 2),  # cheese was bought, but not often
+        ("You bought milk last week. Ice cream goes with cream this autumn", 2 / 3),
+        ("Before Christmas with a coupon", 0),
+        ("Hello", None),
+    ],
+)
+def test_with_facts_how_often_how_lately_and_when_are_claims_too(text, score):
+    found = claim_precision([text], [FACTS["bought"]], CATALOG, item=[[3]], facts=[FACTS])
+    assert found == [score if score is None else pytest.approx(score)]
+
+
+def test_claim_count_and_item_named():
+    texts = [
+        "You bought milk, cream and milk. Try ice cream with frozen pizza",
+        "You bought ice cream",
+        "Milk and cream!",
+        "",
+    ]
+    assert claim_count(texts, CATALOG, item=[[3]] * 4) == [2, 0, 0, 0]
+    assert claim_count(texts, CATALOG) == [2, 1, 0, 0]
+    assert claim_count(texts[:1], CATALOG, most=1) == [1]
+    assert item_named(texts, [[3], [3], [4], [3]], CATALOG) == [1, 1, 1, 0]
+    assert item_named(["Try some cheeses"], [[1]], CATALOG) == [1]  # its equivalent
+
+
+class Shops:
+    """Two households and the rarity of what they buy: the first bought milk, both bought cream."""
+
+    def specificity(self, user, origin, goods):
+        assert origin == 30
+        return {frozenset(): 0.5, frozenset({4}): 0.5, frozenset({0}): float(user == 0)}[frozenset(goods)]
+
+
+def test_specificity_asks_about_the_goods_that_a_text_claims():
+    texts = ["You bought milk", "You bought milk", "You bought cream", "Milk!", "You often buy ice cream"]
+    users = [0, 1, 0, 0, 0]
+    assert specificity(texts, users, [30] * 5, CATALOG, Shops(), item=[[3]] * 5) == [1, 0, 0.5, 0.5, 0.5]
+
+
+# --- item_diversity ---
+
+
+def test_item_diversity_compares_with_what_others_were_told_of_the_item():
+    reward = ItemDiversity(memory=3, warmup=2)
+    assert reward(["a b"], [[7]], [0]) == [None]
+    reward.update(["a b c d", "x y", "other item"], [[7], [7], [8]], [1, 2, 1])
+    # a b c d shares two words with a b p q: 2 * 2 / 8; nothing is shared with x y.
+    assert reward(["a b p q"], [[7]], [0]) == [pytest.approx(1 - 0.5 / 2)]
+    assert reward(["a b p q", "a b"], [[8], [7]], [0, 1]) == [None, None]  # one other text is too few
+    again = ItemDiversity(memory=3, warmup=2)
+    again.load_state_dict(reward.state_dict())
+    assert again(["a b p q"], [[7]], [0]) == reward(["a b p q"], [[7]], [0])
+    for user in (3, 4, 5):
+        reward.update(["new words"], [[7]], [user])
+    assert reward(["a b c d"], [[7]], [0]) == [1]  # the first texts are forgotten
+    with pytest.raises(ValueError, match="memory=3, this run 4; set"):
+        ItemDiversity(memory=4).load_state_dict(reward.state_dict())
+    with pytest.raises(ValueError, match="warmup=9 must lie within 1 and memory=8"):
+        ItemDiversity(warmup=9)
 
 
 # --- length, banned words, protected attributes ---
