@@ -1,0 +1,70 @@
+"""A suite is refused when a model that reads the text alone can tell its lies from its truths: it would then
+test how lies are written, not whether a judge knows what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....envs.statistics import Values
+from .families import LIES
+from .pairs import Pair, SuiteError, items
+
+BOUND = 0.55
+"""Largest accuracy of a model that reads the text alone, on each family of lies."""
+_FOLDS = 5
+
+
+def reader(**vectors: Any) -> Any:
+    """Logistic regression on words and pairs of words.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+    except ImportError as error:
+        raise ImportError("the suite's check needs scikit-learn: pip install 'recrl[demo]'") from error
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+", sublinear_tf=True, **vectors)
+    return make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
+
+
+def accuracies(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Accuracy of a model that reads the text alone, by family of lies, cross-validated over groups of mirror
+    images."""
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    found = {}
+    for family in LIES:
+        shown = items([pair for pair in pairs if pair.kind == "defect" and pair.family == family])
+        if not shown:
+            continue
+        # Numbers of groups are told apart by part: seen and unseen households count theirs alone.
+        names = [f"{one.pair.part == 'training'} {one.pair.group}" for one in shown]
+        groups = np.unique(names, return_inverse=True)[1]
+        folds = min(_FOLDS, int(groups.max()) + 1)
+        bad: Values = np.array([float(one.bad) for one in shown])
+        texts = [one.text for one in shown]
+        said = cross_val_predict(reader(), texts, bad, groups=groups, cv=GroupKFold(folds))
+        found[family] = float((said == bad).mean())
+    return found
+
+
+def check(pairs: Sequence[Pair]) -> dict[str, float]:
+    """As :func:`accuracies`.
+
+    Raises:
+        SuiteError: one of them is larger than :data:`BOUND`.
+    """
+    found = accuracies(pairs)
+    for family, accuracy in found.items():
+        if accuracy > BOUND:
+            raise SuiteError(
+                f"the suite is refused: a model that reads the text alone is right on {accuracy:.2f} of "
+                f"{family!r} (at most {BOUND:g}); ask for more --pairs, or another --seed"
+            )
+    return found
