@@ -15,8 +15,7 @@ FLOORS = {"envs": 1, "rewards": 2, "rl": 3, "launch": 4}
 ROOMS = {
     "optimizer": 1,
     "sampling": 1,
-    "processes": 1,
-    "checkpoints": 1,
+    "distributed": 1,
     "prefix": 2,
     "goal": 2,
     "reward_model": 3,

@@ -21,9 +21,10 @@ from transformers import TrainerCallback
 
 from recrl.launch.cluster.launcher import strategy_file
 from recrl.launch.cluster.serve import free_port
-from recrl.rl import checkpoints, policy
+from recrl.rl import policy
+from recrl.rl.distributed import checkpoints
+from recrl.rl.distributed.processes import distributed_state
 from recrl.rl.optimizer.settings import DualConfig
-from recrl.rl.processes import distributed_state
 from recrl.rl.trainer.settings import TrainConfig
 from recrl.rl.trainer.without_vllm import import_trl
 

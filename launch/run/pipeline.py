@@ -23,8 +23,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from ...rl import checkpoints, policy
-from ...rl.checkpoints import CheckpointError
+from ...rl import policy
+from ...rl.distributed import checkpoints
+from ...rl.distributed.checkpoints import CheckpointError
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import merge
 from ...rl.rollouts.make import check_served

@@ -14,8 +14,8 @@ from ...envs.task import Row, Task, Text
 from ...rl.decoding.forms import check_barred
 from ...rl.decoding.generate import check_window
 from ...rl.decoding.grammar import load_xgrammar
+from ...rl.distributed.processes import asked
 from ...rl.policy import loading
-from ...rl.processes import asked
 from ...rl.trainer.preconditions import longest_prompt
 from ...rl.trainer.settings import check_split
 from ...rl.trainer.trackers import check_installed

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.statistics import Values
 from ...envs.storage.sealed import fingerprint, write
 from ...envs.task import Lines, Row, Task, evenly
-from ...rl import checkpoints, policy
+from ...rl import policy
 from ...rl.decoding.kept import Kept
+from ...rl.distributed import checkpoints
 from ...rl.evaluation.answers import Answers, answer, sample, scored, test_rows
 from ...rl.evaluation.ranking import priced_ranking
 from ...rl.evaluation.tables import evaluation

@@ -15,10 +15,10 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ...rl import policy
+from ...rl.distributed.processes import unsharded
 from ...rl.evaluation.settings import EvaluationConfig
 from ...rl.evaluation.validation import merit, validated
 from ...rl.policy.loading import placed
-from ...rl.processes import unsharded
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from .callbacks import StepLog, read_steps
 from .setup import Setup

@@ -122,4 +122,4 @@ def _checker(who: str, name: str, kind: str) -> Checker:
     found: Any = _OWN.named(who)
     if not callable(found):
         raise RubricError(f"dimensions.{name}.by={who!r} names no function")
-    return found  # type: ignore[no-any-return]
+    return found

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.storage import sealed, states
 from ...envs.task import Message, Row, Task
-from ..checkpoints import CheckpointError, reading
+from ..distributed.checkpoints import CheckpointError, reading
 from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
 from .adapters import has_adapters

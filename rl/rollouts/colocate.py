@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..processes import distributed_state
+from ..distributed.processes import distributed_state
 from ..sampling import Sampling
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options
 
@@ -61,7 +61,8 @@ class ColocatedEngine:
             with left_alone():
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
                 # Some of what it cannot compute it says only when it is asked.
-                self._llm.generate([{"prompt_token_ids": [0]}], SamplingParams(max_tokens=1), use_tqdm=False)
+                first: Any = [{"prompt_token_ids": [0]}]
+                self._llm.generate(first, SamplingParams(max_tokens=1), use_tqdm=False)
         except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
             raise RolloutError(
                 f"vLLM cannot run the policy {policy}: {error}. Set rollout.engine=transformers, or mend "

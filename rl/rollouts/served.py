@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from safetensors.torch import save_file
 
 from ...envs.http.client import LIMIT, Client, NoReplyError
-from ..processes import distributed_state, on_all_or_none
+from ..distributed.processes import distributed_state, on_all_or_none
 from ..sampling import Sampling
 from .access import KEY, KEY_FILE
 from .base import Answer, Request, RolloutError, Weights, fault, sampling_options

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..processes import whole
+from ..distributed.processes import whole
 
 # Parts that wrappers put into names.
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.", "base_layer.", "modules_to_save.default.")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..processes import whole
+from ..distributed.processes import whole
 
 _FILE, _COUNT = "average.safetensors", "steps"
 

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
 
 from ...rewards import RewardEngine, RewardError
+from ..distributed.processes import on_all_or_none
 from ..optimizer.credit import count_tokens, spread, tag_positions
 from ..optimizer.problem import Problem, segment_indicators
-from ..processes import on_all_or_none
 
 
 @dataclass(frozen=True)

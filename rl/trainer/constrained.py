@@ -27,7 +27,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from ...rewards import RewardEngine, RewardError
-from ..checkpoints import Manifest
+from ..distributed.checkpoints import Manifest
+from ..distributed.processes import on_all_or_none
 from ..goal import check_credit, check_rule, check_segments
 from ..optimizer.advantages import AdvantageBatch
 from ..optimizer.constraints import Constraint
@@ -35,7 +36,6 @@ from ..optimizer.duals import Duals
 from ..optimizer.problem import Problem
 from ..optimizer.rules import find_rule
 from ..optimizer.settings import Credit, DualConfig
-from ..processes import on_all_or_none
 from .batch_scores import BatchScores, Pieces
 from .conflict_log import ConflictLog
 from .preconditions import check_gradient_conflict, check_memories, check_prompts

@@ -16,9 +16,9 @@ from transformers.integrations import TensorBoardCallback
 from trl import GRPOConfig
 
 from ...rewards import RewardEngine
+from ..distributed.processes import distributed_state
 from ..optimizer.problem import Problem
 from ..optimizer.settings import Credit, DualConfig
-from ..processes import distributed_state
 from ..rollouts.make import make_engine
 from ..rollouts.settings import RolloutConfig
 from .constrained import ConstrainedGRPOTrainer

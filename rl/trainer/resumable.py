@@ -3,7 +3,7 @@
 These private steps of TRL 1.16 and transformers are extended:
 
 ``_get_train_sampler``             an epoch has the order that it has in an uninterrupted run
-``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.checkpoints`)
+``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.distributed.checkpoints`)
 ``_get_output_dir``                leads aside meanwhile
 ``_prepare_for_training``          ``_restore`` fills what was prepared, and what each rank knows
 ``_load_from_checkpoint``          reads weights, of adapters too: no code in a file runs
@@ -30,8 +30,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from ...envs.storage import sealed, states
-from .. import checkpoints
-from ..checkpoints import ASIDE, CheckpointError, Manifest, reading
+from ..distributed import checkpoints
+from ..distributed.checkpoints import ASIDE, CheckpointError, Manifest, reading
 from ..policy import adapters
 from ..policy.loading import save_policy
 from .averaging import WeightAverage
@@ -151,7 +151,7 @@ class ResumableGRPOTrainer(GRPOTrainer):
 
     @property
     def strategy(self) -> str:
-        """How processes share the work, see :class:`recrl.rl.checkpoints.Manifest`."""
+        """How processes share the work, see :class:`recrl.rl.distributed.checkpoints.Manifest`."""
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             plugin: Any = self.accelerator.state.deepspeed_plugin
             return f"zero{plugin.zero_stage}"

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from faults import BATCH, FAULTS, engine
 
 from recrl.rewards import RewardError
-from recrl.rl.processes import distributed_state, on_all_or_none
+from recrl.rl.distributed.processes import distributed_state, on_all_or_none
 
 server, output = sys.argv[1], Path(sys.argv[2])
 state = distributed_state()

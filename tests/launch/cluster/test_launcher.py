@@ -17,7 +17,7 @@ from recrl.launch.cli import app
 from recrl.launch.cluster import launcher
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
-from recrl.rl import checkpoints
+from recrl.rl.distributed import checkpoints
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 

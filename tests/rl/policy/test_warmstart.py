@@ -19,8 +19,8 @@ from recrl.envs.catalog import Catalog
 from recrl.envs.tags.teaching import sample_list
 from recrl.envs.task import Lines
 from recrl.rl import policy
-from recrl.rl.checkpoints import CheckpointError
 from recrl.rl.decoding.deploy import deploy
+from recrl.rl.distributed.checkpoints import CheckpointError
 from recrl.rl.policy import warmstart as module
 from recrl.rl.policy.settings import PolicyConfig, TinyConfig, WarmStartConfig
 from recrl.rl.policy.warmstart import StoppedWarmStart, _Batches, warm_start

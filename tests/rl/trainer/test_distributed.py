@@ -22,8 +22,8 @@ from ranks import SCRIPT, STRATEGIES, launch
 from safetensors.torch import load_file
 
 from recrl.launch.children import end
-from recrl.rl import checkpoints
-from recrl.rl.checkpoints import CheckpointError
+from recrl.rl.distributed import checkpoints
+from recrl.rl.distributed.checkpoints import CheckpointError
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from recrl.envs.storage import states
 from recrl.rewards import RewardError, reward
-from recrl.rl import checkpoints, policy
-from recrl.rl.checkpoints import CheckpointError
+from recrl.rl import policy
+from recrl.rl.distributed import checkpoints
+from recrl.rl.distributed.checkpoints import CheckpointError
 from recrl.rl.policy import adapters
 
 # Two optimiser steps an epoch where a batch serves one of them: eight prompts, four a step.

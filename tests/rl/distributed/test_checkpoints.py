@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from recrl.envs.storage import sealed
-from recrl.rl import checkpoints
-from recrl.rl.checkpoints import CheckpointError, Manifest, reading
+from recrl.rl.distributed import checkpoints
+from recrl.rl.distributed.checkpoints import CheckpointError, Manifest, reading
 
 
 def write(run, step, *, state_step=None, name=None, **settings):

@@ -6,7 +6,7 @@ import sys
 
 from torch.utils.file_baton import FileBaton
 
-from recrl.rl.processes import free_build_locks
+from recrl.rl.distributed.processes import free_build_locks
 
 HOLD = """
 import sys, time

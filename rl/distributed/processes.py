@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 
-from ..envs.faults import MendableError
+from ...envs.faults import MendableError
 
 logger = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..envs.faults import MendableError
-from ..envs.storage import sealed
-from ..envs.storage.sealed import MANIFEST, SealError
+from ...envs.faults import MendableError
+from ...envs.storage import sealed
+from ...envs.storage.sealed import MANIFEST, SealError
 
 logger = logging.getLogger(__name__)
 
