@@ -46,6 +46,7 @@ def compare(
         rounds: Measured rounds, behind one that is not.
     """
     torch.manual_seed(seed)
+    one_label: dict[str, Any] = {"num_labels": 1}  # every configuration takes it, no signature says so
     model = Qwen3ForSequenceClassification(
         Qwen3Config(
             vocab_size=_VOCABULARY,
@@ -55,8 +56,8 @@ def compare(
             num_attention_heads=4,
             num_key_value_heads=4,
             head_dim=hidden // 4,
-            num_labels=1,
             pad_token_id=0,
+            **one_label,
         )
     ).eval()
     assert can_share(model, context + tokens)

@@ -225,7 +225,7 @@ def _texts(tokenizer: PreTrainedTokenizerBase, graded: Graded) -> Texts:
     """Tokens of the candidates with their prompt, as the reward ``reward_model`` reads them."""
     whole = [
         tokenizer.apply_chat_template(
-            [*graded.prompt, {"role": "assistant", "content": text}], tokenize=False
+            [*map(dict, graded.prompt), {"role": "assistant", "content": text}], tokenize=False
         )
         for text in graded.texts
     ]

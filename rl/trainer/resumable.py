@@ -3,7 +3,7 @@
 These private steps of TRL 1.16 and transformers are extended:
 
 ``_get_train_sampler``             an epoch has the order that it has in an uninterrupted run
-``_save_checkpoint``               written aside and renamed when whole (:mod:`recrl.rl.distributed.checkpoints`)
+``_save_checkpoint``               written aside, renamed when whole: :mod:`recrl.rl.distributed.checkpoints`
 ``_get_output_dir``                leads aside meanwhile
 ``_prepare_for_training``          ``_restore`` fills what was prepared, and what each rank knows
 ``_load_from_checkpoint``          reads weights, of adapters too: no code in a file runs
