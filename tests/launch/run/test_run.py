@@ -313,6 +313,7 @@ def test_the_real_small_model_takes_a_step(config, tmp_path, panel_task):
         "train.max_answer_tokens=24",
         "evaluation.max_episodes=2",
         "evaluation.answers_per_prompt=1",
+        "evaluation.hold=off",  # prices are found by answering again and again
     )
     assert len(lines(tmp_path / "run")) == 1
     saved = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())
