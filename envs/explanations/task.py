@@ -27,6 +27,7 @@ from ..tags.task import NOTES
 from ..task import Answerer, Row, TaskError, Text, TradeOff, Words, evenly
 from ..text import normalise
 from . import baselines, facts, metrics
+from .companions import companions
 from .households import Households
 from .items import chosen_items
 from .prompts import messages
@@ -108,7 +109,7 @@ class Explanations(PinnedTask):
 
     @cached_property
     def _companions(self) -> list[list[int]]:
-        return [[tag for tag in goods if self._spoken[tag]] for goods in facts.companions(self.data)]
+        return [[tag for tag in goods if self._spoken[tag]] for goods in companions(self.data)]
 
     @cached_property
     def _campaigns(self) -> Mapping[tuple[int, int], list[tuple[int, int, int]]]:

@@ -42,6 +42,8 @@ COMMANDS = {
     ("recommend", "nowhere"): (2, "nowhere is no run folder: it holds no config.yaml"),
     ("recommend", "nowhere", "--at", "soon"): (2, "--at soon: no day; write it as 2026-11-30"),
     ("recommend", "nowhere", "--which", "best"): (2, "--which best: unknown; use trained or warm"),
+    ("explain", "nowhere", "--user", "1", "--item", "yogurt"): (2, "nowhere is no run folder"),
+    ("explain", "nowhere", "--user", "1", "--item", "yogurt", "--at", "soon"): (2, "--at soon: no day"),
     ("export", "nowhere"): (2, "nowhere is no run folder: it holds no config.yaml"),
     ("serve", "demo", "--which", "trained", "output=nowhere"): (2, "nowhere is no run folder"),
     ("serve", "demo", "rollout.engine=vlm-server"): (2, "rollout.engine='vlm-server'"),

@@ -5,12 +5,12 @@ import pytest
 
 from recrl.envs.agents.style import AUDIENCES, DEVICES, OCCASIONS, TONES, Guideline
 from recrl.envs.catalog import Catalog
+from recrl.envs.explanations.companions import companions
 from recrl.envs.explanations.facts import (
     CUES,
     KINDS,
     Claim,
     claims,
-    companions,
     holds,
     in_words,
     named_goods,
