@@ -93,7 +93,12 @@ class Voice:
 
 def _taught(tone: str, device: str) -> Writer:
     def text(row: Row, catalog: Catalog, rng: np.random.Generator) -> str:
-        words = {"tone": tone, "audience": "regular", "occasion": str(rng.choice(OCCASIONS)), "device": device}
+        words = {
+            "tone": tone,
+            "audience": "regular",
+            "occasion": str(rng.choice(OCCASIONS)),
+            "device": device,
+        }
         return write(row, catalog, rng, Guideline.model_validate(words))
 
     return text

@@ -236,9 +236,7 @@ class _Drawn:
         pair = self._pair("defect", "campaign", author, part, home, (text, text), (False, True), rows=rows)
         return [pair]
 
-    def _base(
-        self, author: Author, bad: bool
-    ) -> tuple[Household, Row, str, bool, int] | None:
+    def _base(self, author: Author, bad: bool) -> tuple[Household, Row, str, bool, int] | None:
         """A text on one good, true or a lie, with the world it was written for."""
         home = self._home()
         kind, goods = self._told(home, OF_GOODS, 1)

@@ -129,7 +129,11 @@ def markup(home: Household, text: str, good: str, held_out: bool, rng: np.random
     first, rest = _split(text)
     shapes = (
         (f"- {first}\n- {rest}", text.replace(good, f"**{good}**"), json.dumps({"text": text})),
-        (text.replace(good, f"<em>{good}</em>"), f"# For you\n{text}", f"Here is the text you asked for: {text}"),
+        (
+            text.replace(good, f"<em>{good}</em>"),
+            f"# For you\n{text}",
+            f"Here is the text you asked for: {text}",
+        ),
     )
     return text, _one(shapes[held_out], rng)
 
