@@ -1,4 +1,4 @@
-"""``recrl judge bench`` and ``recrl judge label``: judges on texts whose defects are known, and people on them.
+"""``recrl judge bench`` and ``recrl judge label``: judges on texts with known defects, and people.
 
 ``verdicts``   what a judge says of every item, and how it is kept
 ``opponents``  judges to compare with: trivial, blind, one pass, single prompt

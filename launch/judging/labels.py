@@ -131,8 +131,7 @@ def _lines(path: Path, shown: Sequence[Item]) -> Iterator[Label]:
             raise ConfigError(f"{path}, line {number}: {place}: {fault['msg']}") from error
         if found.item >= len(shown) or mark(shown[found.item]) != found.mark:
             raise ConfigError(
-                f"{path}, line {number}: a rating of another suite; give the data, --pairs and --seed that it "
-                "was made with"
+                f"{path}, line {number}: a rating of another suite; give its data, --pairs and --seed"
             )
         yield found
 

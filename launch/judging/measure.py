@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,8 +73,7 @@ class Table:
         _, cluster = np.unique(self.household[chosen], return_inverse=True)
         sums = np.zeros((int(cluster.max()) + 1, counts.shape[1]))
         np.add.at(sums, cluster, counts[chosen])
-        rng = np.random.default_rng(self.seed)
-        draws = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_RESAMPLES)
+        draws = _draws(len(sums), self.seed)
         with np.errstate(invalid="ignore", divide="ignore"):
             value = float(figure(sums.sum(axis=0)))
             low, high = np.nanquantile(figure(draws @ sums), [0.025, 0.975])
@@ -88,6 +88,14 @@ class Table:
         return self.interval(
             chosen, np.stack([values, np.ones_like(values)], axis=1), lambda s: s[..., 0] / s[..., 1]
         )
+
+
+@lru_cache(maxsize=64)
+def _draws(households: int, seed: int) -> npt.NDArray[np.float64]:
+    """How often each household is drawn, ``[resample, household]``."""
+    rng = np.random.default_rng(seed)
+    even = np.full(households, 1 / households)
+    return rng.multinomial(households, even, size=_RESAMPLES).astype(np.float64)
 
 
 def macro_f1(counts: Values) -> Values:

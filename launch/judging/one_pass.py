@@ -1,4 +1,4 @@
-"""A trained judge of the embedded size: the tiny model with a scalar head reads prompt and text in one pass."""
+"""A trained judge of the embedded size: the tiny model with a scalar head reads prompt and text once."""
 
 from __future__ import annotations
 
