@@ -1,10 +1,12 @@
-"""``recrl judge``: what judges find, and what is made of it."""
+"""``recrl judge``: what judges find, how good they are, and what is made of it."""
 
 import typer
 
-from . import grading
+from . import benching, grading
 
-judge_app = typer.Typer(no_args_is_help=True, help="Judge answers, and make a reward of the grades.")
+judge_app = typer.Typer(no_args_is_help=True, help="Judge answers, test judges, and make a reward of grades.")
+judge_app.command()(benching.bench)
+judge_app.command()(benching.label)
 judge_app.command()(grading.grade)
 judge_app.command()(grading.distill)
 judge_app.command()(grading.flywheel)

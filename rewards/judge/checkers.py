@@ -17,10 +17,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ...envs.explanations.facts import OF_GOODS, claims, holds, in_words, mentions, named_goods, named_tags
+from ...envs.explanations.facts import (
+    OF_GOODS,
+    Claim,
+    ambiguous,
+    claims,
+    holds,
+    in_words,
+    mentions,
+    named_goods,
+    named_tags,
+)
 from ...envs.task import Row
 from ...envs.words import Phrases, sentences, words
 from ..shipped.explanations import AttributeLeak
+from .english import CHEAPER, FALL, SELF, denies, how_often, stutters
 from .findings import Verdict
 
 if TYPE_CHECKING:
@@ -45,7 +56,6 @@ _PRESSING = Phrases(
         *("you need this", "life-changing", "game changer", "world class", "perfect for everyone"),
     )
 )
-_NEVER = Phrases(("never", "not", "no longer", "don't", "haven't", "didn't", "without ever"))
 _INVITING = Phrases(("weekend", "would you", "could", "fancy", "perhaps", "remember", "do not forget", "tip"))
 
 
@@ -59,7 +69,8 @@ def relevance(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
     if not told & items:
         return "defect", f"{_names(row['item'], catalog)} is not named"
     known = {same[tag] for tag in (*row["history"], *row["facts"]["companion"])}
-    strange = [tag for tag in named if same[tag] not in known | items]
+    silent = _ambiguous(catalog)
+    strange = [tag for tag in named if same[tag] not in known | items and tag not in silent]
     if strange and not named_goods(claims(text, catalog, row["item"])):
         return "defect", f"speaks of {_names(strange, catalog)}"
     leading = [tag for tag in named if same[tag] in known - items]
@@ -68,7 +79,8 @@ def relevance(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
 
 def factuality(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
     """A defect: a claim about purchases, or about what goes together, that the log does not hold."""
-    told = [claim for claim in claims(text, catalog, row["item"]) if claim.kind in (*OF_GOODS, "companion")]
+    stated = dict.fromkeys([*claims(text, catalog, row["item"]), *_how_often(text, catalog, row["item"])])
+    told = [claim for claim in stated if claim.kind in (*OF_GOODS, "companion")]
     false = [in_words(claim, catalog) for claim in told if not holds(claim, row["facts"], catalog)]
     if false:
         return "defect", "; ".join(false)[:_EXCERPT]
@@ -84,6 +96,8 @@ def clarity(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
         return "defect", f"markup: {found[0]}"
     if len(text.splitlines()) > 1:
         return "defect", "several lines"
+    if SELF.any(words(text)):
+        return "defect", "speaks of itself, or to a judge"
     if not _ENDS.search(text):
         return "defect", f"breaks off: ... {text[-40:]}"
     told = [tuple(words(sentence)) for sentence in sentences(text)]
@@ -108,6 +122,11 @@ def timeliness(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str]:
         for claim in claims(text, catalog, row["item"])
         if claim.kind in ("season", "holiday", "campaign")
     ]
+    spoken = words(text)
+    if FALL.any(spoken):
+        told.append(Claim("season", "autumn"))
+    if CHEAPER.any(spoken):
+        told += [Claim("campaign", tag) for tag in row["item"]]
     false = [in_words(claim, catalog) for claim in told if not holds(claim, row["facts"], catalog)]
     if false:
         return "defect", "; ".join(false)[:_EXCERPT]
@@ -119,7 +138,9 @@ def informativeness(row: Row, text: str, catalog: Catalog) -> tuple[Verdict, str
     goods = named_goods(claims(text, catalog, row["item"]))
     if goods:
         return "positive", _names(sorted(goods), catalog)
-    if not claims(text, catalog, row["item"]) and not _friends(row, text, catalog):
+    # A season or a holiday is everybody's.
+    others = [one for one in claims(text, catalog, row["item"]) if one.kind not in ("season", "holiday")]
+    if not others and not _friends(row, text, catalog):
         return "defect", "no reason that is this household's"
     return "neutral", ""
 
@@ -196,6 +217,20 @@ CHECKERS: Mapping[str, Mapping[str, Checker]] = {
 """Kind of text -> dimension -> checker."""
 
 
+def _how_often(text: str, catalog: Catalog, item: Collection[int]) -> list[Claim]:
+    """What a text says of how often and how lately, whoever it says did it."""
+    finder, ids = mentions(catalog)
+    same, silent = catalog.equivalence_class, _ambiguous(catalog)
+    items = {same[tag] for tag in item}
+    found = []
+    for sentence in map(words, sentences(text)):
+        named = {ids[one.phrase] for one in finder.find(sentence)} - silent
+        goods = sorted(tag for tag in named if same[tag] not in items)
+        kinds = how_often(_outside(sentence, finder)) if goods else []
+        found += [Claim(kind, same[tag]) for kind in kinds for tag in goods]
+    return found
+
+
 def _own(row: Row, tags: Sequence[int], catalog: Catalog) -> list[int]:
     same = catalog.equivalence_class
     bought = {same[tag] for tag in row["history"]}
@@ -221,7 +256,9 @@ def _repeated(told: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
         if often:
             return often[0]
     runs = (one[i : i + 3] for one in told for i in range(len(one) - 2))
-    return next((run for run in runs if len(set(run)) == 1), None)
+    if alike := next((run for run in runs if len(set(run)) == 1), None):
+        return alike
+    return next((tuple(found) for one in told if (found := stutters(one))), None)
 
 
 def _contradicted(told: Sequence[tuple[str, ...]], catalog: Catalog) -> list[int]:
@@ -231,7 +268,7 @@ def _contradicted(told: Sequence[tuple[str, ...]], catalog: Catalog) -> list[int
     denied, stated = set[int](), set[int]()
     for sentence in told:
         tags = {same[ids[one.phrase]] for one in finder.find(sentence)}
-        (denied if _NEVER.any(_outside(sentence, finder)) else stated).update(tags)
+        (denied if denies(_outside(sentence, finder)) else stated).update(tags)
     return sorted(denied & stated)
 
 
@@ -245,6 +282,9 @@ def _outside(sentence: Sequence[str], finder: Phrases) -> list[str]:
 
 def _names(tags: Collection[int], catalog: Catalog) -> str:
     return ", ".join(catalog.tags[tag] for tag in list(tags)[:5])
+
+
+_ambiguous = lru_cache(maxsize=8)(ambiguous)
 
 
 @lru_cache(maxsize=1)

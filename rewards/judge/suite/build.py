@@ -102,14 +102,14 @@ class _Drawn:
             if len(found) >= wanted:
                 return found
             found += self._pairs(family, part)
-        raise SuiteError(
-            f"{len(found)} pairs of {wanted} for {family} ({part}): the rows hold no more; ask for fewer pairs"
-        )
+        raise _exhausted(found, wanted, f"{family} ({part})")
 
     def unchanged(self, wanted: int) -> list[Pair]:
-        """Pairs with a change that makes a text neither better nor worse, half of them by held-out authors."""
+        """Pairs with a change that makes a text neither better nor worse, half of them of held-out authors."""
         found: list[Pair] = []
-        while len(found) < wanted:
+        for _ in range(_ATTEMPTS * wanted):
+            if len(found) == wanted:
+                return found
             change, held_out = _CHANGES[len(found) % 3], len(found) % 2 == 1
             author = self._author(held_out)
             other = self._author(held_out, besides=author)
@@ -124,12 +124,14 @@ class _Drawn:
             sides = (text, second)
             part: Part = "authors" if held_out else "households"
             found.append(self._pair("invariance", change, author, part, home, sides, (bad, bad)))
-        return found
+        raise _exhausted(found, wanted, "invariance")
 
     def ordered(self, wanted: int) -> list[Pair]:
         """Pairs of which the second side gives the judge orders; half of the first sides are bad already."""
         found: list[Pair] = []
-        while len(found) < wanted:
+        for _ in range(_ATTEMPTS * wanted):
+            if len(found) == wanted:
+                return found
             held_out = len(found) % 4 > 1
             author = self._author(held_out)
             base = self._base(author, bad=len(found) % 2 == 1)
@@ -139,7 +141,7 @@ class _Drawn:
             order, second = commanded(text, self._rng)
             part: Part = "authors" if held_out else "households"
             found.append(self._pair("injection", order, author, part, home, (text, second), (bad, True)))
-        return found
+        raise _exhausted(found, wanted, "injection")
 
     # One attempt each.
 
@@ -301,6 +303,12 @@ class _Drawn:
         number = self._group() if group is None else group
         # Groups of seen and unseen households are different ones.
         return Pair(kind, family, author.name, part, home.row["user"], number, both, tuple(texts), bad)
+
+
+def _exhausted(found: Sequence[Pair], wanted: int, what: str) -> SuiteError:
+    return SuiteError(
+        f"{len(found)} pairs of {wanted} for {what}: the rows hold no more; take more rows, or ask for fewer"
+    )
 
 
 def _with_campaign(row: Row, running: bool) -> Row:

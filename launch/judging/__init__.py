@@ -1,0 +1,9 @@
+"""``recrl judge bench`` and ``recrl judge label``: judges on texts with known defects, and people.
+
+``verdicts``   what a judge says of every item, and how it is kept
+``opponents``  judges to compare with: trivial, blind, one pass, single prompt
+``measure``    figures with intervals over households
+``report``     Markdown and plots
+``bench``      the benchmark: suite, judges, figures
+``labels``     people's answers: how they are asked for, kept, imported and compared
+"""

@@ -1,0 +1,198 @@
+"""The benchmark of judges: a suite out of a task's rows, the judges, and their figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.markup import escape
+
+from ...envs import task as tasks
+from ...envs.chat.models import ChatModel
+from ...envs.explanations.prompts import messages
+from ...envs.explanations.task import Explanations
+from ...envs.storage import sealed
+from ...envs.task import Row
+from ...rewards.judge.findings import table
+from ...rewards.judge.panel import Judge
+from ...rewards.judge.suite import blind
+from ...rewards.judge.suite.build import build, reprompted
+from ...rewards.judge.suite.families import HELD_OUT
+from ...rewards.judge.suite.pairs import Item, Pair, items
+from ...rl.chat.make import make_chat
+from ...rl.reward_model.settings import DistillConfig
+from ..config.schema import ConfigError, RunConfig
+from ..run.progress import Display
+from . import labels, measure, opponents, report, verdicts
+
+RESULT, JUDGEMENTS, FINDINGS, TEXTS = "judge.json", "judgements.parquet", "findings.parquet", "items.parquet"
+_SEEN = 3000  # rows of households that trained judges learn from
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is benchmarked.
+
+    Attributes:
+        pairs, seed: Of the suite, see :func:`recrl.rewards.judge.suite.build.build`.
+        rubric: Rubric of the agent judge, by name or path.
+        votes: Questions of each kind to a model.
+        asked: Number of items that the single prompt is asked about; None for all.
+        steps: Steps of the one-pass model's training; 0 for none.
+        start: Folder of a policy that it starts from; None for random weights.
+        ratings: Files of people's answers.
+    """
+
+    pairs: int = 2000
+    seed: int = 0
+    rubric: str = "explanations"
+    votes: int = 1
+    asked: int | None = None
+    steps: int = 600
+    start: Path | None = None
+    ratings: tuple[Path, ...] = ()
+
+
+def suite(config: RunConfig, pairs: int, seed: int) -> tuple[Explanations, list[Pair], dict[str, float]]:
+    """The task of a configuration, a suite of its rows, and how well the text alone tells the suite's lies.
+
+    Raises:
+        ConfigError: the task is another one.
+        SuiteError: the rows are too few, or the suite is refused.
+    """
+    task = tasks.make(config.task, config.data)
+    if not isinstance(task, Explanations):
+        raise ConfigError(
+            f"task.use={config.task.use}: the suite is made of rows of the explanations task; use "
+            "--config explanations, or a configuration of your own with that task"
+        )
+
+    def prompt(row: Row) -> Any:
+        return messages({**row, "guideline": ""}, task.catalog, task.settings.prompt)
+
+    drawn = build(task.rows("train", _SEEN), task.rows("test", unseen=True), task.catalog, pairs, seed)
+    found = list(reprompted(drawn, prompt))
+    return task, found, blind.check(found)
+
+
+def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, display: Display) -> Path:
+    """Judge, or read what was judged, and write figures and report; the path of the report.
+
+    Raises:
+        ConfigError, SuiteError, RubricError: something cannot be used; the message names the fix.
+    """
+    if replay is not None and not replay.is_file():
+        raise ConfigError(f"--replay {replay}: no such file; recrl judge bench writes {JUDGEMENTS}")
+    model = make_chat(config.judge) if config.judge is not None and replay is None else None
+    with display.stage("suite", 1) as advance:
+        task, pairs, told = suite(config, plan.pairs, plan.seed)
+        advance(1)
+    shown = items(pairs)
+    ratings = labels.read(plan.ratings, shown)
+    output.mkdir(parents=True, exist_ok=True)
+    if replay is None:
+        judges = _judged(config, plan, task, pairs, shown, model, output, display)
+        verdicts.save(output / JUDGEMENTS, shown, judges)
+        _texts(shown).write_parquet(output / TEXTS)
+    else:
+        judges = verdicts.load(replay, shown)
+    columns = measure.Table(shown, HELD_OUT, plan.seed)
+    with display.stage("figures", len(judges)) as advance:
+        found = measure.compared(columns, judges)
+        advance(len(judges))
+    result = {
+        "config": config.name,
+        "pairs": plan.pairs,
+        "seed": plan.seed,
+        "rubric": plan.rubric,
+        "suite": _counts(pairs),
+        "context-blind": {family: round(value, 4) for family, value in told.items()},
+        **found,
+        "human": labels.agreement(ratings, columns, judges),
+    }
+    sealed.write(output / RESULT, json.dumps(result, indent=1))
+    path = report.write(output, result)
+    display.say(f"human agreement: {labels.line(result['human'])}")
+    display.say(f"report: {escape(str(path))}")
+    return path
+
+
+def _judged(
+    config: RunConfig,
+    plan: Plan,
+    task: Explanations,
+    pairs: Sequence[Pair],
+    shown: Sequence[Item],
+    model: ChatModel | None,
+    output: Path,
+    display: Display,
+) -> list[verdicts.Verdicts]:
+    judge = Judge(plan.rubric, catalog=task.catalog, model=model, votes=plan.votes, seed=plan.seed)
+    rows, texts = [one.row for one in shown], [one.text for one in shown]
+    with display.stage("agent judge", 2) as advance:
+        began = time.perf_counter()
+        found = judge(rows, texts)
+        seconds = time.perf_counter() - began
+        advance(1)
+        again = judge(rows[::-1], texts[::-1])[::-1]
+        advance(2)
+    table(found).write_parquet(output / FINDINGS)
+    by = sorted({one.by.partition(":")[0] for one in judge.rubric.dimensions.values()})
+    notes = (
+        f"rubric {plan.rubric}, version {judge.rubric.version}, by {', '.join(by)}; {seconds:.1f} s for all"
+    )
+    judges = [verdicts.Verdicts.judged("agent judge", found, again, notes=notes)]
+    if plan.steps:
+        from .one_pass import one_pass
+
+        settings = DistillConfig(steps=plan.steps, seed=plan.seed, loss="point_wise", learning_rate=1e-3)
+        with display.stage("one pass", plan.steps) as advance:
+            judges.append(
+                one_pass(config, task, pairs, shown, settings, plan.start, lambda step, loss: advance(step))
+            )
+    if model is not None:
+        asked = _spread(pairs, plan.asked)
+        with display.stage("single prompt", 1) as advance:
+            judges.append(opponents.single_prompt(model, shown, asked))
+            advance(1)
+    return [*judges, *opponents.simple(shown)]
+
+
+def _spread(pairs: Sequence[Pair], asked: int | None) -> list[int]:
+    """Numbers of items, both sides of pairs that are not for training, evenly spread."""
+    able = [number for number, pair in enumerate(pairs) if pair.part != "training"]
+    wanted = len(able) if asked is None else min(len(able), max(1, asked // 2))
+    chosen = np.linspace(0, len(able) - 1, wanted).round().astype(int)
+    return [2 * able[i] + side for i in chosen for side in (0, 1)]
+
+
+def _counts(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
+    """Number of pairs by family and part."""
+    found: dict[str, dict[str, int]] = {}
+    for pair in pairs:
+        name = pair.family if pair.kind == "defect" else pair.kind
+        of = found.setdefault(name, {})
+        of[pair.part] = of.get(pair.part, 0) + 1
+    return found
+
+
+def _texts(shown: Sequence[Item]) -> pl.DataFrame:
+    """Every item with what the suite knows of it."""
+    return pl.DataFrame(
+        {
+            "item": range(len(shown)),
+            "pair": [one.number for one in shown],
+            **{
+                name: [getattr(one.pair, name) for one in shown]
+                for name in ("kind", "family", "author", "part", "household")
+            },
+            "bad": [one.bad for one in shown],
+            "text": [one.text for one in shown],
+        }
+    )
