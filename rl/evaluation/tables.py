@@ -182,12 +182,17 @@ def _deployed(
             for reference in references
         },
         **{
-            f"share of {reference}": values[policies[-1]][headline].mean()
-            / values[reference][headline].mean()
+            f"share of {reference}": _share(values[policies[-1]][headline], values[reference][headline])
             for reference in references
         },
         "constraints": constraints,
     }
+
+
+def _share(values: Values, others: Values) -> float | None:
+    """Mean as a share of another one; None where that is 0."""
+    whole = float(others.mean())
+    return float(values.mean()) / whole if whole else None
 
 
 def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
