@@ -184,7 +184,10 @@ def _compared(deployed: Mapping[str, Any], last: str, headline: str, note: str) 
         if note and len(references) == 1:  # the note has just named it
             whose = f"its {headline}"
         share = deployed[f"share of {reference}"]
-        return f"{share:.2f} of {whose}: {_signed(deployed[f'difference to {reference}'][last])}"
+        reaches = (
+            f"{share:.2f} of {whose}" if share is not None else f"something else than {whose}, which is 0"
+        )
+        return f"{reaches}: {_signed(deployed[f'difference to {reference}'][last])}"
 
     return [f"{note} The {last} policy reaches {'; '.join(map(reached, references))}.".lstrip()]
 

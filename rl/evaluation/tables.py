@@ -180,12 +180,17 @@ def _deployed(
         "exposure": {name: task.spread(given) for name, given in texts.items()},
         **{f"difference to {reference}": found for reference, found in compared.items()},
         **{
-            f"share of {reference}": np.nanmean(values[trained][headline])
-            / np.nanmean(values[reference][headline])
+            f"share of {reference}": _share(values[trained][headline], values[reference][headline])
             for reference in compared
         },
         "constraints": constraints,
     }
+
+
+def _share(values: Values, others: Values) -> float | None:
+    """Mean as a share of another one; None where that is 0."""
+    whole = float(others.mean())
+    return float(values.mean()) / whole if whole else None
 
 
 def _episode_mean(values: npt.NDArray[np.floating]) -> Values:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma2ForCausalLM
 
 VOCABULARY = 101
 
@@ -83,6 +83,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
     },
 }
+# Newer versions of transformers refuse sdpa, which knows no soft cap of scores, even where there is none.
+if not Gemma2ForCausalLM._supports_sdpa:
+    del FAMILIES["gemma2"]
 
 # Families that share exactly or say that they cannot: layers that run several times, a mask of its own.
 PECULIAR: dict[str, dict[str, Any]] = {

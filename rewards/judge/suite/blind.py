@@ -29,7 +29,9 @@ def reader(**vectors: Any) -> Any:
         from sklearn.pipeline import make_pipeline
     except ImportError as error:
         raise ImportError("the suite's check needs scikit-learn: pip install 'recrl[demo]'") from error
-    words = TfidfVectorizer(**{"ngram_range": (1, 2), "token_pattern": r"\S+", "sublinear_tf": True, **vectors})
+    words = TfidfVectorizer(
+        **{"ngram_range": (1, 2), "token_pattern": r"\S+", "sublinear_tf": True, **vectors}
+    )
     return make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000))
 
 

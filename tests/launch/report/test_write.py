@@ -12,6 +12,7 @@ from recrl.envs.markdown import text
 from recrl.launch.report.sections import _settled
 from recrl.launch.report.summary import FACTS
 from recrl.launch.report.write import write
+from recrl.rl.evaluation.tables import _share
 
 COMMITTED = ROOT / "docs" / "results" / "long"
 
@@ -128,3 +129,14 @@ def test_a_handful_of_steps_says_nothing_of_prices():
 def test_steps_without_a_score_are_left_out():
     said = "\n".join(_settled(log_of([0.2] * 80 + [None, 0.4] * 10), ["novelty >= 0.3"]))
     assert "All prices have settled" in said
+
+
+def test_a_reference_of_zero_has_no_share(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    deployed = evaluation["populations"]["unseen users"]["deployed"]
+    (reference,) = (key.removeprefix("share of ") for key in deployed if key.startswith("share of "))
+    deployed[f"share of {reference}"] = None
+    (finished / "evaluation.json").write_text(json.dumps(evaluation))
+    assert "which is 0: " in write(finished).read_text()
+    assert _share(np.array([0.5]), np.array([0.0])) is None
+    assert _share(np.array([0.5, 0.1]), np.array([0.2, 0.4])) == pytest.approx(1.0)
