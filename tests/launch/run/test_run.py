@@ -223,7 +223,8 @@ def test_a_second_start_says_who_works_in_the_folder(config, tmp_path):
     assert {path.name for path in run.iterdir()} == {".lock"}
 
 
-def test_a_users_own_log(config, tmp_path):
+@pytest.mark.slow
+def test_a_users_own_log_and_a_resume_under_other_settings(config, tmp_path):
     start = dt.datetime(2024, 1, 1, 12)
     rows = [
         {"user": f"u{u}", "time": start + dt.timedelta(weeks=w), "tag": f"genre {t}"}
@@ -238,9 +239,33 @@ def test_a_users_own_log(config, tmp_path):
     assert "own frequency" in described
     assert "genre 6" in described
     here("train", str(config), *small, "train.steps=2")
-    report = (tmp_path / "run" / "report.md").read_text()
+    run = tmp_path / "run"
+    report = (run / "report.md").read_text()
     assert "logs.parquet" in report
     assert "genre" in report
+
+    # It goes on under no settings, and with no log, that change what its checkpoint means.
+    before = contents(run)
+    for override, told in (
+        ("seed=1", "seed 0 -> 1"),
+        ("policy.tiny.hidden=16", "policy.tiny.hidden 32 -> 16"),
+        ("task.slots=5", "task.slots 4 -> 5"),
+        ("warm_start.steps=4", "warm_start.steps 3 -> 4"),
+        ("optimizer.rule=log_lambda", "optimizer.rule lagrangian -> log_lambda"),
+        ("train.steps=1", "was trained for 2 steps already"),
+    ):
+        said = here("train", str(config), *small, "train.steps=2", override, "--resume", "auto", code=2)
+        assert told in " ".join(said.split())
+        assert contents(run) == before
+    pl.DataFrame([*rows, {**rows[0], "user": "u1"}]).write_parquet(path)
+    said = here("train", str(config), *small, "train.steps=2", "--resume", "auto", code=2)
+    assert f"data.source={path} has changed since {run} began" in " ".join(said.split())
+    assert contents(run) == before
+    pl.DataFrame(rows).write_parquet(path)
+    said = here("train", str(config), *small, "train.steps=3", "--resume", "auto")
+    assert "with changed settings: train.steps 2 -> 3" in said
+    assert [row["step"] for row in lines(run)] == [1, 2, 3]
+    assert "steps: 3" in (run / "config.yaml").read_text()
 
 
 def test_films_as_recbole_writes_them_are_trained_on(config, tmp_path):
