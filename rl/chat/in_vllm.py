@@ -61,7 +61,7 @@ class VllmModel(LocalModel):
             raise ValueError(
                 f"model={config.model!r}: vLLM cannot run it: {why}; mend that, or set backend=transformers"
             ) from error
-        tokenizer = self._llm.get_tokenizer()
+        tokenizer: Any = self._llm.get_tokenizer()
         if tokenizer.chat_template is None:
             raise ValueError(f"model={config.model!r} has no chat template; use an instruction-tuned model")
         about = self._llm.llm_engine.model_config
