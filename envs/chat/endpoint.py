@@ -116,7 +116,9 @@ class Endpoint(ConfiguredModel):
             return self._no_message(answer, "garbage")
         fault = self._fault(text, ended, refusal)
         usage = told.get("usage")
-        counted: dict[str, Any] = {name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")}
+        counted: dict[str, Any] = {
+            name: _count(usage, name) for name in ("prompt_tokens", "completion_tokens")
+        }
         if fault is not None:
             return Reply.missing(fault[0], f"{self._who}: {fault[1]}", **counted)
         return Reply(text, **counted)
