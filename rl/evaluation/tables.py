@@ -189,8 +189,8 @@ def _deployed(
 
 def _share(values: Values, others: Values) -> float | None:
     """Mean as a share of another one; None where that is 0."""
-    whole = float(others.mean())
-    return float(values.mean()) / whole if whole else None
+    whole = float(np.nanmean(others))
+    return float(np.nanmean(values)) / whole if whole else None
 
 
 def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
