@@ -15,7 +15,7 @@ _UNIT = (
     r"(?:days?|weeks?|weekends?|months?|times?|trips?|visits?|shops?|runs?|baskets?|carts?|trolleys?|"
     r"receipts?|bags?|orders?|purchases?)"
 )
-_BETWEEN = r"(?:\w+ ){0,2}?"
+_BETWEEN = r"(?:\w+ ){0,3}?"
 _MOST = r"(?:every|each|most|all|majority of|more than half(?: of)?|over half(?: of)?)"
 _SOME = r"(?:other|few|second|third|couple of)"
 _MANY = r"(?:many|several|numerous|plenty of|a lot of|lots of|half of|half)"

@@ -105,7 +105,7 @@ class _Drawn:
         raise _exhausted(found, wanted, f"{family} ({part})")
 
     def unchanged(self, wanted: int) -> list[Pair]:
-        """Pairs with a change that makes a text neither better nor worse, half of them of held-out authors."""
+        """Pairs with a change that makes a text no better or worse, half of them of held-out authors."""
         found: list[Pair] = []
         for _ in range(_ATTEMPTS * wanted):
             if len(found) == wanted:
@@ -195,9 +195,10 @@ class _Drawn:
         _, other, theirs = best
         kept = [] if whole else own[1:]
         beside = [] if whole else [tag for tag in other.goods[kind] if tag not in theirs][: len(kept)]
-        group, found = self._group(), []
+        kept = kept[: len(beside)]
+        # One seed for both: they name as many goods.
+        group, seed, found = self._group(), self._seed(), []
         for home, mine, foreign, rest in ((one, moved, theirs, kept), (other, theirs, moved, beside)):
-            seed = self._seed()
             sides = tuple(
                 written(author, world(home.row, kind, [*goods, *rest]), self._catalog, seed)
                 for goods in (mine, foreign)
@@ -213,10 +214,9 @@ class _Drawn:
         seasons = [home.row["facts"]["season"] for home in homes]
         if not all(seasons) or seasons[0] == seasons[1] or homes[0].row["user"] == homes[1].row["user"]:
             return []
-        group, found = self._group(), []
+        group, seed, found = self._group(), self._seed(), []
         for home, own, foreign in zip(homes, seasons, seasons[::-1], strict=True):
             kind, goods = self._told(home, OF_GOODS, 1)
-            seed = self._seed()
             sides = tuple(
                 written(author, world(home.row, kind, goods, season=season), self._catalog, seed)
                 for season in (own, foreign)
@@ -306,9 +306,7 @@ class _Drawn:
 
 
 def _exhausted(found: Sequence[Pair], wanted: int, what: str) -> SuiteError:
-    return SuiteError(
-        f"{len(found)} pairs of {wanted} for {what}: the rows hold no more; take more rows, or ask for fewer"
-    )
+    return SuiteError(f"{len(found)} pairs of {wanted} for {what}: the rows hold no more; ask for fewer")
 
 
 def _with_campaign(row: Row, running: bool) -> Row:
