@@ -27,8 +27,8 @@ def grade(
 
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [*(overrides or []), f"output={run}"])
-    from ..run.grading import Candidates
-    from ..run.grading import grade as graded
+    from ..judging.grading import Candidates
+    from ..judging.grading import grade as graded
 
     kinds = Candidates(sampled, taught, borrowed)
     graded(settings, output, which=which, rubric=rubric, rows=rows, candidates=kinds, votes=votes)
@@ -68,7 +68,7 @@ def distill(
         raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [f"output={run}"])
-    from ..run.grading import distill as distilled
+    from ..judging.grading import distill as distilled
 
     distilled(settings, grades, output, config, which=which)
 
@@ -88,7 +88,7 @@ def flywheel(
     from ..config.reading import load
 
     settings = load(config, overrides or [])
-    from ..run.flywheel import Plan, spin
+    from ..judging.flywheel import Plan, spin
 
     plan = Plan(rounds, rows, probed, rubric, distilled=DistillConfig(steps=steps))
     path = spin(settings, plan, context.find_root().obj)

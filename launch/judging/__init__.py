@@ -1,4 +1,4 @@
-"""``recrl judge bench`` and ``recrl judge label``: judges on texts with known defects, and people.
+"""``recrl judge``: judges on texts with known defects, people, and rewards made of grades.
 
 ``verdicts``   what a judge says of every item, and how it is kept
 ``opponents``  judges to compare with: trivial, blind, one pass, single prompt
@@ -6,4 +6,6 @@
 ``report``     Markdown and plots
 ``bench``      the benchmark: suite, judges, figures
 ``labels``     people's answers: how they are asked for, kept, imported and compared
+``grading``    candidates that are judged, and the grades distilled into a reward
+``flywheel``   grade, distil, train, again
 """

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ...envs.task import TradeOff
 from ...rl.evaluation.settings import UNPRICED
-from .sections import _seconds
+from .training import _seconds
 
 
 def _plot_training(

@@ -9,18 +9,9 @@ import yaml
 from ...envs.markdown import code, text
 from ...envs.storage import sealed
 from ...envs.task import find
-from .sections import (
-    _conflict,
-    _constraint_names,
-    _failed,
-    _held,
-    _infeasible,
-    _population,
-    _settled,
-    _time,
-    _validated,
-)
+from .sections import _held, _population
 from .summary import FACTS, in_short, settings
+from .training import _conflict, _constraint_names, _failed, _infeasible, _settled, _time, _validated
 
 
 def write(folder: Path) -> Path:

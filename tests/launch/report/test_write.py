@@ -9,8 +9,8 @@ import yaml
 from places import ROOT
 
 from recrl.envs.markdown import text
-from recrl.launch.report.sections import _settled
 from recrl.launch.report.summary import FACTS
+from recrl.launch.report.training import _settled
 from recrl.launch.report.write import write
 from recrl.rl.evaluation.tables import _share
 

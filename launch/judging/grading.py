@@ -31,8 +31,8 @@ from ...rl.reward_model.settings import DistillConfig
 from ...rl.reward_model.training import CARD, Distilled, read
 from ...rl.reward_model.training import distill as learn
 from ..config.schema import ConfigError, RunConfig
-from .finished import finished_policy
-from .progress import Display
+from ..run.finished import finished_policy
+from ..run.progress import Display
 
 _AT_ONCE = 256  # texts that are judged between two lines of progress
 

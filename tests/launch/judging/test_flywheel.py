@@ -9,8 +9,8 @@ from whole_runs import here
 
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
+from recrl.launch.judging.flywheel import _with, _without, judged_reward, parted
 from recrl.launch.report.flywheel import write_report
-from recrl.launch.run.flywheel import _with, _without, judged_reward, parted
 
 
 def test_the_reward_of_a_flywheel_is_a_distilled_judge_and_the_objective(tmp_path):

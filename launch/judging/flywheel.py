@@ -34,11 +34,11 @@ from ..config import plain_yaml
 from ..config.reading import dump, validate
 from ..config.schema import ConfigError, RunConfig
 from ..report.flywheel import write_report
+from ..run.folder import copy_warm_start
+from ..run.pipeline import train
+from ..run.progress import Display
 from ..signals import Stop
 from . import grading
-from .folder import copy_warm_start
-from .pipeline import train
-from .progress import Display
 
 REWARD = "judge_score"
 _BLIND = [{"role": "user", "content": "?"}]
