@@ -17,6 +17,7 @@ from ..data.prepared import Data, prepare
 from ..data.settings import DataConfig, Protocol
 from ..markdown import code, text
 from ..statistics import Values
+from ..storage import sealed
 from ..task import PRICED, Answerer, Lines, Row, Task, TaskError, TradeOff, Words, evenly
 from . import audience, baselines, drafts, metrics
 from .baselines import Scorer
@@ -181,14 +182,13 @@ class Tags(Task):
         """Write the catalogue, and the protocol by which longer data have the same one."""
         self.catalog.save(folder / "catalog.json")
         (folder / "task").mkdir(exist_ok=True)
-        (folder / _PROTOCOL).write_text(self.data.protocol.model_dump_json())
+        sealed.write(folder / _PROTOCOL, self.data.protocol.model_dump_json())
 
     def as_trained(self, folder: Path) -> Self:
-        trained = Catalog.load(folder / "catalog.json").tags
+        trained, protocol = _of_run(folder)
         if self.catalog.tags == trained:
             return self
-        if (folder / _PROTOCOL).is_file():
-            protocol = Protocol.model_validate_json((folder / _PROTOCOL).read_bytes())
+        if protocol is not None:
             pinned = type(self)(self.settings, self.source.model_copy(update={"protocol": protocol}))
             if pinned.catalog.tags == trained:
                 return pinned
@@ -271,6 +271,18 @@ class Tags(Task):
             ),
             examples="Deployed lists; **bold** = bought in the window, ° = not bought in the look-back.",
         )
+
+
+def _of_run(folder: Path) -> tuple[tuple[str, ...], Protocol | None]:
+    """Tags and protocol of a run; runs of earlier versions left no protocol."""
+    path = folder / "catalog.json"
+    try:
+        tags = Catalog.load(path).tags
+        path = folder / _PROTOCOL
+        return tags, Protocol.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except Exception as error:  # JSON may hold anything
+        said = " ".join(str(error).split())[:200]
+        raise TaskError(f"{path} cannot be read: {said}; restore it from a copy, or train again") from error
 
 
 def _floor(floors: Mapping[str, float]) -> float:
