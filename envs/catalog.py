@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from .storage import sealed
 from .text import normalise
 
 INVALID = -1
@@ -151,7 +152,7 @@ class Catalog:
         return {"tags": self.tags, "aliases": self.aliases, "equivalents": self.equivalents}
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self._content(), indent=1, ensure_ascii=False))
+        sealed.write(path, json.dumps(self._content(), indent=1, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":

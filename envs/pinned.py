@@ -7,6 +7,7 @@ from typing import Any, Self
 from .catalog import Catalog
 from .data.prepared import Data
 from .data.settings import Protocol
+from .storage import sealed
 from .task import Task, TaskError
 
 # File of the resolved protocol in a run folder.
@@ -28,14 +29,13 @@ class PinnedTask(Task):
         """Write the catalogue, and the protocol by which longer data have the same one."""
         self.catalog.save(folder / "catalog.json")
         (folder / "task").mkdir(exist_ok=True)
-        (folder / _PROTOCOL).write_text(self.data.protocol.model_dump_json())
+        sealed.write(folder / _PROTOCOL, self.data.protocol.model_dump_json())
 
     def as_trained(self, folder: Path) -> Self:
-        trained = Catalog.load(folder / "catalog.json").tags
+        trained, protocol = _of_run(folder)
         if self.catalog.tags == trained:
             return self
-        if (folder / _PROTOCOL).is_file():
-            protocol = Protocol.model_validate_json((folder / _PROTOCOL).read_bytes())
+        if protocol is not None:
             pinned = type(self)(self.settings, self.source.model_copy(update={"protocol": protocol}))
             if pinned.catalog.tags == trained:
                 return pinned
@@ -47,3 +47,15 @@ class PinnedTask(Task):
             f"({len(gone)} tags are gone, {len(new)} are new); give the data of the run, with newer rows "
             "behind them, or train again"
         )
+
+
+def _of_run(folder: Path) -> tuple[tuple[str, ...], Protocol | None]:
+    """Tags and protocol of a run; runs of earlier versions left no protocol."""
+    path = folder / "catalog.json"
+    try:
+        tags = Catalog.load(path).tags
+        path = folder / _PROTOCOL
+        return tags, Protocol.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except Exception as error:  # JSON may hold anything
+        said = " ".join(str(error).split())[:200]
+        raise TaskError(f"{path} cannot be read: {said}; restore it from a copy, or train again") from error

@@ -134,7 +134,9 @@ def prepare(config: DataConfig, engine: shards.Engine = "polars", *, wholly: boo
                 _make(config, identity, folder, engine, why)
             return restore(folder)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"data.source={config.source}, data.cache={config.cache}: {error}") from error
+        said = " ".join(str(error).split())
+        places = f"data.source={config.source}, data.cache={config.cache}"
+        raise DataError(f"{places}: {said}; mend that, or name another place") from error
 
 
 def fingerprint(config: DataConfig) -> str:

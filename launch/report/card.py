@@ -1,6 +1,5 @@
 """The model card of an exported policy, made of a run's files as its report is."""
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from ...envs.markdown import code, table, text
 from ...envs.task import Words, find
 from ...rl.optimizer.constraints import parse_constraint
+from . import files
 from .sections import _compared, _held, _interval, _signed, ranked_by
 
 _NAMES = {"trained": "trained", "warm": "warm start"}
@@ -25,7 +25,7 @@ def card(run: Path, which: str) -> str:
     """
     config = yaml.safe_load((run / "config.yaml").read_text())
     evaluated = (run / "evaluation.json").is_file()
-    result = json.loads((run / "evaluation.json").read_text()) if evaluated else None
+    result = files.content(run / "evaluation.json") if evaluated else None
     policy, model = _NAMES[which], config["policy"]["model"]
     words = None
     if result is not None:

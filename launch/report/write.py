@@ -1,14 +1,13 @@
 """The report of a run: ``report.md`` and ``plots/*.png``, rendered from the files of its folder alone."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ...envs.markdown import code, text
 from ...envs.storage import sealed
 from ...envs.task import find
+from . import files
 from .sections import _held, _population
 from .summary import FACTS, in_short, settings
 from .training import _conflict, _constraint_names, _failed, _infeasible, _settled, _time, _validated
@@ -23,6 +22,9 @@ def write(folder: Path) -> Path:
 
     Returns:
         Path of ``report.md``.
+
+    Raises:
+        ReportError: one of the files is damaged.
     """
     import matplotlib  # half a second, which every start would wait for
 
@@ -30,12 +32,11 @@ def write(folder: Path) -> Path:
     from .plots import _plot_conflict, _plot_time, _plot_trade_off, _plot_training, _plot_validation
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    result = json.loads((folder / "evaluation.json").read_text())
-    shown = json.loads((folder / "examples.json").read_text())
-    log = _read_lines(folder / "metrics.jsonl")
-    validations = _read_lines(path) if (path := folder / "validation.jsonl").exists() else []
+    result, shown = (files.content(folder / f"{name}.json") for name in ("evaluation", "examples"))
+    log = files.lines(folder / "metrics.jsonl")
+    validations = files.lines(path) if (path := folder / "validation.jsonl").exists() else []
     # Runs of earlier versions left none.
-    facts = json.loads((folder / FACTS).read_text()) if (folder / FACTS).exists() else {}
+    facts = files.content(folder / FACTS) if (folder / FACTS).exists() else {}
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     task = find(config["task"].get("use", "tags"))
@@ -94,7 +95,3 @@ def write(folder: Path) -> Path:
     path = folder / "report.md"
     sealed.write(path, "\n".join(lines) + "\n")
     return path
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

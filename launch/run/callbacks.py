@@ -7,6 +7,7 @@
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from transformers import TrainerCallback
 from ...envs.storage.sealed import write
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ..signals import Stop
+
+logger = logging.getLogger(__name__)
 
 
 class StepLog:
@@ -36,6 +39,11 @@ class StepLog:
         """Keep the lines of earlier steps than ``first``; the last may be half a line."""
         if self._path.exists():
             whole = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            numbered = enumerate(whole, start=1)
+            damaged = [i for i, line in numbered if line.endswith("\n") and _step(line) is None]
+            if damaged:
+                told = (self._path, damaged[0], len(damaged))
+                logger.warning("%s, line %d: damaged lines are left out, %d in all", *told)
             write(self._path, "".join(line for line in whole if _earlier(line, first)))
         self._begun = True
 
@@ -62,12 +70,17 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 
 
 def _earlier(line: str, first: int) -> bool:
-    if not line.endswith("\n"):
-        return False
+    step = _step(line)
+    return step is not None and step < first
+
+
+def _step(line: str) -> int | None:
+    """Step of a line; None for one that is not whole."""
     try:
-        return bool(json.loads(line)["step"] < first)
-    except (ValueError, KeyError, TypeError):
-        return False
+        found = json.loads(line)["step"] if line.endswith("\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if type(found) is int else None
 
 
 class Recorder(TrainerCallback):

@@ -145,6 +145,12 @@ def test_a_log_that_has_grown_is_read_with_the_catalogue_of_the_run(tmp_path):
     )
     with pytest.raises(TaskError, match=r"catalogue is not the one .* \(1 tags are gone, 1 are new\)"):
         made(tmp_path / "without.parquet").as_trained(tmp_path)
+    for damaged in (tmp_path / "task" / "protocol.json", tmp_path / "catalog.json"):
+        for content in (b"", b"[]", bytes(range(256)), damaged.read_bytes()[:-9]):
+            damaged.write_bytes(content)
+            with pytest.raises(TaskError, match=f"{damaged.name} cannot be read") as error:
+                newer.as_trained(tmp_path)
+            assert "\n" not in str(error.value)
 
 
 def prompts(tmp_path, **settings):

@@ -9,6 +9,7 @@ import yaml
 from places import ROOT
 
 from recrl.envs.markdown import text
+from recrl.launch.report.files import ReportError
 from recrl.launch.report.summary import FACTS
 from recrl.launch.report.training import _settled
 from recrl.launch.report.write import write
@@ -48,6 +49,30 @@ def test_a_name_is_shown_as_it_is_whatever_plots_and_markdown_read_in_it(finishe
     rendered = write(finished).read_text()
     assert f"Maximise **{text(name)}** subject to" in rendered
     assert f"| {text(name)} | " in rendered
+
+
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "noise": lambda path: path.write_bytes(bytes(range(256))),
+    "another type": lambda path: path.write_text("[7]\n7\n"),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "examples.json", "metrics.jsonl"])
+def test_a_damaged_file_of_a_run_is_one_line(finished, name):
+    whole = (finished / name).read_bytes()
+    for kind, damage in DAMAGE.items():
+        if (kind, name) == ("another type", "examples.json"):
+            continue
+        damage(finished / name)
+        with pytest.raises(ReportError, match=name) as error:
+            write(finished)
+        assert "\n" not in str(error.value)
+        if kind == "a folder":
+            (finished / name).rmdir()
+        (finished / name).write_bytes(whole)
 
 
 def in_short(folder, **facts):
