@@ -92,4 +92,4 @@ def flywheel(
 
     plan = Plan(rounds, rows, probed, rubric, distilled=DistillConfig(steps=steps))
     path = spin(settings, plan, context.find_root().obj)
-    typer.echo(f"probes: {path}")
+    typer.echo(f"report: {path}")

@@ -11,7 +11,7 @@ import yaml
 from ...envs.markdown import code, table, text
 from ...envs.task import Words, find
 from ...rl.optimizer.constraints import parse_constraint
-from .sections import _compared, _held, _interval, _signed
+from .sections import _compared, _held, _interval, _signed, ranked_by
 
 _NAMES = {"trained": "trained", "warm": "warm start"}
 
@@ -96,7 +96,7 @@ def _measured(
         deployed = population["deployed"]
         headline = words.headline or config["optimizer"]["objective"]
         columns = [headline, *_bounded(config, deployed, headline)]
-        ranked = sorted(deployed["metrics"], key=lambda one: -deployed["metrics"][one][headline]["mean"])
+        ranked = ranked_by(deployed["metrics"], headline)
         lines += [
             f"## Evaluation: {words.population}".format(
                 name=name, episodes=population["episodes"], users=population["users"]

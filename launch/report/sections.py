@@ -64,7 +64,7 @@ def _population(name: str, population: Mapping[str, Any], words: Words, objectiv
         "",
     ]
     columns = [m for m in next(iter(deployed["metrics"].values())) if m not in words.hidden]
-    ranked = sorted(deployed["metrics"], key=lambda p: -deployed["metrics"][p][headline]["mean"])
+    ranked = ranked_by(deployed["metrics"], headline)
     lines += [
         table(
             ["policy", *columns, *words.spread],
@@ -162,6 +162,11 @@ def _held(result: Mapping[str, Any]) -> list[str]:
     return lines + [f"No price holds {text(name)}: {text(why)}.\n" for name, why in apart.items()]
 
 
+def ranked_by(metrics: Mapping[str, Any], headline: str) -> list[str]:
+    """Names of whoever answered, the best first; those without a value of the metric last."""
+    return sorted(metrics, key=lambda name: -metrics[name].get(headline, {"mean": -np.inf})["mean"])
+
+
 def _references(deployed: Mapping[str, Any]) -> list[str]:
     """Names of what deployed answers were compared with."""
     prefix = "difference to "
@@ -171,6 +176,8 @@ def _references(deployed: Mapping[str, Any]) -> list[str]:
 def _compared(deployed: Mapping[str, Any], last: str, headline: str, note: str) -> list[str]:
     """The trained policy against each reference, in the metric that ranks."""
     references = _references(deployed)
+    if not references:
+        return [f"**Nothing can be said of the {headline} of deployed answers**: no episode has one."]
 
     def reached(reference: str) -> str:
         whose = f"the {headline} of `{reference}`" if note else f"the {reference}'s {headline}"

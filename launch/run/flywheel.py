@@ -1,10 +1,10 @@
 """The flywheel: a policy writes, the judge grades, the grades become a reward, the reward trains the policy.
 
-A round has its own folder: ``graded.jsonl`` (texts of the last policy, judged), ``judge/`` (the model that is
-distilled from all grades so far), ``blind/`` (another that never sees the prompt, for comparison) and
-``run/`` (the training, from the warm start, with the reward ``judge_score``), with ``probe.json``: what reward
-and judge say of the trained policy's own texts on unseen rows. When the reward rises while the judge's share of good
-texts falls, the policy has learned the reward's mistakes, and the flywheel stops before that round.
+A round has its own folder. ``graded.jsonl`` has texts of the last policy, judged; ``judge/`` is the model
+that is distilled from all grades so far, and ``blind/`` another that never sees the prompt, for comparison;
+``run/`` is the training, from the warm start, with the reward ``judge_score``. Its ``probe.json`` has what
+reward and judge say of the trained policy's own texts on unseen rows. When the reward rises while the
+judge's share of good texts falls, the policy has learned the reward's mistakes, and the flywheel stops.
 
 A flywheel that was stopped goes on where it was.
 """
@@ -33,6 +33,7 @@ from ...rl.reward_model.training import distill as learn
 from ..config import plain_yaml
 from ..config.reading import dump, validate
 from ..config.schema import ConfigError, RunConfig
+from ..report.flywheel import write_report
 from ..signals import Stop
 from . import grading
 from .folder import copy_warm_start
@@ -86,7 +87,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
         config: The run that each round trains; the model of its reward is each round's own.
 
     Returns:
-        File of the probes, as JSON.
+        The report.
 
     Raises:
         ConfigError: the objective is no distilled judge.
@@ -95,6 +96,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
     start = config.folder / "start"
     if not holds_policy(start / "policy"):
         train(_without(config, name, start), resume="auto", stop=stop)
+    stopped: int | None = None
     previous, found = start, [_probe(config, plan, start, "warm", None, display)]
     for number in range(1, plan.rounds + 1):
         folder = config.folder / f"round-{number}"
@@ -112,11 +114,12 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
                 f"round {number}: the reward rose and the judge's share of good texts fell; the policy of "
                 f"round {number - 1} is the last one to use"
             )
+            stopped = number
             break
         previous = settings.folder
-    path = config.folder / "flywheel.json"
-    write(path, json.dumps({"rounds": [one["means"] for one in found]}, indent=1))
-    return path
+    means = [one["means"] for one in found]
+    write(config.folder / "flywheel.json", json.dumps({"rounds": means, "stopped": stopped}, indent=1))
+    return write_report(config.folder, means, stopped)
 
 
 def parted(before: dict[str, Any], after: dict[str, Any]) -> bool:
@@ -129,7 +132,7 @@ def parted(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def _without(config: RunConfig, name: str, folder: Path) -> RunConfig:
-    """A run that is over after one step, without the reward that is not there yet: it makes the warm start."""
+    """A run that ends after one step, without the reward that is not there yet: it makes the warm start."""
     tree = plain_yaml.read(dump(config))
     tree["rewards"] = [entry for entry in tree["rewards"] if entry["name"] != name]
     if not tree["rewards"]:

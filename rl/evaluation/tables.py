@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...envs.statistics import Estimate, Values, estimate, paired_difference
+from ...envs.statistics import Estimate, Values, estimate
 from ...envs.task import PRICED, Row, Task
 from ..decoding.settings import Decoding
 from ..optimizer.problem import Problem, constraint_values, objective_values
@@ -171,20 +171,18 @@ def _deployed(
                 row[name] = {"slack": asdict(found), **_verdict(found)}
         if policies[-1] in row:
             constraints.append(row)
+    trained = policies[-1]
+    compared = {reference: _differences(values, reference, headline, users) for reference in references}
+    # Where no episode has a value of both there is nothing to compare.
+    compared = {reference: found for reference, found in compared.items() if trained in found}
     return {
         "metrics": {name: table(name) for name in values},
         "exposure": {name: task.spread(given) for name, given in texts.items()},
+        **{f"difference to {reference}": found for reference, found in compared.items()},
         **{
-            f"difference to {reference}": {
-                name: asdict(paired_difference(values[name][headline], values[reference][headline], users))
-                for name in values
-            }
-            for reference in references
-        },
-        **{
-            f"share of {reference}": values[policies[-1]][headline].mean()
-            / values[reference][headline].mean()
-            for reference in references
+            f"share of {reference}": np.nanmean(values[trained][headline])
+            / np.nanmean(values[reference][headline])
+            for reference in compared
         },
         "constraints": constraints,
     }
@@ -198,6 +196,17 @@ def _episode_mean(values: npt.NDArray[np.floating]) -> Values:
         np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1),
         np.nan,
     ).astype(float)
+
+
+def _differences(
+    values: Mapping[str, Mapping[str, Values]],
+    reference: str,
+    metric: str,
+    users: npt.NDArray[np.integer],
+) -> dict[str, Any]:
+    """Paired differences of a metric to a reference, by name, where both have a value for some episode."""
+    apart = {name: columns[metric] - values[reference][metric] for name, columns in values.items()}
+    return {name: asdict(estimate(one, users)) for name, one in apart.items() if not np.isnan(one).all()}
 
 
 def _estimate(values: Values, users: npt.NDArray[np.integer]) -> dict[str, Any] | None:
