@@ -32,7 +32,8 @@ from ..run.progress import Display
 from . import labels, measure, opponents, report, verdicts
 
 RESULT, JUDGEMENTS, FINDINGS, TEXTS = "judge.json", "judgements.parquet", "findings.parquet", "items.parquet"
-_SEEN = 3000  # rows of households that trained judges learn from
+# Rows for each pair, of households that trained judges learn from and of others; and the least.
+_SEEN, _UNSEEN, _LEAST = 1.5, 0.75, 400
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def suite(config: RunConfig, pairs: int, seed: int) -> tuple[Explanations, list[
     def prompt(row: Row) -> Any:
         return messages({**row, "guideline": ""}, task.catalog, task.settings.prompt)
 
-    drawn = build(task.rows("train", _SEEN), task.rows("test", unseen=True), task.catalog, pairs, seed)
+    seen = task.rows("train", max(_LEAST, round(_SEEN * pairs)))
+    unseen = task.rows("test", max(_LEAST, round(_UNSEEN * pairs)), unseen=True)
+    drawn = build(seen, unseen, task.catalog, pairs, seed)
     found = list(reprompted(drawn, prompt))
     return task, found, blind.check(found)
 

@@ -175,7 +175,8 @@ class _Drawn:
         def lie(home: Household, tag: int) -> bool:
             """Whether a good would be a lie of this family about a household."""
             of = home.same(tag)
-            return of not in home.about and (of in home.known) == known and not home.holds(kind, tag)
+            fits = of in home.shown if known else of not in home.known
+            return fits and of not in home.about and not home.holds(kind, tag)
 
         best: tuple[float, Household, list[int]] | None = None
         for _ in range(_PARTNERS if moved else 0):

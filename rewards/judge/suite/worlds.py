@@ -39,8 +39,14 @@ class Household:
         return self.of((*self.row["history"], *self.row["facts"]["bought"]))
 
     @cached_property
+    def shown(self) -> frozenset[int]:
+        """What its prompt shows."""
+        return self.of(self.row["shown"])
+
+    @cached_property
     def goods(self) -> Mapping[str, list[int]]:
-        """Kind -> tags of which it is true and that may be told, no two of them equivalent."""
+        """Kind -> tags of which it is true and that may be told, no two of them equivalent; those that the
+        prompt shows, so that who reads it alone can know as well."""
         return {kind: self._told(self.row["facts"][kind]) for kind in OF_GOODS}
 
     def holds(self, kind: str, tag: int) -> bool:
@@ -58,7 +64,7 @@ class Household:
     def _told(self, tags: Sequence[int]) -> list[int]:
         firsts: dict[int, int] = {}
         for tag in tags:
-            if tag in self._spoken and self._same[tag] not in self.about:
+            if tag in self._spoken and self._same[tag] in self.shown - self.about:
                 firsts.setdefault(self._same[tag], tag)
         return list(firsts.values())
 
