@@ -1,4 +1,5 @@
-"""Who else writes texts: one template, eight templates, and the text of the household that is most alike."""
+"""Who else writes texts: one template, eight templates, eight that state the rarest goods, and the text of
+the household that is most alike."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,6 +15,9 @@ from .teaching import write
 
 BANK = 2000
 """Training rows among which the nearest household is looked for."""
+
+# Goods that a counting template states.
+_RARE = 3
 
 ONE = Guideline(tone="plain", audience="regular", occasion="everyday", device="fact")
 AUTHORS = {
@@ -32,7 +36,8 @@ AUTHORS = {
 def texts(
     data: Data, households: Households, bank: Callable[[], list[dict[str, Any]]]
 ) -> dict[str, Answerer]:
-    """Baselines by name. Templates draw their goods at random among those that their fact is true of.
+    """Baselines by name. Templates draw their goods at random among those that their fact is true of, but for
+    those that state the rarest goods: what can be had by counting.
 
     Args:
         bank: Function that makes training rows.
@@ -45,6 +50,13 @@ def texts(
     def eight(row: Row) -> str:
         return write(row, catalog, _rng(data, row), names[_seed(data, row)[0] % len(names)])
 
+    def counting(row: Row) -> str:
+        style = names[_seed(data, row)[0] % len(names)].model_copy(update={"audience": "newcomer"})
+        rare = households.rarity
+        return write(
+            row, catalog, _rng(data, row), style, lambda goods: sorted(goods, key=lambda t: -rare[t])[:_RARE]
+        )
+
     def nearest(rows: Sequence[Row]) -> list[str]:
         return [
             eight({**near, "item": row["item"], "user": row["user"], "origin": row["origin"]})
@@ -54,6 +66,7 @@ def texts(
     return {
         "one template": lambda rows: [one(row) for row in rows],
         "eight templates": lambda rows: [eight(row) for row in rows],
+        "eight templates, rarest goods": lambda rows: [counting(row) for row in rows],
         "nearest household": nearest,
     }
 

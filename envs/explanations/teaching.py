@@ -4,7 +4,7 @@ An author is a tone and a device. Its text is a sentence on what the household d
 audience calls for, and one on the item, with the occasion at its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -117,17 +117,22 @@ def write(
     catalog: Catalog,
     rng: np.random.Generator,
     guideline: Guideline | None = None,
+    pick: Callable[[list[int]], list[int]] | None = None,
 ) -> str:
     """A true text for a row.
 
     Args:
         guideline: Style; by default that of the house. What it asks for and the facts do not offer (a
             holiday, a coupon, goods that go with the item) is left out.
+        pick: Function that chooses among goods of which the fact is true; by default up to three at random.
     """
     style = guideline if guideline is not None else house(row, rng)
     (item,) = row["item"]
     kind, goods = _goods(row, catalog, style.audience)
-    some = [goods[i] for i in rng.permutation(len(goods))[: int(rng.integers(1, _MOST_GOODS + 1))]]
+    if pick is None:
+        some = [goods[i] for i in rng.permutation(len(goods))[: int(rng.integers(1, _MOST_GOODS + 1))]]
+    else:
+        some = pick(goods)
     friends = [tag for tag in row["facts"]["companion"] if tag in goods]
     device = style.device if style.device != "pairing" or friends else "fact"
     told = {

@@ -8,6 +8,7 @@ import pytest
 
 from recrl.envs.agents.style import Guideline
 from recrl.envs.data.settings import DataConfig
+from recrl.envs.explanations import metrics
 from recrl.envs.explanations.settings import ExplanationsConfig
 from recrl.envs.explanations.task import Explanations, protected
 from recrl.envs.explanations.teaching import drawn, joined
@@ -145,3 +146,18 @@ def test_users_of_today_are_told_of_what_they_buy_most(explained, panel_task):
 
 def test_the_task_is_found_by_its_name():
     assert find("explanations") is Explanations
+
+
+def test_baselines_tell_the_truth_and_rare_goods_point_best(explained):
+    rows = explained.rows("test", 60, unseen=True)
+    answers = {name: answer(rows) for name, answer in explained.baselines({}).items()}
+    assert answers["eight templates"] == explained.baselines({})["eight templates"](rows)
+    for name, texts in answers.items():
+        made = [explained.grounds(row, text) for row, text in zip(rows, texts, strict=True)]
+        assert all(true for claims in made for _, true in claims) == (name != "nearest household"), name
+    scores = {
+        name: np.mean(metrics.per_row(explained.catalog, explained.households, rows, texts)["retrieved"])
+        for name, texts in answers.items()
+    }
+    assert scores["eight templates, rarest goods"] > 0.6 > scores["eight templates"]
+    assert scores["nearest household"] < scores["one template"]
