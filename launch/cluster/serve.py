@@ -170,8 +170,9 @@ def running(
     with ExitStack() as stack:
         stream = stack.enter_context(log.open("ab") if log else os.fdopen(os.dup(sys.stderr.fileno()), "wb"))
         stack.enter_context(shared_memory_swept())
+        own = stack.enter_context(_private())
         server = stack.enter_context(
-            child(command, {**os.environ, **environment}, stdout=stream, stderr=stream)
+            child(command, {**os.environ, **environment, **own}, stdout=stream, stderr=stream)
         )
         until = time.monotonic() + patience
         while not healthy(f"http://127.0.0.1:{port}"):
@@ -194,6 +195,14 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@contextmanager
+def _private() -> Iterator[dict[str, str]]:
+    """Environment of a server whose processes talk to each other in a folder that no other user can enter,
+    whatever the umask says, and that is gone with them."""
+    with tempfile.TemporaryDirectory(prefix="recrl-") as folder:
+        yield {"VLLM_RPC_BASE_PATH": folder}
+
+
 def _longest(setup: Setup, warm: Path) -> int:
     config = setup.config
     _, tokenizer = policy.load(config.policy.at(warm))
@@ -202,7 +211,7 @@ def _longest(setup: Setup, warm: Path) -> int:
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
     """Exit code of a server that ends with this process."""
-    with shared_memory_swept(), child(command, environment) as server:
+    with shared_memory_swept(), _private() as own, child(command, {**environment, **own}) as server:
 
         def stop(number: int, frame: FrameType | None) -> None:
             os.killpg(server.pid, signal.SIGTERM)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from threading import Thread
 
+import psutil
 import pytest
 import yaml
 from attacks import ask, attack
@@ -17,6 +18,7 @@ from recrl.envs import task as tasks
 from recrl.envs.chat.endpoint import Endpoint
 from recrl.envs.chat.models import ChatError
 from recrl.envs.chat.settings import ChatConfig
+from recrl.envs.http.addresses import is_loopback
 from recrl.launch.cluster.health import healthy
 from recrl.launch.config.reading import load
 from recrl.rl import policy
@@ -89,6 +91,7 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
         with pytest.raises(ChatError, match="cut off at max_tokens=32"):
             Endpoint(judge).chat(["Is this list good?"])
         assert len(told_apart(port, key, tmp_path)) == 1
+        assert open_to_others(server.pid) == []
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=60)
@@ -155,6 +158,20 @@ def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
     assert "served answers are under no prices: they do not hold the run's constraints" in told
     assert "each names one to 10 of" in told
     assert f"serving {run / 'policy'} as 'small'" in told
+
+
+def open_to_others(server: int) -> list[str]:
+    """Places where another user, or another machine, could speak to the processes of a server."""
+    parent = psutil.Process(server)
+    found = []
+    for process in (parent, *parent.children(recursive=True)):
+        for one in process.net_connections(kind="inet"):
+            if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip):
+                found.append(f"{one.laddr}")
+        for one in process.net_connections(kind="unix"):
+            if one.laddr and Path(one.laddr).parent.stat().st_mode & 0o077:
+                found.append(one.laddr)
+    return found
 
 
 def told_apart(port: int, key: str, folder: Path) -> set[tuple[int, str]]:
