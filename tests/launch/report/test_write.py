@@ -165,3 +165,15 @@ def test_a_reference_of_zero_has_no_share(finished):
     assert "which is 0: " in write(finished).read_text()
     assert _share(np.array([0.5]), np.array([0.0])) is None
     assert _share(np.array([0.5, 0.1]), np.array([0.2, 0.4])) == pytest.approx(1.0)
+
+
+def test_an_objective_that_no_answer_has_a_value_of_is_said(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    deployed = evaluation["populations"]["unseen users"]["deployed"]
+    for key in [key for key in deployed if key.startswith(("difference to ", "share of "))]:
+        del deployed[key]
+    for table in deployed["metrics"].values():
+        del table["recall@10"]
+    (finished / "evaluation.json").write_text(json.dumps(evaluation))
+    said = write(finished).read_text()
+    assert "**Nothing can be said of the recall@10 of deployed answers**: no episode has one." in said
