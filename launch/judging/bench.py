@@ -168,8 +168,13 @@ def _judged(
 
 
 def _spread(pairs: Sequence[Pair], asked: int | None) -> list[int]:
-    """Numbers of items, both sides of pairs that are not for training, evenly spread."""
-    able = [number for number, pair in enumerate(pairs) if pair.part != "training"]
+    """Numbers of items, both sides of pairs that are not for training: all, or so many of those with a
+    defect, evenly spread."""
+    able = [
+        number
+        for number, pair in enumerate(pairs)
+        if pair.part != "training" and (asked is None or pair.kind == "defect")
+    ]
     wanted = len(able) if asked is None else min(len(able), max(1, asked // 2))
     chosen = np.linspace(0, len(able) - 1, wanted).round().astype(int)
     return [2 * able[i] + side for i in chosen for side in (0, 1)]

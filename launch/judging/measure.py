@@ -102,7 +102,7 @@ def macro_f1(counts: Values) -> Values:
     """Mean F1 of the classes bad and good, of counts ``[..., 4]`` as :func:`confusion` gives."""
     hit, missed, alarm, right = (counts[..., i] for i in range(4))
     both = [2 * hit / (2 * hit + missed + alarm), 2 * right / (2 * right + missed + alarm)]
-    return sum(np.nan_to_num(one) for one in both) / 2
+    return np.nan_to_num(np.stack(both)).mean(axis=0)
 
 
 def confusion(bad: Values, said: Values) -> npt.NDArray[np.float64]:

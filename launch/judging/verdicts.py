@@ -117,14 +117,21 @@ def load(path: Path, shown: Sequence[Item]) -> list[Verdicts]:
         )
     return [
         Verdicts(
-            part["judge"][0],
-            *(part[name].to_numpy().astype(float) for name in ("bad", "good", "grade", "swapped")),
+            name=part["judge"][0],
+            bad=_values(part["bad"]),
+            good=_values(part["good"]),
+            grade=_values(part["grade"]),
+            swapped=_values(part["swapped"]),
             tokens=part["tokens"][0],
             seconds=part["seconds"][0],
             notes=part["notes"][0],
         )
         for part in parts
     ]
+
+
+def _values(column: pl.Series) -> Values:
+    return column.to_numpy().astype(float)
 
 
 def mark(item: Item) -> int:
