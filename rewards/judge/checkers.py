@@ -265,7 +265,8 @@ def _contradicted(told: Sequence[tuple[str, ...]], catalog: Catalog) -> list[int
     """Tags of which one sentence says never, and another does not."""
     finder, ids = mentions(catalog)
     same = catalog.equivalence_class
-    denied, stated = set(), set()
+    denied: set[int] = set()
+    stated: set[int] = set()
     for sentence in told:
         tags = {same[ids[one.phrase]] for one in finder.find(sentence)}
         (denied if denies(_outside(sentence, finder)) else stated).update(tags)
