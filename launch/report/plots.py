@@ -105,6 +105,8 @@ def _plot_trade_off(deployed: Mapping[str, Any], plotted: TradeOff, path: Path) 
     ours = {"trained": "C3", "warm start": "C1"}
     markers = iter("s^vD<>pPX*hd" * len(deployed["metrics"]))
     for name, table in deployed["metrics"].items():
+        if not {plotted.x, plotted.y} <= table.keys():  # a metric that no answer has a value of
+            continue
         x, y = table[plotted.x], table[plotted.y]
         policy = name.removesuffix(UNPRICED)
         color, filled = ours.get(policy, "0.45"), name in ours or policy not in ours
