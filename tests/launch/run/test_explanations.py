@@ -104,3 +104,12 @@ def test_its_texts_are_graded_and_the_grades_become_a_reward(run, tmp_path):
     )
     assert "loss=" in here(*distil, "--loss", "best", code=2)
     assert "no such file" in here("judge", "grade", str(run), "--rubric", "none.yaml", code=2)
+
+
+def test_its_writer_is_compared_with_and_without_a_guideline(run, tmp_path):
+    command = ["styled", str(run), "--output", str(tmp_path), "--rows", "30", "--draws", "2"]
+    here("bench", *command)
+    result = json.loads((tmp_path / "styled.json").read_text())
+    assert set(result["means"]) - {"guided"} == set(result["differences"])
+    assert result["means"]["eight templates"]["precision"]["mean"] == 1.0
+    assert "| eight templates, matched |" in (tmp_path / "report.md").read_text()

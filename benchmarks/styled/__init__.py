@@ -1,0 +1,1 @@
+"""Meta-prompting: a writer under guidelines against the same writer without, and against templates."""
