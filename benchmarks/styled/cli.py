@@ -54,12 +54,12 @@ def _report(result: dict[str, Any]) -> list[str]:
     return [
         "# Meta-prompting",
         "",
-        f"The {kind} writer of {result['runs']} runs (seeds), {result['rows']} unseen rows each, once under a "
-        "guideline drawn at random for each row and once without; eight templates. Intervals are 95 %, "
+        f"The {kind} writer of {result['runs']} runs (seeds), {result['rows']} unseen rows each, once under "
+        "a guideline drawn at random for each row and once without; eight templates. Intervals are 95 %, "
         "bootstrapped over households.",
         "",
-        f"*Matched*: of {result['draws']} texts for a row (samples of the writer, draws of the template) the one "
-        "whose number of claims is nearest to the guided text's, true ones first.",
+        f"*Matched*: of {result['draws']} texts for a row (samples of the writer, draws of the template) the "
+        "one whose number of claims is nearest to the guided text's, true ones first.",
         "",
         rows(result["means"], ""),
         "",
