@@ -281,7 +281,8 @@ class RunFolder:
         except FileNotFoundError:
             return set()
         except NotADirectoryError as error:
-            raise ConfigError(f"output={self.path} is a file; choose a folder's name") from error
+            blocks = next(path for path in (self.path, *self.path.parents) if path.is_file())
+            raise ConfigError(f"output={self.path}: {blocks} is a file; choose a folder's name") from error
         passing = (".seen-", f".{access.KEY_FILE}-")
         return {name for name in names if not (name.startswith(passing) or name.endswith((ASIDE, _GOING)))}
 

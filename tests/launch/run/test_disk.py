@@ -128,5 +128,5 @@ def test_a_run_without_room_ends_with_one_line(tmp_path):
     (tmp_path / "file").write_text("mine")
     done = trained(config, 10**9, f"output={tmp_path / 'file' / 'run'}")
     assert done.returncode == 2
-    assert "a file is where a folder should be" in done.stderr
+    assert f"{tmp_path / 'file'} is a file" in done.stderr
     assert "Traceback" not in done.stderr

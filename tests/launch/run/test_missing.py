@@ -18,8 +18,8 @@ _calls = {}
 
 
 def _silent(name, completions, odd_only):
-    turn = next(_calls.setdefault(name, count(0)))  # 0: before the training
-    nothing = turn % 2 == 1 or not odd_only
+    step = next(_calls.setdefault(name, count(-1)))  # asked twice before the training: drafts, odd answers
+    nothing = (step > 0 and step % 2 == 1) or not odd_only
     return [None if nothing else (i % 4) / 4 for i in range(len(completions))]
 
 
