@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from ..base import Completion
 from ..registry import reward
@@ -29,10 +29,10 @@ class Distilled(RewardModel):
 
     Args:
         model: folder that ``recrl judge distill`` wrote.
-        meaning: entry of its card that calibrates the logit: ``score`` or ``acceptance``.
-        options: other arguments of the reward ``reward_model``.
+        batch_size, max_length, device, dtype: as of the reward ``reward_model``.
 
     Attributes:
+        meaning: Entry of its card that calibrates the logit.
         card: What the folder says of itself: who graded, how well the scores agree.
         beyond: Number of texts so far that are unlike those of the training; ``scored``: of all texts.
 
@@ -40,17 +40,26 @@ class Distilled(RewardModel):
         ValueError: the folder is no distilled judge.
     """
 
-    def __init__(self, model: str, meaning: str, **options: Any) -> None:
+    meaning: ClassVar[Literal["score", "acceptance"]]
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        device: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
         try:
             self.card: dict[str, Any] = json.loads((Path(model) / CARD).read_text(encoding="utf-8"))
-            calibration = self.card[meaning]
+            calibration = self.card[self.meaning]
             self._scale, self._shift = float(calibration["scale"]), float(calibration["shift"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ValueError(
                 f"model={model!r} is no distilled judge, since its {CARD} cannot be read ({error}); make one "
                 "with recrl judge distill, or use reward_model for another classifier"
             ) from error
-        super().__init__(model, activation="none", **options)
+        super().__init__(model, None, "none", batch_size, max_length, device, dtype)
         from safetensors.torch import load_file
 
         known = load_file(Path(model) / _DRIFT, device=str(self._device))
@@ -76,10 +85,8 @@ class Distilled(RewardModel):
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
 
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [self._pad] * (width - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        mask = torch.arange(width, device=self._device) < lengths[:, None]
+        ids, lengths = self._padded(rows)
+        mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
         with torch.no_grad():
             body = self._model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             states = body.last_hidden_state[torch.arange(len(rows), device=self._device), lengths - 1]
@@ -104,17 +111,7 @@ class JudgeScore(Distilled):
         batch_size, max_length, device, dtype: as of the reward ``reward_model``.
     """
 
-    def __init__(
-        self,
-        model: str,
-        batch_size: int = 16,
-        max_length: int | None = None,
-        device: str | None = None,
-        dtype: str = "float32",
-    ) -> None:
-        super().__init__(
-            model, "score", batch_size=batch_size, max_length=max_length, device=device, dtype=dtype
-        )
+    meaning = "score"
 
 
 @reward("explanation_acceptance", range=(0, 1))
@@ -129,14 +126,4 @@ class ExplanationAcceptance(Distilled):
         batch_size, max_length, device, dtype: as of the reward ``reward_model``.
     """
 
-    def __init__(
-        self,
-        model: str,
-        batch_size: int = 16,
-        max_length: int | None = None,
-        device: str | None = None,
-        dtype: str = "float32",
-    ) -> None:
-        super().__init__(
-            model, "acceptance", batch_size=batch_size, max_length=max_length, device=device, dtype=dtype
-        )
+    meaning = "acceptance"

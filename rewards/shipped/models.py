@@ -139,14 +139,22 @@ class RewardModel:
             prompt = "".join(f"{completion_text([{'content': m['content']}])}\n" for m in prompt)
         return prompt + completion_text(completion)
 
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Any, Any]:
+        """Token ids and the length of each row, as tensors.
+
+        On the right whatever the tokenizer says: there, padding moves no position.
+        """
+        import torch
+
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [self._pad] * (width - len(row)) for row in rows], device=self._device)
+        return ids, torch.tensor([len(row) for row in rows], device=self._device)
+
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
         import torch
 
-        # On the right whatever the tokenizer says: there, padding moves no position.
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [self._pad] * (width - len(row)) for row in rows], device=self._device)
-        lengths = torch.tensor([len(row) for row in rows], device=self._device)
-        mask = torch.arange(width, device=self._device) < lengths[:, None]
+        ids, lengths = self._padded(rows)
+        mask = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
         with torch.no_grad():
             logits = self._model(input_ids=ids, attention_mask=mask.long()).logits.float()
         if self._activation == "softmax":
