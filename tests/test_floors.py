@@ -18,7 +18,7 @@ ROOMS = {
     "distributed": 1,
     "prefix": 2,
     "goal": 2,
-    "reward_model": 3,
+    "reward_model": 4,
     "decoding": 3,
     "policy": 3,
     "rollouts": 3,

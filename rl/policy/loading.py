@@ -198,7 +198,7 @@ def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, 
     )
     # Code that comes with a model is not run, nor asked about, unless the configuration says so.
     trusted = {"trust_remote_code": config.trust_remote_code}
-    with _quiet():
+    with quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=dtype,
@@ -217,7 +217,7 @@ def _named(config: PolicyConfig, name: str, revision: str | None) -> tuple[Any, 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep back the table of tensors that transformers prints where weights and settings differ."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from ...envs.faults import MendableError
 from ...envs.storage import sealed
+from ..policy.loading import quiet
 from .calibration import Calibration, Drift
 from .losses import LOSSES, MISSING
 from .scoring import Texts, can_share, head, hidden_states, score
@@ -153,7 +154,8 @@ def distill(
     """
     learned, held = split(graded, config)
     torch.manual_seed(config.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    with quiet():  # that the head is new is no news
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     if not isinstance(getattr(model, "score", None), nn.Linear):
         raise DistillError(
             f"{folder}: a {type(model).__name__} has no linear head called score; use another model"
