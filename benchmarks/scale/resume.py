@@ -48,7 +48,7 @@ class Outcome:
         losses: Losses of the warm start.
         validated: Lines of the validations but for times.
         evaluation: Tables of the evaluation.
-        files: Files in the run folder.
+        files: Files in the run folder, see :func:`_files`.
     """
 
     weights: Mapping[str, Tensor]
@@ -246,13 +246,23 @@ def outcome(run: Path) -> Outcome:
             for row in _logged(run / "validation.jsonl")
         ],
         json.loads((run / "evaluation.json").read_text()),
-        frozenset(
-            str(path.relative_to(run))
-            for path in run.rglob("*")
-            # Every start writes events of its own for TensorBoard.
-            if not path.is_relative_to(run / "checkpoints" / "runs")
-        ),
+        _files(run),
     )
+
+
+def _files(run: Path) -> frozenset[str]:
+    """Files of a run, its checkpoints by their place: a run that was stopped between two of those that are
+    due has one of that step."""
+    places = {}
+    numbers = sorted(int(path.name.rpartition("-")[2]) for path in (run / "checkpoints").glob("checkpoint-*"))
+    for place, number in enumerate(reversed(numbers)):
+        places[f"checkpoint-{number}"] = f"checkpoint, {place} before the last"
+    found = set()
+    for path in run.rglob("*"):
+        parts = path.relative_to(run).parts
+        if parts[:2] != ("checkpoints", "runs"):  # every start writes events of its own for TensorBoard
+            found.add("/".join(places.get(part, part) for part in parts))
+    return frozenset(found)
 
 
 def _start(config: Path, run: Path) -> subprocess.Popen[bytes]:

@@ -63,6 +63,18 @@ def test_a_run_that_gets_a_signal_ends_as_one_that_nobody_touched(whole, trial):
         assert expected.differences(replace(found, **change))
 
 
+def test_a_checkpoint_of_the_step_at_which_a_run_was_stopped_stands_in_place_of_the_one_before(tmp_path):
+    found = []
+    for name, steps in (("whole", (12, 14)), ("stopped", (13, 14)), ("one too many", (12, 13, 14))):
+        for step in steps:
+            (tmp_path / name / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+            (tmp_path / name / "checkpoints" / f"checkpoint-{step}" / "model.safetensors").touch()
+        (tmp_path / name / "checkpoints" / "runs" / name).mkdir(parents=True)
+        found.append(resume._files(tmp_path / name))
+    assert found[0] == found[1]
+    assert len(found[2] - found[0]) == 2
+
+
 def test_moments_of_trials_follow_the_seed():
     one, same, other = (resume.trials(8, seed, dict.fromkeys(resume.STAGES, 0.1)) for seed in (0, 0, 1))
     assert one == same != other
