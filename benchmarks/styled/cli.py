@@ -70,7 +70,9 @@ def _report(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _shown(found: dict[str, float], sign: str) -> str:
+def _shown(found: dict[str, float] | None, sign: str) -> str:
+    if found is None:
+        return "-"
     return f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
 
 

@@ -101,7 +101,7 @@ def pooled(found: Sequence[tuple[Measured, npt.NDArray[Any]]]) -> dict[str, Any]
     """Means of every writer, and differences of the guided one to each other, over all runs together.
 
     Returns:
-        JSON: ``means`` and ``differences``, writer -> measure -> estimate.
+        JSON: ``means`` and ``differences``, writer -> measure -> estimate, None where undefined for all rows.
     """
     users = np.concatenate([users for _, users in found])
     of_all = {
@@ -113,11 +113,15 @@ def pooled(found: Sequence[tuple[Measured, npt.NDArray[Any]]]) -> dict[str, Any]
         for name, measured in of_all.items()
     }
     apart = {
-        name: {one: vars(estimate(of_all[GUIDED][one] - measured[one], users)) for one in MEASURES}
+        name: {one: _estimated(of_all[GUIDED][one] - measured[one], users) for one in MEASURES}
         for name, measured in of_all.items()
         if name != GUIDED
     }
     return {"means": means, "differences": apart}
+
+
+def _estimated(values: Values, users: npt.NDArray[Any]) -> dict[str, Any] | None:
+    return None if np.isnan(values).all() else vars(estimate(values, users))
 
 
 def _measured(task: Explanations, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, Values]:

@@ -32,3 +32,6 @@ def test_differences_are_paired_by_row_and_pooled_over_runs():
     assert 0.1 <= apart["low"] <= apart["high"] <= 0.3
     assert found["means"][GUIDED]["claims"]["episodes"] == 80
     assert set(found["differences"]) == {UNGUIDED}
+    for measured, _ in runs:
+        measured[UNGUIDED]["precision"] = np.full(40, np.nan)
+    assert pooled(runs)["differences"][UNGUIDED]["precision"] is None
