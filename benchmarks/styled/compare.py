@@ -109,8 +109,7 @@ def pooled(found: Sequence[tuple[Measured, npt.NDArray[Any]]]) -> dict[str, Any]
         for name in found[0][0]
     }
     means = {
-        name: {one: vars(estimate(v, users)) for one, v in measured.items()}
-        for name, measured in of_all.items()
+        name: {one: _estimated(v, users) for one, v in measured.items()} for name, measured in of_all.items()
     }
     apart = {
         name: {one: _estimated(of_all[GUIDED][one] - measured[one], users) for one in MEASURES}
