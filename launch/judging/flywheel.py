@@ -95,7 +95,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
     name, display = judged_reward(config), Display()
     start = config.folder / "start"
     if not holds_policy(start / "policy"):
-        train(_without(config, name, start), resume="auto", stop=stop)
+        _train(_without(config, name, start), stop)
     stopped: int | None = None
     previous, found = start, [_probe(config, plan, start, "warm", None, display)]
     for number in range(1, plan.rounds + 1):
@@ -107,7 +107,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
         if not holds_policy(settings.folder / "warm"):
             copy_warm_start(start, settings.folder)
         if not (settings.folder / "report.md").is_file():
-            train(settings, resume="auto", stop=stop)
+            _train(settings, stop)
         found.append(_probe(config, plan, settings.folder, "trained", folder / "judge", display))
         if parted(found[-2], found[-1]):
             display.say(
@@ -120,6 +120,15 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
     means = [one["means"] for one in found]
     write(config.folder / "flywheel.json", json.dumps({"rounds": means, "stopped": stopped}, indent=1))
     return write_report(config.folder, means, stopped)
+
+
+def _train(settings: RunConfig, stop: Stop | None) -> None:
+    """Train, or go on; a signal is told that the flywheel's own command goes on."""
+    stop = stop or Stop()
+    try:
+        train(settings, resume="auto", stop=stop)
+    finally:
+        stop.hint = "the same command goes on"
 
 
 def parted(before: dict[str, Any], after: dict[str, Any]) -> bool:
