@@ -34,6 +34,7 @@ from ..config import plain_yaml
 from ..config.reading import dump, validate
 from ..config.schema import ConfigError, RunConfig
 from ..report.flywheel import write_report
+from ..run.finished import finished_policy
 from ..run.folder import copy_warm_start
 from ..run.pipeline import train
 from ..run.progress import Display
@@ -210,8 +211,7 @@ def _probe(
         return dict(json.loads(path.read_text()))
     task = tasks.make(config.task, config.data).as_trained(run)
     rows = task.rows("test", plan.probed, unseen=True)
-    folder = run / {"warm": "warm", "trained": "policy"}[which]
-    texts = grading.written(config, task, folder, rows, 1, display)
+    texts = grading.written(config, task, finished_policy(run, which), rows, 1, display)
     model = make_chat(config.judge) if config.judge is not None else None
     judged = Judge(plan.rubric, catalog=task.resources.get("catalog"), model=model)(rows, texts)
     values = {"superior": _share(judged, Grade.SUPERIOR), "accepted": _share(judged, Grade.AVERAGE)}

@@ -15,9 +15,10 @@ from ...envs.task import Task
 from ...rewards.judge.suite.pairs import Item, Pair
 from ...rl import policy
 from ...rl.policy.tiny import tiny_model, tiny_tokenizer
+from ...rl.reward_model.calibration import Calibration
 from ...rl.reward_model.scoring import Texts
 from ...rl.reward_model.settings import DistillConfig
-from ...rl.reward_model.training import Graded, distill, scores_of
+from ...rl.reward_model.training import Graded, distill, scores_of, token_ids
 from ..config.schema import RunConfig
 from .verdicts import Verdicts
 
@@ -45,10 +46,9 @@ def one_pass(
         else:
             folder, (_, tokenizer) = start, policy.load(config.policy.at(start))
         found = distill(folder, tokenizer, graded, settings, {"labels": "defect suite"}, on_step)
-    texts = [Texts.of([_ids(found.tokenizer, one)]) for one in shown]
+    texts = [Texts.of([token_ids(found.tokenizer, one.row["prompt"], one.text)]) for one in shown]
     logits = torch.cat(scores_of(found.model, texts, shared=False, batch=32)).double()
-    meaning = found.card["acceptance"]
-    good = (meaning["scale"] * logits + meaning["shift"]).sigmoid().numpy()
+    good = Calibration(**found.card["acceptance"]).probabilities(logits).numpy()
     bad = np.where(good < 0.5, 1.0, 0.0)
     weights = sum(one.numel() for one in found.model.parameters())
     notes = (
@@ -67,9 +67,3 @@ def _new(config: RunConfig, task: Task, learned: Sequence[Pair], folder: Path) -
     tiny_model(config.policy.tiny, tokenizer, config.seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, item: Item) -> list[int]:
-    asked = [*item.row["prompt"], {"role": "assistant", "content": item.text}]
-    whole = tokenizer.apply_chat_template(asked, tokenize=False)
-    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])

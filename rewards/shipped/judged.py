@@ -19,9 +19,22 @@ from .models import RewardModel
 logger = logging.getLogger(__name__)
 
 CARD = "judge.json"
-_DRIFT = "drift.safetensors"
+"""File beside a distilled model: where its grades come from, and what its scores mean."""
+DRIFT = "drift.safetensors"
+"""File beside it: what its features were in the training."""
 # Share of a call's texts beyond the limit, where one of a hundred is usual, and texts that tell it.
 _TOO_MANY, _ENOUGH = 0.1, 20
+
+
+def distances(features: Any, mean: Any, directions: Any) -> Any:
+    """Distance of each text from those of the training, ``[text]``, of tensors.
+
+    Args:
+        features: What the head reads, ``[text, hidden]``.
+        mean: Mean of the training, ``[hidden]``.
+        directions: Directions over their standard deviations, ``[directions, hidden]``.
+    """
+    return ((features - mean) @ directions.T).square().mean(-1).sqrt()
 
 
 class Distilled(RewardModel):
@@ -62,7 +75,7 @@ class Distilled(RewardModel):
         super().__init__(model, None, "none", batch_size, max_length, device, dtype)
         from safetensors.torch import load_file
 
-        known = load_file(Path(model) / _DRIFT, device=str(self._device))
+        known = load_file(Path(model) / DRIFT, device=str(self._device))
         self._mean, self._directions, self._limit = known["mean"], known["directions"], known["limit"]
         self.beyond = self.scored = 0
         self._warned = False
@@ -91,7 +104,7 @@ class Distilled(RewardModel):
             body = self._model.base_model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
             states = body.last_hidden_state[torch.arange(len(rows), device=self._device), lengths - 1]
             logits = self._model.score(states)[:, 0].float()
-            apart = ((states.float() - self._mean) @ self._directions.T).square().mean(-1).sqrt()
+            apart = distances(states.float(), self._mean, self._directions)
         self.scored += len(rows)
         self.beyond += int((apart > self._limit).sum())
         return (self._scale * logits + self._shift).sigmoid().tolist()

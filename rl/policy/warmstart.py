@@ -13,7 +13,6 @@ random states, the place in the order of the episodes, and the losses so far.
 
 import json
 import logging
-import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
 from .adapters import has_adapters
 from .settings import WarmStartConfig
+from .supervised import Supervised
 
 logger = logging.getLogger(__name__)
 
@@ -118,13 +118,8 @@ class _Training:
         self.rng = np.random.default_rng(seed)
         self.batches = _Batches(lengths, config.prompts_per_step, self.rng)
         self.losses: list[float] = []
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
-        )
-        warm_up = max(1, config.steps // 20)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            lambda step: min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps)),
+        self._supervised = Supervised(
+            model, model.parameters(), config.steps, config.learning_rate, config.weight_decay
         )
 
     def step(self, losses: Iterator[torch.Tensor]) -> None:
@@ -133,18 +128,15 @@ class _Training:
         for loss in losses:
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._supervised.step()
         self.losses.append(total)
 
     def state_dict(self) -> dict[str, Any]:
         on_gpu = self.model.device.type == "cuda"
         return {
             "weights": self._weights(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "optimizer": self._supervised.optimizer.state_dict(),
+            "schedule": self._supervised.schedule.state_dict(),
             "rng": self.rng.bit_generator.state,
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state(self.model.device) if on_gpu else None,
@@ -156,8 +148,8 @@ class _Training:
         missing, unexpected = self.model.load_state_dict(state["weights"], strict=False)
         if unexpected or set(missing) & self._weights().keys():
             raise ValueError(f"its weights are of another model ({[*missing, *unexpected][:3]})")
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._supervised.optimizer.load_state_dict(state["optimizer"])
+        self._supervised.schedule.load_state_dict(state["schedule"])
         self.rng.bit_generator.state = state["rng"]
         torch.set_rng_state(state["torch"])
         if state["cuda"] is not None and self.model.device.type == "cuda":

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from ...rewards.shipped.judged import DRIFT, distances
 from .losses import MISSING
 
-_DRIFT = "drift.safetensors"
 # Directions of the features that are watched; share of unseen texts of the training's kind beyond the limit.
 _DIRECTIONS, _BEYOND = 16, 0.01
 
@@ -52,6 +52,9 @@ class Calibration:
         optimizer.step(loss)
         return cls(float(found[0].detach().exp()), float(found[1].detach()))
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return (self.scale * logits + self.shift).sigmoid()
+
     def as_json(self) -> dict[str, float]:
         return asdict(self)
 
@@ -86,13 +89,13 @@ class Drift:
 
     def distances(self, features: Tensor) -> Tensor:
         """Distance of each text, ``[text]``."""
-        return ((features - self.mean) @ self.directions.T).square().mean(-1).sqrt()
+        return distances(features, self.mean, self.directions)
 
     def save(self, folder: Path) -> None:
         tensors = {"mean": self.mean, "directions": self.directions, "limit": torch.tensor([self.limit])}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / _DRIFT)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / DRIFT)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        tensors = load_file(folder / _DRIFT)
+        tensors = load_file(folder / DRIFT)
         return cls(tensors["mean"], tensors["directions"], float(tensors["limit"]))

@@ -8,7 +8,6 @@
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,14 +20,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from ...envs.faults import MendableError
 from ...envs.storage import sealed
+from ...rewards.shipped.judged import CARD
 from ..policy.loading import quiet
+from ..policy.supervised import Supervised
 from .calibration import Calibration, Drift
 from .losses import LOSSES, MISSING
-from .scoring import Texts, can_share, head, hidden_states, score
+from .scoring import Texts, can_share, head, hidden_states
 from .settings import DistillConfig
-
-CARD = "judge.json"
-"""File beside a distilled model: where its grades come from, and what its scores mean."""
 
 
 class DistillError(MendableError, ValueError):
@@ -177,8 +175,8 @@ def distill(
         on_step(step, trained.losses[-1])
     model.eval()
     apart = slice(len(learned), None)
-    scores = scores_of(model, texts[apart], shared=shared)
-    features = [_features(model, part, shared) for part in (texts[: len(learned)], texts[apart])]
+    seen, unseen = (_states(model, part, shared) for part in (texts[: len(learned)], texts[apart]))
+    scores = _scores(model, unseen)
     card = {
         **about,
         "loss": config.loss,
@@ -190,20 +188,20 @@ def distill(
         "agreement": agreement(scores, grades[apart]),
         "human agreement": "not measured",
     }
-    return Distilled(model, tokenizer, card, Drift.fitted(*features), trained.losses)
+    return Distilled(
+        model,
+        tokenizer,
+        card,
+        Drift.fitted(torch.cat(seen).float().cpu(), torch.cat(unseen).float().cpu()),
+        trained.losses,
+    )
 
 
 def scores_of(
     model: PreTrainedModel, texts: Sequence[Texts], *, shared: bool, batch: int = 8
 ) -> list[Tensor]:
     """Scores of the candidates of each context, without gradients."""
-    found: list[Tensor] = []
-    with torch.no_grad():
-        for first in range(0, len(texts), batch):
-            part = texts[first : first + batch]
-            rows = score(model, part, shared=shared).cpu()
-            found += [row[: len(one.rests)] for row, one in zip(rows, part, strict=True)]
-    return found
+    return _scores(model, _states(model, texts, shared, batch))
 
 
 def agreement(scores: Sequence[Tensor], grades: Sequence[Tensor]) -> dict[str, Any]:
@@ -223,15 +221,18 @@ def agreement(scores: Sequence[Tensor], grades: Sequence[Tensor]) -> dict[str, A
     return {name: {"share": float(np.mean(wins)), "pairs": len(wins)} for name, wins in sorted(won.items())}
 
 
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Mapping[str, str]], text: str
+) -> list[int]:
+    """Tokens of a text with its prompt, as the reward ``reward_model`` reads them."""
+    asked = [*map(dict, prompt), {"role": "assistant", "content": text}]
+    whole = tokenizer.apply_chat_template(asked, tokenize=False)
+    return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
 def _texts(tokenizer: PreTrainedTokenizerBase, graded: Graded) -> Texts:
-    """Tokens of the candidates with their prompt, as the reward ``reward_model`` reads them."""
-    whole = [
-        tokenizer.apply_chat_template(
-            [*map(dict, graded.prompt), {"role": "assistant", "content": text}], tokenize=False
-        )
-        for text in graded.texts
-    ]
-    return Texts.of([tokenizer(text, add_special_tokens=False)["input_ids"] for text in whole])
+    """Tokens of the candidates with their prompt."""
+    return Texts.of([token_ids(tokenizer, graded.prompt, text) for text in graded.texts])
 
 
 def _accepted(grades: Tensor) -> Tensor:
@@ -249,15 +250,20 @@ def _batches(contexts: int, config: DistillConfig) -> Iterator[list[int]]:
         waiting = waiting[config.contexts_per_step :]
 
 
-def _features(model: PreTrainedModel, texts: Sequence[Texts], shared: bool, batch: int = 8) -> Tensor:
-    """What the head reads of each text, ``[text, hidden]``."""
-    found = []
+def _states(model: PreTrainedModel, texts: Sequence[Texts], shared: bool, batch: int = 8) -> list[Tensor]:
+    """What the head reads of the candidates of each context, ``[candidate, hidden]``."""
+    found: list[Tensor] = []
     with torch.no_grad():
         for first in range(0, len(texts), batch):
             part = texts[first : first + batch]
-            states = hidden_states(model, part, shared=shared).cpu()
+            states = hidden_states(model, part, shared=shared)
             found += [row[: len(one.rests)] for row, one in zip(states, part, strict=True)]
-    return torch.cat(found).float()
+    return found
+
+
+def _scores(model: PreTrainedModel, states: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return [head(model)(one)[:, 0].float().cpu() for one in states]
 
 
 class _Training:
@@ -270,13 +276,8 @@ class _Training:
         hidden = model.config.get_text_config().hidden_size
         self._offset = nn.Linear(hidden, 1).to(model.device) if config.strictness else None
         parameters = [*model.parameters(), *(self._offset.parameters() if self._offset else ())]
-        self._optimizer = torch.optim.AdamW(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
-        )
-        warm_up = max(1, config.steps // 20)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimizer,
-            lambda step: min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / config.steps)),
+        self._supervised = Supervised(
+            model, parameters, config.steps, config.learning_rate, config.weight_decay
         )
 
     def step(self, texts: Sequence[Texts], grades: Sequence[Tensor]) -> None:
@@ -287,10 +288,7 @@ class _Training:
         given = nn.utils.rnn.pad_sequence(list(grades), batch_first=True, padding_value=MISSING)
         loss = self._loss(scores, given.to(scores.device), self.highest)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._supervised.step()
         self.losses.append(loss.item())
 
     def _contexts(self, texts: Sequence[Texts]) -> Tensor:
