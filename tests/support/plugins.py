@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def installed(package: Path, folder: Path) -> dict[str, str]:
-    """Environment in which an example package is installed, beside the one of the tests.
+    """Variable of an environment in which an example package is installed, beside those of the tests.
 
     Args:
         package: Folder of its ``pyproject.toml``.
@@ -24,4 +24,4 @@ def installed(package: Path, folder: Path) -> dict[str, str]:
     subprocess.run([*pip, "--no-index", "--target", str(site), str(source)], check=True)
     assert all((site / path.parent.name).is_dir() for path in package.glob("*/__init__.py"))
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return {"PYTHONPATH": path}

@@ -1,23 +1,27 @@
 """Whole runs through the command line, small but real.
 
-``finished``  in a process of its own, as a person starts it
-``here``      in this process, where that is not the point: it has imported already what takes seconds
+``here``      in this process: where neither a signal, nor the environment, nor the output's end is the point
+``finished``  in a process of its own, to its end
+``recrl``     in a process of its own, which gets signals, or is read while it runs
 """
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import forked
+
 from recrl.launch.cli import main
 
 SMALL = {
     "name": "small",
     "policy": {"tiny": {"hidden": 32, "vocabulary": 400}},
+    # Of 18,000, whose prompts would be read at every start.
+    "task": {"max_train_episodes": 100},
     "warm_start": {"steps": 3, "prompts_per_step": 4, "lists_per_prompt": 2},
     "rewards": ["recall", "novelty", "duplicates", "diversity"],
     "optimizer": {
@@ -25,25 +29,37 @@ SMALL = {
         "constraints": ["novelty >= 0.3 (mean)", "duplicates <= 0.03 (mean)"],
     },
     "train": {"steps": 4, "prompts_per_step": 4, "group_size": 4, "save_every": 2},
-    "evaluation": {"max_episodes": 24},
+    # Fitting the ranking that holds the bounds without a language model takes as long as all else.
+    "evaluation": {"max_episodes": 24, "hold": "off"},
 }
 
 
-def recrl(*arguments: str, environment: Mapping[str, str] | None = None, **options) -> subprocess.Popen:
-    """A command in a process of its own; ``environment`` goes before the one of the tests."""
-    usual = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+def recrl(
+    *arguments: str, environment: Mapping[str, str] | None = None, anew: bool = False
+) -> subprocess.Popen | forked.Forked:
+    """A command in a process of its own.
+
+    Args:
+        environment: Variables beside those of the tests.
+        anew: Whether Python starts, and TRL is imported, as for a person; else the process is forked from
+            one that has imported it. Elsewhere than on Linux all start anew.
+    """
+    if not anew and sys.platform == "linux":
+        return forked.start(arguments, environment or {})
     return subprocess.Popen(
         [sys.executable, "-m", "recrl.launch.cli", *arguments],
-        env={**usual, **(environment or {})},
+        env={**forked.ENVIRONMENT, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        **options,
     )
 
 
-def finished(*arguments: str, code: int = 0, environment: Mapping[str, str] | None = None) -> str:
-    process = recrl(*arguments, environment=environment)
+def finished(
+    *arguments: str, code: int = 0, environment: Mapping[str, str] | None = None, anew: bool = False
+) -> str:
+    """What a command says in a process of its own, see :func:`recrl`; it ends with ``code``."""
+    process = recrl(*arguments, environment=environment, anew=anew)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output[-4000:]
     return output

@@ -58,13 +58,14 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
     monkeypatch.delenv(KEY, raising=False)
     # Neither is asked: a password from the one would go in the key's place, the key to the other.
     (tmp_path / "netrc").write_text("default login me password mine\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    proxies = {"NETRC": str(tmp_path / "netrc"), "HTTP_PROXY": "http://127.0.0.1:9"}
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     settings = (str(config), "rollout=vllm-server", f"rollout.servers=[{address}]")
     # It waits for the policy that the training makes.
-    server = recrl("serve", *settings, "--port", str(port))
+    server = recrl("serve", *settings, "--port", str(port), environment=proxies, anew=True)
     said = [server.stdout.readline()]
     while "waiting for" not in said[-1]:
         assert server.poll() is None, said
@@ -72,7 +73,7 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
     listener = Thread(target=lambda: said.extend(server.stdout))  # what nobody reads holds it up
     listener.start()
     try:
-        finished("train", *settings)
+        finished("train", *settings, environment=proxies)
         key = (tmp_path / "run" / KEY_FILE).read_text()
         table = attack(port, key)
         print(f"attacks: {table.tried} tried, {table.refused} refused, {len(table.silent)} silent")
@@ -118,7 +119,7 @@ def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
     apart = [i for i, (one, other) in enumerate(zip(warm, trained, strict=True)) if one != other]
     assert len(apart) >= 2, "training changed nothing that shows"
     port = free_port()
-    server = recrl("serve", str(run), "--port", str(port))
+    server = recrl("serve", str(run), "--port", str(port), anew=True)
     said: list[str] = []
     listener = Thread(target=lambda: said.extend(server.stdout))
     listener.start()
@@ -196,7 +197,7 @@ def test_two_processes_with_an_engine_each(config, tmp_path, panel_task):
 
 
 def test_the_doctor_tries_every_engine(tmp_path):
-    output = finished("doctor")
+    output = finished("doctor", anew=True)
     for name in ("transformers", "vllm-colocate", "vllm-server"):
         assert any(f" {name} " in line and "works" in line for line in output.splitlines())
     assert "weights taken over" in output

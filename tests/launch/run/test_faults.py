@@ -11,7 +11,7 @@ import hosts
 import psutil
 import pytest
 import yaml
-from whole_runs import SMALL, lines
+from whole_runs import SMALL, finished, lines
 
 from recrl.launch.children import end
 from recrl.launch.signals import PREEMPTED
@@ -160,17 +160,7 @@ def test_sigterm_leaves_a_checkpoint_of_all_ranks_and_another_number_of_them_goe
     }
 
     # Two processes become one.
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "recrl.launch.cli", "train", str(tmp_path / "config.yaml")),
-            *("--resume", "auto", f"train.steps={stopped + 2}"),
-        ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    finished("train", str(tmp_path / "config.yaml"), "--resume", "auto", f"train.steps={stopped + 2}")
     assert [row["step"] for row in lines(run)] == list(range(1, stopped + 3))
 
 

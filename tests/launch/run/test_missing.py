@@ -36,7 +36,9 @@ def never(completions):
 """
 
 
-def trained(tmp_path: Path, cache: Path, objective: str, constraints: list[str]) -> tuple[list[dict], str]:
+def trained(
+    tmp_path: Path, cache: Path, objective: str, constraints: list[str], *overrides: str
+) -> tuple[list[dict], str]:
     """The log of a run whose rewards are silent in the odd steps, or always, and its report."""
     (tmp_path / "silent.py").write_text(REWARDS)
     rewards = [
@@ -52,6 +54,7 @@ def trained(tmp_path: Path, cache: Path, objective: str, constraints: list[str])
         f"rewards={json.dumps(rewards)}",
         f"optimizer.objective={objective}",
         f"optimizer.constraints={json.dumps(constraints)}",
+        *overrides,
     )
     folder = run.train(config)
     # Strictly JSON: a NaN would not be.
@@ -63,7 +66,7 @@ def trained(tmp_path: Path, cache: Path, objective: str, constraints: list[str])
 
 
 def test_an_objective_that_is_silent_in_some_steps_says_so_there(tmp_path, cache, panel_task, capsys):
-    log, report = trained(tmp_path, cache, "sometimes", ["held >= 0.9 (mean)"])
+    log, report = trained(tmp_path, cache, "sometimes", ["held >= 0.9 (mean)"], "evaluation.hold=off")
     assert [row["objective"] for row in log] == [None, pytest.approx(0.375), None, pytest.approx(0.375)]
     assert [row["reward"] for row in log] == [row["objective"] for row in log]
     multipliers = [row["constraint/held >= 0.9/multiplier"] for row in log]

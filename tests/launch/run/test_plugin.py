@@ -22,7 +22,7 @@ def environment(tmp_path_factory):
 
 
 def test_a_package_of_rewards_is_listed_with_where_it_comes_from(environment):
-    listed = " ".join(finished("rewards", "list", environment=environment).split())
+    listed = " ".join(finished("rewards", "list", environment=environment, anew=True).split())
     assert "fresh_food" in listed
     assert "entry point" in listed
     shown = finished("rewards", "show", "wide_shelf", environment=environment)
@@ -49,12 +49,12 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
             "constraints": ["fresh_food >= 0.3 (mean)", "wide_shelf >= 0.9 (mean)"],
         },
         "train": {**SMALL["train"], "steps": STEPS, "save_every": 100},
-        "evaluation": {"max_episodes": 4, "answers_per_prompt": 2},
+        "evaluation": {"max_episodes": 4, "answers_per_prompt": 2, "hold": "off"},
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finished("train", str(path), f"output={whole}", environment=environment)
+    finished("train", str(path), f"output={whole}", environment=environment, anew=True)
     process = recrl("train", str(path), f"output={stopped}", environment=environment)
     until = time.monotonic() + 300
     while not ((stopped / "metrics.jsonl").exists() and len(lines(stopped)) >= 2):

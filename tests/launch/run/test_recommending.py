@@ -239,9 +239,9 @@ def test_an_export_is_a_folder_of_transformers_with_its_card(run, tmp_path):
 
 def test_an_export_merges_adapters(tmp_path, cache, panel_task):
     pytest.importorskip("peft")
-    folder = pipeline.train(settings(tmp_path / "run", cache, "policy.lora.rank=2"))
+    folder = pipeline.train(settings(tmp_path / "run", cache, "policy.lora.rank=2", "evaluation.hold=off"))
     assert (folder / "policy" / "adapter_config.json").exists()
-    finished("export", str(folder))
+    finished("export", str(folder), anew=True)
     exported = tmp_path / "run-export"
     assert not (exported / "adapter_config.json").exists()
     whole = AutoModelForCausalLM.from_pretrained(exported)

@@ -31,7 +31,7 @@ def config(tmp_path, cache) -> Path:
 
 @pytest.mark.slow
 def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
-    output = finished("train", str(config))
+    output = finished("train", str(config), "evaluation.hold=auto", anew=True)
     run = tmp_path / "run"
     assert "report:" in output
     for name in (
@@ -93,7 +93,7 @@ def test_a_run_leaves_everything_it_promises(config, tmp_path, panel_task):
 
     # A second run does not overwrite the first one, and an evaluation can be repeated with other settings.
     assert "holds a run already" in here("train", str(config), code=2)
-    here("eval", str(run), "evaluation.max_episodes=10")
+    here("eval", str(run), "evaluation.max_episodes=10", "evaluation.hold=off")
     (earlier,) = (run / "earlier").iterdir()
     assert (earlier / "report.md").read_text() == report
     assert (earlier / "plots" / "training.png").exists()

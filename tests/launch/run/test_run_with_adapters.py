@@ -25,7 +25,7 @@ CHANGES = {
         "report_to": "none",
         "trl": {"epsilon_high": 0.3},
     },
-    "evaluation": {"max_episodes": 8},
+    "evaluation": {"max_episodes": 8, "hold": "off"},
 }
 
 
@@ -64,7 +64,8 @@ def test_a_run_with_adapters_stops_goes_on_and_is_evaluated(config, tmp_path):
 
     # It may be moved, evaluated again, and be what another run starts from.
     shutil.move(run, tmp_path / "moved")
-    finished("eval", str(tmp_path / "moved"), "evaluation.max_episodes=4")
+    changed = ("evaluation.max_episodes=4", "evaluation.hold=auto")
+    finished("eval", str(tmp_path / "moved"), *changed, anew=True)
     result = json.loads((tmp_path / "moved" / "evaluation.json").read_text())
     assert result["populations"]["unseen users"]["episodes"] == 4
     other = [f"policy.model={tmp_path / 'moved' / 'policy'}", "policy.lora.merge=true", "warm_start.steps=0"]

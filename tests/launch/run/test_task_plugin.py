@@ -29,7 +29,9 @@ def test_the_package_is_short():
 @pytest.mark.slow
 def test_a_package_of_a_task_trains_under_a_constraint(environment, tmp_path):
     config, run = str(PLUGIN / "config.yaml"), tmp_path / "run"
-    assert "Which two desks should see it?" in finished("data", "describe", config, environment=environment)
+    assert "Which two desks should see it?" in finished(
+        "data", "describe", config, environment=environment, anew=True
+    )
     finished("train", config, f"output={run}", "train.steps=4", "train.save_every=2", environment=environment)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from whole_runs import SMALL, finished, here, lines
 
+from recrl.benchmarks.scale import logs
 from recrl.envs.prompts import arithmetic
 from recrl.launch.run.callbacks import read_steps
 from recrl.launch.run.validation import LOG, best_policy, over_patience
@@ -18,13 +19,18 @@ from recrl.rl.evaluation.validation import merit
 
 
 @pytest.fixture
-def config(tmp_path, cache) -> Path:
+def config(tmp_path) -> Path:
+    """Of a small shop, where prices and the ranking under them take no time."""
+    logs.write(tmp_path / "log.parquet", 100 * logs.EVENTS_OF_A_USER, tags=40)
+    source = {"source": str(tmp_path / "log.parquet"), "protocol": {"min_tag_users": 2}}
+    changes = {
+        "output": str(tmp_path / "run"),
+        "data": {**source, "cache": str(tmp_path / "cache")},
+        "evaluation": {"max_episodes": 8, "validation_episodes": 12, "hold": "auto"},
+    }
     path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump({**SMALL, "output": str(tmp_path / "run"), "data": {"cache": str(cache)}}))
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
     return path
-
-
-FEW = ("evaluation.max_episodes=8", "evaluation.validation_episodes=12")
 
 
 def validations(run):
@@ -66,10 +72,10 @@ def test_patience_counts_the_validations_since_the_best(tmp_path, patience, over
 
 
 @pytest.mark.slow
-def test_the_best_policy_is_the_runs_and_training_does_not_notice(config, tmp_path, panel_task):
+def test_the_best_policy_is_the_runs_and_training_does_not_notice(config, tmp_path):
     run, plain = tmp_path / "run", tmp_path / "plain"
-    said = here("train", str(config), *FEW, "evaluation.every=2")
-    here("train", str(config), *FEW, f"output={plain}")
+    said = here("train", str(config), "evaluation.every=2")
+    here("train", str(config), f"output={plain}")
     assert untimed(run) == untimed(plain)
 
     told = validations(run)
@@ -102,9 +108,9 @@ def test_the_best_policy_is_the_runs_and_training_does_not_notice(config, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path, panel_task):
+def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path):
     run, parts = tmp_path / "run", tmp_path / "parts"
-    settings = (*FEW, "evaluation.every=1", "train.average=0.5")
+    settings = ("evaluation.every=1", "train.average=0.5")
     here("train", str(config), *settings)
     arguments = ("train", str(config), f"output={parts}", *settings)
     here(*arguments)
@@ -126,9 +132,9 @@ def test_a_run_that_goes_on_validates_as_if_it_had_not_stopped(config, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_training_without_progress_ends_early_and_is_over(config, tmp_path, panel_task):
+def test_a_training_without_progress_ends_early_and_is_over(config, tmp_path):
     run = tmp_path / "run"
-    settings = (*FEW, "train.learning_rate=0", "evaluation.every=1", "evaluation.patience=2")
+    settings = ("train.learning_rate=0", "evaluation.every=1", "evaluation.patience=2")
     here("train", str(config), *settings, "train.steps=8")
     assert [one["step"] for one in validations(run)] == [1, 2, 3]
     assert [row["step"] for row in lines(run)] == [1, 2, 3]
@@ -138,9 +144,9 @@ def test_a_training_without_progress_ends_early_and_is_over(config, tmp_path, pa
 
 
 @pytest.mark.slow
-def test_sharded_processes_validate_one_policy(config, tmp_path, panel_task):
+def test_sharded_processes_validate_one_policy(config, tmp_path):
     """Under ZeRO-3, with an average of weights."""
-    settings = (*FEW, "evaluation.every=2", "train.average=0.5")
+    settings = ("evaluation.every=2", "train.average=0.5")
     finished("launch", str(config), "--strategy", "zero3", "--gpus", "2", *settings)
     run = tmp_path / "run"
     assert [one["step"] for one in validations(run)] == [2, 4]
