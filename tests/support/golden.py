@@ -8,6 +8,7 @@ bit for bit whatever is moved or rewritten. Record it anew only with a change th
 Processors differ in their instructions and so in their roundings: the run takes those that all of them have.
 """
 
+import functools
 import json
 import os
 import re
@@ -103,6 +104,7 @@ print(torch.equal(x.sqrt(), x.double().sqrt().float()))
 """
 
 
+@functools.cache
 def exact() -> bool:
     """Whether this processor can round as the one that the fixtures were recorded on."""
     found = subprocess.run(

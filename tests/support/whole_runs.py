@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import IO
 
 import forked
 
@@ -35,7 +36,10 @@ SMALL = {
 
 
 def recrl(
-    *arguments: str, environment: Mapping[str, str] | None = None, anew: bool = False
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    anew: bool = False,
+    log: IO[bytes] | None = None,
 ) -> subprocess.Popen | forked.Forked:
     """A command in a process of its own.
 
@@ -43,13 +47,14 @@ def recrl(
         environment: Variables beside those of the tests.
         anew: Whether Python starts, and TRL is imported, as for a person; else the process is forked from
             one that has imported it. Elsewhere than on Linux all start anew.
+        log: File that takes what it says, in place of ``stdout``.
     """
     if not anew and sys.platform == "linux":
-        return forked.start(arguments, environment or {})
+        return forked.start(arguments, environment or {}, log)
     return subprocess.Popen(
         [sys.executable, "-m", "recrl.launch.cli", *arguments],
         env={**forked.ENVIRONMENT, **(environment or {})},
-        stdout=subprocess.PIPE,
+        stdout=log or subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )

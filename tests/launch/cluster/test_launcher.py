@@ -1,6 +1,5 @@
 """``recrl launch``: what it would start, and what it refuses."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner
-from whole_runs import SMALL, lines
+from whole_runs import SMALL, finished, lines
 
 from recrl.launch.cli import app
 from recrl.launch.cluster import launcher
@@ -129,17 +128,7 @@ def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache
     run = tmp_path / "run"
     config = {**SMALL, "output": str(run), "data": {"cache": str(cache)}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "recrl.launch.cli", "launch", str(tmp_path / "config.yaml")),
-            *("--strategy", "zero3", "--gpus", "2"),
-        ],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    finished("launch", str(tmp_path / "config.yaml"), "--strategy", "zero3", "--gpus", "2")
     assert [row["step"] for row in lines(run)] == [1, 2, 3, 4]
     manifest = checkpoints.read(run / "checkpoints" / "checkpoint-4")
     assert (manifest.strategy, manifest.processes) == ("zero3", 2)
