@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from recrl.rl.policy.settings import PolicyConfig
 from recrl.rl.rollouts.access import KEY, server_key
 from recrl.rl.rollouts.settings import RolloutConfig
 
-pytest.importorskip("vllm", reason="vLLM is optional; `make test` installs it")
+if find_spec("vllm") is None:
+    pytest.skip("vLLM is optional; `make test` installs it", allow_module_level=True)
 pytestmark = pytest.mark.slow
 
 

@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ from recrl.rl.rollouts.base import Request, RolloutError
 from recrl.rl.rollouts.settings import RolloutConfig
 from recrl.rl.sampling import Sampling
 
-pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
+if find_spec("vllm") is None:
+    pytest.skip("rollouts on vLLM are optional; `make test` installs it", allow_module_level=True)
 pytestmark = pytest.mark.slow
 
 SCRIPT = SUPPORT / "vllm_rollouts.py"
