@@ -176,21 +176,36 @@ def serve(
         str | None,
         typer.Option(help="Policy of a finished run: trained, or warm. For a folder with one: trained."),
     ] = None,
+    users: finished.Users = None,
+    at: finished.At = None,
+    limit: finished.Limit = None,
 ) -> None:
-    """Serve a policy on vLLM: that of a finished run, or the rollouts of a training (``rollout.servers``)."""
+    """Serve a policy on vLLM: that of a finished run, or the rollouts of a training (``rollout.servers``).
+
+    Of a finished run, the prompts of users as they are now are answered by the lists of ``recrl recommend``
+    with the same --users, --at and --limit; other prompts by lists without prices.
+    """
     from ..rl.policy.folders import holds_policy
     from .config.reading import load
+    from .config.schema import ConfigError
 
     path = Path(config) / "config.yaml"
     chosen = [*(overrides or []), f"output={config}"] if path.is_file() else overrides or []
-    settings = load(str(path) if path.is_file() else config, chosen, resolve=False)
+    source = str(path) if path.is_file() else config
     if which is not None or (path.is_file() and holds_policy(Path(config) / "policy")):
-        from .run.finished import finished_policy
+        from .run.finished import Whom, finished_policy
 
+        whom = Whom(users=users, at=finished.day(at), limit=limit)
+        settings = load(source, chosen)
         folder = finished_policy(settings.folder, which or "trained")
         from .cluster import serve
 
-        raise SystemExit(serve.serve_finished(settings, folder, host=host, port=port, exposed=expose))
+        raise SystemExit(serve.serve_finished(settings, folder, whom, host=host, port=port, exposed=expose))
+    if users is not None or at is not None or limit is not None:
+        raise ConfigError(
+            "--users, --at and --limit are for a finished run, by its folder; rollouts know no users"
+        )
+    settings = load(source, chosen, resolve=False)
     from .cluster import serve
 
     raise SystemExit(serve.serve(settings, host=host, port=port, exposed=expose))

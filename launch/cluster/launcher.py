@@ -2,6 +2,7 @@
 
 ``plan``   what would be started, checked before anything starts
 ``start``  starts it: rollout servers first, then the training
+``several``  another command in several processes of this machine
 """
 
 import ctypes
@@ -182,6 +183,30 @@ def start(chosen: Plan, folder: Path, display: Display, *, fresh: bool) -> int:
         with stopping(hand_on):
             code = training.wait()
         return exit_code(code, codes_said(codes), received, chosen.processes)
+
+
+def several(command: Sequence[str], processes: int, folder: Path, display: Display) -> int:
+    """Run ``recrl`` with these arguments in several processes of this machine; return its exit code.
+
+    Args:
+        folder: The run folder.
+
+    Raises:
+        ConfigError: more processes than GPUs, where there are some.
+    """
+    here = gpus()
+    if here and processes > here:
+        raise ConfigError(f"--gpus {processes}: this machine has {here}; two processes cannot share one")
+    started = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(strategy_file("ddp"))]
+    # Port 0: any that is free.
+    started += ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]
+    plan = Plan(
+        (*started, "-m", "recrl.launch.cli", *command),
+        {},
+        {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "30"},
+        processes,
+    )
+    return start(plan, folder, display, fresh=False)
 
 
 def exit_code(code: int, said: Sequence[int], received: Sequence[int], processes: int) -> int:

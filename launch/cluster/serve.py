@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -23,21 +24,25 @@ from transformers import PreTrainedTokenizerBase
 from ...envs import task as tasks
 from ...envs.task import Lines, Task
 from ...rl import policy
-from ...rl.decoding.forms import answer_room
+from ...rl.decoding.forms import answer_room, deployed_length
 from ...rl.decoding.grammar import answer_grammar, load_xgrammar
-from ...rl.policy.folders import holds_adapters, holds_policy
+from ...rl.decoding.known import KNOWN, LISTED, PROCESSOR
+from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import whole_model
 from ...rl.rollouts.base import RolloutError
 from ...rl.rollouts.make import Application, server_command
 from ...rl.rollouts.settings import RolloutConfig
 from ...rl.trainer.make import serving_length
 from ..children import child, shared_memory_swept
-from ..config.schema import RunConfig
+from ..config.schema import ConfigError, RunConfig
+from ..run.finished import Whom
 from ..run.folder import RunFolder
 from ..run.progress import Display
 from ..run.setup import Setup, prepare_setup
+from ..run.writing import longest, whole
 from ..signals import stopping
 from .health import healthy
+from .priced import know
 
 _LOOK_EVERY = 2.0  # seconds
 _SOME = 64  # rows that are looked at
@@ -71,14 +76,21 @@ def serve(config: RunConfig, *, host: str, port: int, exposed: bool) -> int:
     return _run(command, {**os.environ, **environment})
 
 
-def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exposed: bool) -> int:
+def serve_finished(
+    config: RunConfig, folder: Path, whom: Whom, *, host: str, port: int, exposed: bool
+) -> int:
     """Serve a policy of a finished run to applications until the process is stopped; return the exit code.
+
+    Lists are those that are deployed: to the prompts of known users under the prices by which the run's
+    constraints hold for them.
 
     Args:
         folder: Folder of the policy.
+        whom: Users who are known.
 
     Raises:
         RolloutError: no vLLM, or a server that others could reach without leave.
+        TaskError, AudienceError, DataError: these users cannot be answered.
     """
     _check_vllm()
     display = Display()
@@ -88,22 +100,26 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
         server_command(
             config.rollout, folder, config.policy.dtype, 1, host, port, exposed, config.folder, application
         )
-        model, tokenizer = policy.load(config.policy.whole(folder))
-        served = folder
-        if holds_adapters(folder):  # the engine takes whole models
-            served = Path(scratch) / "policy"
-            model.save_pretrained(served)
-            tokenizer.save_pretrained(served)
         task = tasks.make(config.task, config.data).as_trained(config.folder)
+        if _distinct(config, task):
+            known = Path(scratch) / "known"
+            know(config, task, folder, whom, known, display)
+            application = replace(application, processor=PROCESSOR, environment={KNOWN: str(known)})
+        elif whom != Whom():
+            raise ConfigError(
+                "--users, --at and --limit say who gets lists under prices; here nobody does: leave them out"
+            )
+        model, tokenizer = policy.load(config.policy.whole(folder))
+        served = whole(folder, model, tokenizer, Path(scratch))
         application.defaults.write_text(json.dumps(_defaults(config, task, tokenizer, display)))
         room = config.train.max_answer_tokens or answer_room(task.form, tokenizer)
-        longest = 2 * serving_length(config.train, task.rows("test"), tokenizer, room)
-        window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        vocabulary = int(model.config.get_text_config().vocab_size)
+        room = max(room, deployed_length(task.form, tokenizer, vocabulary, config.evaluation.decoding))
         command, environment = server_command(
             config.rollout,
             served,
             config.policy.dtype,
-            min(longest, window or longest),
+            longest(model, tokenizer, task.rows("test"), room),
             host,
             port,
             exposed,
@@ -118,10 +134,12 @@ def serve_finished(config: RunConfig, folder: Path, *, host: str, port: int, exp
 def _defaults(
     config: RunConfig, task: Task, tokenizer: PreTrainedTokenizerBase, display: Display
 ) -> dict[str, object]:
-    """What requests get unless they say something else: greedy, and lists under the catalogue's grammar."""
+    """What requests get unless they say something else: greedy, and lists as the run deploys them."""
     defaults: dict[str, object] = {"temperature": 0.0}
+    if _distinct(config, task):
+        return {**defaults, "vllm_xargs": {LISTED: 1}}
     said = "served answers are under no prices: they do not hold the run's constraints"
-    if isinstance(task.form, Lines) and config.evaluation.decoding != "free":
+    if isinstance(task.form, Lines) and config.evaluation.decoding == "grammar":
         known = load_xgrammar().TokenizerInfo.from_huggingface(tokenizer)
         grammar = answer_grammar(task.form, leading_space=known.add_prefix_space)
         defaults["structured_outputs"] = {"grammar": grammar}
@@ -135,6 +153,11 @@ def _defaults(
         said += "; they are not limited to the catalogue (evaluation.decoding=free)"
     display.say(f"{said}. recrl recommend writes what holds them")
     return defaults
+
+
+def _distinct(config: RunConfig, task: Task) -> bool:
+    """Whether answers are lists of different options."""
+    return isinstance(task.form, Lines) and config.evaluation.decoding == "distinct"
 
 
 def _check_vllm() -> None:

@@ -9,6 +9,14 @@ import typer
 from .options import Overrides
 
 Run = Annotated[Path, typer.Argument(help="Folder of a finished run.")]
+Users = Annotated[
+    Path | None,
+    typer.Option(help="File with a column user; for prompts, the rows themselves. All users by default."),
+]
+At = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Day, such as 2026-11-30; by default the data's end.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Largest number of users, evenly spread over all.")]
 Which = Annotated[str, typer.Option(help="trained, or warm: the policy before reinforcement learning.")]
 
 
@@ -16,29 +24,33 @@ def recommend(
     context: typer.Context,
     run: Run,
     overrides: Overrides = None,
-    users: Annotated[
-        Path | None,
-        typer.Option(help="File with a column user; for prompts, the rows themselves. All users by default."),
-    ] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Day, such as 2026-11-30; by default the data's end.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of users, evenly spread over all.")
-    ] = None,
+    users: Users = None,
+    at: At = None,
+    limit: Limit = None,
     output: Annotated[Path, typer.Option(help="File of the lists or texts.")] = Path("recs.parquet"),
     which: Which = "trained",
+    gpus: Annotated[
+        int, typer.Option(min=1, help="Processes that answer, one for each GPU; they work without GPUs too.")
+    ] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace the output, and what was begun.")] = False,
 ) -> None:
     """Answer users as they are now, under prices by which the constraints hold; started again, it goes on."""
     from ..config.reading import load
     from ..run.finished import Request, finished_policy
 
-    day = _day(at)
+    when = day(at)
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [*(overrides or []), f"output={run}"])
-    request = Request(output, which=which, users=users, at=day, limit=limit, fresh=fresh)
+    request = Request(output, which=which, users=users, at=when, limit=limit, fresh=fresh)
     request.check()
+    if gpus > 1:
+        from ..cluster.launcher import several
+        from ..run.progress import Display
+
+        given = {"--users": users, "--at": at, "--limit": limit, "--output": output, "--which": which}
+        flags = [str(part) for flag, value in given.items() if value is not None for part in (flag, value)]
+        command = ["recommend", str(run), *(overrides or []), *flags, *(["--fresh"] if fresh else [])]
+        raise SystemExit(several(command, gpus, run, Display()))
     from ..run.recommending import recommend as answer_all
 
     answer_all(settings, request, context.find_root().obj)
@@ -48,24 +60,27 @@ def explain(
     run: Run,
     user: Annotated[str, typer.Option(help="A user of the data.")],
     item: Annotated[str, typer.Option(help="What is recommended, by its name in the catalogue.")],
-    at: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Day, such as 2026-11-30; by default the data's end.")
-    ] = None,
+    at: At = None,
     which: Which = "trained",
 ) -> None:
     """Say why an item is recommended to a user, and which of the text's claims are true in the data."""
     from ..config.reading import load
     from ..run.finished import finished_policy
 
-    day = _day(at)
+    when = day(at)
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [f"output={run}"])
     from ..run.explaining import explain as explained
 
-    explained(settings, user, item, day, which)
+    explained(settings, user, item, when, which)
 
 
-def _day(at: str | None) -> dt.date | None:
+def day(at: str | None) -> dt.date | None:
+    """The day that ``--at`` names.
+
+    Raises:
+        ConfigError: it names none.
+    """
     from ..config.schema import ConfigError
 
     try:

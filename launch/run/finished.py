@@ -29,24 +29,33 @@ def finished_policy(run: Path, which: str) -> Path:
     return run / WHICH[which]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
+@dataclass(frozen=True, kw_only=True)
+class Whom:
+    """Who is answered.
 
     Attributes:
-        which: Policy, see ``WHICH``.
         users: File that names the users, or holds their rows; None for all.
         at: Day that answers are for; None for the end of the data.
         limit: Largest number of users, evenly spread.
+    """
+
+    users: Path | None = None
+    at: dt.date | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Request(Whom):
+    """What is asked for.
+
+    Attributes:
         output: File of the recommendations.
+        which: Policy, see ``WHICH``.
         fresh: Replace what is there.
     """
 
     output: Path
     which: str = "trained"
-    users: Path | None = None
-    at: dt.date | None = None
-    limit: int | None = None
     fresh: bool = False
 
     @property

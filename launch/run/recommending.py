@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+import torch
 
 from ...envs import task as tasks
 from ...envs.audience import Audience
@@ -29,14 +30,17 @@ from ...envs.storage.sealed import fingerprint, write
 from ...envs.task import Row, Task, evenly
 from ...rewards import RewardEngine
 from ...rewards.scoring.binding import LIVE
-from ...rl import policy
+from ...rl.decoding.known import Portion
+from ...rl.decoding.writing import Writer
+from ...rl.distributed.processes import distributed_state
 from ...rl.evaluation.answers import scored
 from ...rl.evaluation.asked import Asked
 from ...rl.evaluation.bounds import Bounds, Floats
+from ...rl.evaluation.deploying import Deploying
 from ...rl.evaluation.hold import Priced, holdable
 from ...rl.evaluation.serving import Serving
+from ...rl.evaluation.spread import Spread, assist
 from ...rl.optimizer.constraints import Constraint
-from ...rl.policy.loading import placed
 from ..config.schema import RunConfig
 from ..signals import Stop
 from .finished import Request, finished_policy
@@ -44,6 +48,7 @@ from .folder import RunFolder
 from .preconditions import check_decoding
 from .progress import Display
 from .resources import RESOURCES, made
+from .writing import writer
 
 FITTED_ON = 10_000
 """Users that prices are fitted on at most, and users of a portion."""
@@ -51,6 +56,7 @@ FITTED_ON = 10_000
 _SEED = 5
 _POLARS: dict[type, Any] = {str: pl.String, list: pl.List(pl.String), float: pl.Float64}
 _SHOWN = 5  # users that a line names
+_AT_ONCE = 1000  # users whose options are worth something at once
 
 
 def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> Path:
@@ -72,22 +78,29 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
     stop.hint = "the same command goes on"
     folder = finished_policy(config.folder, request.which)
     request.check()
-    display = Display()
-    task = tasks.make(config.task, config.data).as_trained(config.folder)
-    audience = task.audience(request.at, request.users)
-    _say_left_out(audience, display)
+    state = distributed_state(config.train.collective_timeout)
+    display = Display(state.is_main_process)
+    with state.main_process_first():  # it may make the caches of the data
+        task = tasks.make(config.task, config.data).as_trained(config.folder)
+        audience = task.audience(request.at, request.users)
+    say_left_out(audience, display)
     chosen = evenly(len(audience.names), request.limit)
+    some = [chosen[i] for i in evenly(len(chosen), FITTED_ON)]
+    if not state.is_main_process:
+        model, tokenizer = writer(config, folder, task, audience.rows(some))
+        assist(Deploying(model, tokenizer, task, config.evaluation, config.seed + _SEED))
+        return request.output
     with ExitStack() as ending:
         request.asked.parent.mkdir(parents=True, exist_ok=True)
         ending.enter_context(RunFolder(request.asked).locked())
         if request.fresh:
             for left in request.asked.glob("*.jsonl"):
                 left.unlink()
-        some = [chosen[i] for i in evenly(len(chosen), FITTED_ON)]
         answering = Recommending(config, task, audience, some, folder, request.asked, display)
         prices = answering.fit()
         aside = request.output.with_name(f".{request.output.name}.writing")
         attained = answering.write(chosen, prices, aside)
+        answering.end()
         about = {
             "run": str(config.folder),
             "policy": request.which,
@@ -107,7 +120,7 @@ def recommend(config: RunConfig, request: Request, stop: Stop | None = None) -> 
 
 
 @dataclass(frozen=True)
-class _Prices:
+class Prices:
     """Prices of the constraints that can be held, and why the others cannot."""
 
     priced: list[Priced]
@@ -155,32 +168,33 @@ class Recommending:
         self._constraints, self._why_not = self._holdable(config)
         self._problem = replace(self._problem, constraints=tuple(self._constraints))
         self._engine = self._held_rewards(config)
-        model, self._tokenizer = policy.load(config.policy.at(folder))
-        model = placed(model, config.policy)
+        model, self._tokenizer = writer(config, folder, task, self._fitted)
         weights = [fingerprint(file) for file in sorted(folder.glob("*.safetensors"))]
-        self._answering = Asked(
-            model,
-            self._tokenizer,
-            task,
-            self._config,
-            config.seed + _SEED,
-            self._look,
-            asked,
-            json.dumps(
-                [
-                    *(weights, config.policy.dtype, self._config.decoding, config.seed, version("recrl")),
-                    hashlib.sha256(repr(task.form).encode()).hexdigest(),
-                ]
-            ),
+        identity = [
+            *(weights, config.policy.dtype, self._config.decoding, config.seed, version("recrl")),
+            *(["vllm"] if isinstance(model, Writer) else []),
+            hashlib.sha256(repr(task.form).encode()).hexdigest(),
+        ]
+        kind = Spread if distributed_state().num_processes > 1 else Asked
+        self._answering = kind(
+            *(model, self._tokenizer, task, self._config, config.seed + _SEED),
+            watch=self._look,
+            folder=asked,
+            identity=json.dumps(identity),
         )
 
-    def fit(self) -> _Prices:
+    def end(self) -> None:
+        """Nothing more is asked."""
+        if isinstance(self._answering, Spread):
+            self._answering.end()
+
+    def fit(self) -> Prices:
         """The smallest prices that meet the bounds."""
         rows, candidates = self._fitted, self._config.candidates
         if not self._constraints:
-            return _Prices([], self._why_not, len(rows), candidates)
+            return Prices([], self._why_not, len(rows), candidates)
         served = self._serving(rows).answers(self._constraints)
-        return _Prices(served.priced, self._why_not | served.why_not, len(rows), candidates)
+        return Prices(served.priced, self._why_not | served.why_not, len(rows), candidates)
 
     def _serving(self, rows: Sequence[Row]) -> Serving:
         given = (self._answering, self._scored, self._task, self._engine, self._problem, self._config)
@@ -190,7 +204,20 @@ class Recommending:
         """Answers to rows under prices that were fitted before."""
         return self._serving(rows).under(priced).texts
 
-    def write(self, numbers: Sequence[int], prices: _Prices, path: Path) -> Floats:
+    def portions(self, numbers: Sequence[int], prices: Prices) -> Iterator[Portion]:
+        """Prompts of users as token ids, what prices of lines add to each option, and what is barred."""
+        coder: Any = self._tokenizer
+        for first in range(0, len(numbers), _AT_ONCE):
+            rows = self._audience.rows(numbers[first : first + _AT_ONCE])
+            asked = [row["prompt"] for row in rows]
+            prompts = coder.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)
+            favours = self._serving(rows).favours(prices.priced)
+            worth = torch.zeros(len(rows), len(self._task.form.options))
+            if favours is not None:
+                worth = favours(0, len(rows))[:, 0]
+            yield prompts["input_ids"], worth, [self._task.barred(row) for row in rows]
+
+    def write(self, numbers: Sequence[int], prices: Prices, path: Path) -> Floats:
         """Answer users and write a table; return the means of the constrained rewards over them."""
         of = {constraint.name: constraint for constraint in self._constraints}
         held = [of[one.name] for one in prices.priced]
@@ -283,14 +310,14 @@ def _digest(prompt: Any) -> str:
     return hashlib.sha256(json.dumps(prompt, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def _say_left_out(audience: Audience, display: Display) -> None:
+def say_left_out(audience: Audience, display: Display) -> None:
     for reason, names in audience.left_out.items():
         more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
         named = ", ".join(names[:_SHOWN])
         display.say(f"left out, {reason}: {len(names):,} users: {named}{more}")
 
 
-def _say_prices(prices: _Prices, attained: Floats, display: Display) -> None:
+def _say_prices(prices: Prices, attained: Floats, display: Display) -> None:
     for one, mean in zip(prices.priced, attained.tolist(), strict=True):
         paid = {"price of a line": one.price, "price in the choice": one.choice}
         told = ", ".join(f"{what} {price:.3g}" for what, price in paid.items() if price is not None)

@@ -10,11 +10,11 @@ from ...envs.task import Lines, Message, Text
 from ..sampling import Constraint, Draw, Sampling
 from .candidates import Candidates
 from .forms import check_barred, longest_answer, token_constraint
-from .generate import generate
 from .journal import Journal
 from .kept import Kept
 from .lists import DistinctLines
 from .settings import Decoding
+from .writing import Writer, writer_of
 
 # First prompt and first behind the last -> additions to each option's log-probability in nats,
 # ``[prompts, copies, options]``.
@@ -23,7 +23,7 @@ Bonuses = Callable[[int, int], torch.Tensor]
 
 @torch.no_grad()
 def answer_texts(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Writer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message]],
     sampling: Sampling,
@@ -46,8 +46,7 @@ def answer_texts(
         kept: Answers of an earlier attempt, which are not sampled again.
         on_batch: Function that is called with the number of prompts answered so far.
     """
-    was_training = model.training
-    model.eval()
+    writer = writer_of(model)
     texts = kept.begin() if kept is not None else []
     at_once = max(1, batch_size // copies)
     for first in range(len(texts) // copies, len(prompts), at_once):
@@ -55,19 +54,18 @@ def answer_texts(
         encoded: Any = tokenizer.apply_chat_template(
             list(prompts[first : first + at_once]), add_generation_prompt=True, return_dict=True
         )
-        answers = generate(
-            model, encoded["input_ids"], sampling, copies=copies, constraint=constraint, draw=draw
+        answers = writer.write(
+            encoded["input_ids"], sampling, copies=copies, constraint=constraint, draw=draw
         )
         texts += tokenizer.batch_decode(answers, skip_special_tokens=True)
         if kept is not None:
             kept.keep(texts)
         on_batch(min(first + at_once, len(prompts)))
-    model.train(was_training)
     return texts
 
 
 def deploy(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Writer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message]],
     form: Lines | Text,
@@ -98,8 +96,8 @@ def deploy(
         ModuleNotFoundError: ``grammar`` without the package xgrammar.
     """
     check_barred(decoding, barred or ())
-    vocabulary = model.config.get_text_config().vocab_size
-    constraint = token_constraint(form, tokenizer, vocabulary, decoding)
+    writer = writer_of(model)
+    constraint = token_constraint(form, tokenizer, writer.vocabulary, decoding)
 
     def before(first: int, end: int) -> None:
         if candidates is not None:
@@ -112,7 +110,7 @@ def deploy(
 
     max_tokens = constraint.max_tokens if constraint else longest_answer(form, tokenizer)
     return answer_texts(
-        model,
+        writer,
         tokenizer,
         prompts,
         Sampling(max_tokens, ends=(int(tokenizer.eos_token_id),), temperature=0.0),

@@ -59,6 +59,17 @@ def longest_answer(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> in
     return longest(line_tokens(tokenizer, form), form.count)
 
 
+def deployed_length(
+    form: Lines | Text, tokenizer: PreTrainedTokenizerBase, vocabulary: int, decoding: Decoding
+) -> int:
+    """Number of tokens of the longest deployed answer, its end included.
+
+    Args, Raises: See :func:`token_constraint`.
+    """
+    constraint = token_constraint(form, tokenizer, vocabulary, decoding)
+    return constraint.max_tokens if constraint else longest_answer(form, tokenizer)
+
+
 def answer_room(form: Lines | Text, tokenizer: PreTrainedTokenizerBase) -> int:
     """Number of tokens that sampled answers may take; for a list, half as many again as an average one."""
     if isinstance(form, Text):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any
 
@@ -105,6 +106,13 @@ class DistinctLines(Constraint):
         self._rows: list[_Row] = []
         self._bonuses: Tensor | None = None
         self._barred: Sequence[Collection[int]] = ()
+
+    def another(self) -> "DistinctLines":
+        """A constraint over the same options, with answers of its own."""
+        _ = self._below  # computed once for all of them
+        other = copy(self)
+        other._rows, other._bonuses, other._barred = [], None, ()
+        return other
 
     def bar(self, barred: Sequence[Collection[int]]) -> None:
         """Options that each of the answers that begin next may not name; where fewer are left than lines are

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,8 @@ class Asked(Deploying):
         identity: What else the answers depend on: weights, decoding, versions.
     """
 
-    folder: Path
-    identity: str
+    folder: Path = field(kw_only=True)
+    identity: str = field(kw_only=True)
 
     def greedy(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int, stage: str) -> list[str]:
         # Noted with their log-probabilities, so that the answers that are served need not be asked again.

@@ -1,7 +1,7 @@
 """A policy that is deployed: greedy answers under bonuses, and candidates."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,11 +10,16 @@ from ...envs.task import Row, Task
 from ..decoding.candidates import Candidates
 from ..decoding.deploy import Bonuses, deploy
 from ..decoding.journal import Journal
+from ..decoding.writing import Writer
 from .serving import Drawn
 from .settings import EvaluationConfig
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """Stage and number of prompts -> context of a function that is called with the number answered."""
+
+
+def _unwatched(stage: str, count: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda done: None)
 
 
 @dataclass
@@ -26,12 +31,12 @@ class Deploying:
         watch: Function that shows progress.
     """
 
-    model: PreTrainedModel
+    model: PreTrainedModel | Writer
     tokenizer: PreTrainedTokenizerBase
     task: Task
     config: EvaluationConfig
     seed: int
-    watch: Watch
+    watch: Watch = _unwatched
 
     def greedy(self, rows: Sequence[Row], bonuses: Bonuses | None, copies: int, stage: str) -> list[str]:
         return self.answered(rows, bonuses, copies, stage)

@@ -144,18 +144,29 @@ class Serving:
         Args:
             priced: Prices of some of the problem's constraints.
         """
-        of = {constraint.name: constraint for constraint in self._problem.constraints}
-        lines = [one for one in priced if one.price is not None]
-        prices = np.array([one.price for one in lines], dtype=float)
-        bonused: _Under = _unpriced
-        if prices.any():
-            held = [of[one.name] for one in lines]
-            bonused = _bonused(Hold(self._task, self._engine, self._problem, held, self._rows), prices)
+        bonused = self._under_lines(priced)
         choices = np.array([one.choice or 0.0 for one in priced])
         if not choices.any():
             return self._answering.candidates(self._rows, bonused(self._rows, 1), 1)
-        drawn, choice = self._choice([of[one.name] for one in priced], self._rows, bonused)
+        drawn, choice = self._choice(self._constraints(priced), self._rows, bonused)
         return drawn.chosen(choice.chosen(choices[None])[0])
+
+    def favours(self, priced: Sequence[Priced]) -> Bonuses | None:
+        """What prices of lines that were fitted before add to each option of the served rows, one copy each;
+        None for nothing."""
+        return self._under_lines(priced)(self._rows, 1)
+
+    def _under_lines(self, priced: Sequence[Priced]) -> _Under:
+        lines = [one for one in priced if one.price is not None]
+        prices = np.array([one.price for one in lines], dtype=float)
+        if not prices.any():
+            return _unpriced
+        held = self._constraints(lines)
+        return _bonused(Hold(self._task, self._engine, self._problem, held, self._rows), prices)
+
+    def _constraints(self, priced: Sequence[Priced]) -> list[Constraint]:
+        of = {constraint.name: constraint for constraint in self._problem.constraints}
+        return [of[one.name] for one in priced]
 
     def _priced_lines(self, constraints: Sequence[Constraint], own: list[str]) -> tuple[list[Priced], _Under]:
         """Prices of lines with what they attain, and the bonuses under them."""

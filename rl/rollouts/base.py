@@ -1,6 +1,6 @@
 """Rollout engines: each holds some version of the policy's weights and answers prompts with it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,11 +26,13 @@ class Request:
         prompt: Token ids.
         answers: Number of answers to sample.
         seed: Seed of these answers.
+        extra: What a logits processor inside the engine is told of them.
     """
 
     prompt: tuple[int, ...]
     answers: int
     seed: int
+    extra: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def sampling_options(sampling: Sampling, request: Request) -> dict[str, Any]:
         "frequency_penalty": 0.0,
         "logprobs": 0,
         "detokenize": False,
+        **({"extra_args": dict(request.extra)} if request.extra else {}),
     }
 
 

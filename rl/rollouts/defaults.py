@@ -1,6 +1,7 @@
 """Defaults of a served policy: a middleware inside vLLM that fills in what a request leaves open.
 
-vLLM has no option for the grammar of requests that name none, nor for a temperature that is not the model's.
+vLLM has no option for the form of answers to requests that name none, nor for a temperature that is not the
+model's.
 """
 
 import json
@@ -14,7 +15,7 @@ DEFAULTS = "RECRL_SERVED_DEFAULTS"
 
 _ROUTES = ("/v1/chat/completions", "/v1/completions")
 # Either of them says what an answer looks like.
-_FORMS = ("structured_outputs", "response_format", "tools")
+_FORMS = ("structured_outputs", "response_format", "tools", "vllm_xargs")
 
 _Message = MutableMapping[str, Any]
 

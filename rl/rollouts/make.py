@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,10 +26,14 @@ class Application:
     Attributes:
         name: Name that requests ask for.
         defaults: File of what requests get unless they say something else, see :mod:`.defaults`.
+        processor: Class inside vLLM, ``module:name``, that changes what requests may take; None for none.
+        environment: Environment that this class reads.
     """
 
     name: str
     defaults: Path
+    processor: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_engine(
@@ -146,6 +151,10 @@ def server_command(
     if application is not None:
         environment[DEFAULTS] = str(application.defaults)
         command += ["--middleware", _path(Defaults)]
+        if application.processor is not None:
+            command += ["--logits-processors", application.processor]
+            # The class is of the interface that vLLM had first; on a GPU its default is the other one.
+            environment |= {"VLLM_USE_V2_MODEL_RUNNER": "0", **application.environment}
     else:
         command.append("--enable-scale-out")  # the route that takes and gives token ids
         backend = "recrl" if config.over_files else "nccl"

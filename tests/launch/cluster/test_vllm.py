@@ -4,10 +4,15 @@ import asyncio
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
+from operator import eq, ne
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
+import polars as pl
 import psutil
 import pytest
 import yaml
@@ -33,13 +38,17 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def config(tmp_path, cache) -> Path:
+    return small(tmp_path, cache)
+
+
+def small(folder: Path, cache: Path) -> Path:
     """A head of vLLM has at least 32 dimensions on a CPU."""
-    path = tmp_path / "small.yaml"
+    path = folder / "small.yaml"
     changes = {
         "policy": {"tiny": {"hidden": 128, "vocabulary": 400}},
         "rollout": {"kv_cache": 0.1, "patience": 240},
         "data": {"cache": str(cache)},
-        "output": str(tmp_path / "run"),
+        "output": str(folder / "run"),
     }
     path.write_text(yaml.safe_dump({**SMALL, **changes}))
     return path
@@ -103,31 +112,57 @@ def test_a_run_and_its_server_which_lets_nobody_in(config, tmp_path, panel_task,
     check(tmp_path / "run")
 
 
-def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
-    config, tmp_path, panel_task, monkeypatch
-):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cache, panel_task) -> Path:
+    """A finished run with a bound that its lists meet by prices alone."""
+    folder = tmp_path_factory.mktemp("finished")
+    bounds = '["novelty >= 0.85 (mean)", "duplicates <= 0.03 (mean)"]'
+    changes = ("train.learning_rate=0.003", "evaluation.max_episodes=8", "evaluation.hold=auto")
+    changes += (f"optimizer.constraints={bounds}",)
+    here("train", str(small(folder, cache)), *changes)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def lists(run) -> pl.DataFrame:
+    """What 24 users are recommended by transformers."""
+    output = run.parent / "recs.parquet"
+    here("recommend", str(run), "--limit", "24", "--output", str(output))
+    return pl.read_parquet(output)
+
+
+def test_vllm_recommends_what_transformers_does(run, lists, tmp_path):
+    output = tmp_path / "recs.parquet"
+    here("recommend", str(run), "--limit", "24", "--output", str(output), "rollout=vllm-colocate")
+    found = pl.read_parquet(output)
+    assert found.drop("logprob").equals(lists.drop("logprob"))
+    np.testing.assert_allclose(found["logprob"], lists["logprob"], atol=1e-3)
+    assert not (tmp_path / ".recs.parquet.asked").exists()
+
+
+def test_a_finished_run_is_served_as_it_was_trained_and_is_recommended(run, lists, monkeypatch):
     monkeypatch.delenv(KEY, raising=False)
     from openai import OpenAI  # a dependency of vLLM
 
-    run = tmp_path / "run"
-    here("train", str(config), "train.learning_rate=0.003", "evaluation.max_episodes=8")
     settings = load(str(run / "config.yaml"), [f"output={run}"])
     task = tasks.make(settings.task, settings.data)
-    rows = task.rows("test", 24)
-    prompts = [row["prompt"] for row in rows]
-    warm, trained = (
-        deploy(*policy.load(settings.policy.at(run / name)), prompts, task.form, decoding="grammar")
-        for name in ("warm", "policy")
-    )
-    apart = [i for i, (one, other) in enumerate(zip(warm, trained, strict=True)) if one != other]
-    assert len(apart) >= 2, "training changed nothing that shows"
+    audience = task.audience()
+    numbers = {name: number for number, name in enumerate(audience.names)}
+    prompts = [row["prompt"] for row in audience.rows([numbers[user] for user in lists["user"]])]
+    strangers = [row["prompt"] for row in task.rows("test", 24)]
+    trained = policy.load(settings.policy.at(run / "policy"))
+    own, other = (deploy(*trained, asked, task.form) for asked in (prompts, strangers))
+    recommended = ["".join(f"{item}\n" for item in items) for items in lists["items"]]
+    assert sum(map(ne, own, recommended)) > 12, "prices change nothing that shows"
+    warm = deploy(*policy.load(settings.policy.at(run / "warm")), strangers, task.form)
+    assert warm != other, "training changed nothing that shows"
     port = free_port()
-    server = recrl("serve", str(run), "--port", str(port), anew=True)
+    server = recrl("serve", str(run), "--port", str(port), "--limit", "24", anew=True)
     said: list[str] = []
     listener = Thread(target=lambda: said.extend(server.stdout))
     listener.start()
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 900
         while not healthy(f"http://127.0.0.1:{port}"):
             assert server.poll() is None, said
             assert time.monotonic() < until, said
@@ -135,17 +170,25 @@ def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
         key = (run / KEY_FILE).read_text()
         client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
         assert [model.id for model in client.models.list()] == ["small"]
-        for i in apart[:2]:
-            answer = client.chat.completions.create(model="small", messages=prompts[i])
-            assert answer.choices[0].message.content == trained[i]
-            assert answer.choices[0].finish_reason == "stop"
-            assert all(line in task.catalog.tags for line in trained[i].splitlines())
-        chosen = client.chat.completions.create(
-            model="small",
-            messages=prompts[0],
-            extra_body={"structured_outputs": {"choice": ["good", "bad"]}},
-        )
-        assert chosen.choices[0].message.content in ("good", "bad")
+
+        def ask_for(prompt, **options):
+            choice = client.chat.completions.create(model="small", messages=prompt, **options).choices[0]
+            assert choice.finish_reason == "stop"
+            return choice.message.content
+
+        # Many at once, so that requests of all kinds enter and leave the same batch.
+        with ThreadPoolExecutor(16) as pool:
+            known = pool.map(partial(ask_for, temperature=0), prompts)
+            unknown = pool.map(ask_for, strangers)
+            drawn = pool.map(partial(ask_for, temperature=1, seed=1), prompts[:4])
+            forced = {"structured_outputs": {"choice": ["good", "bad"]}}
+            graded = pool.map(partial(ask_for, extra_body=forced), prompts[:4])
+        equal = sum(map(eq, known, recommended)), sum(map(eq, unknown, other))
+        print(f"{equal[0]} of {len(prompts)} as recommended, {equal[1]} of {len(strangers)} without prices")
+        assert equal == (len(prompts), len(strangers))
+        assert {*graded} <= {"good", "bad"}
+        for text in drawn:
+            assert len({*text.splitlines()} & {*task.catalog.tags}) == 10
         right = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         assert ask(port, "POST", "/v1/chat/completions", {**right, "Authorization": "Bearer no"})[0] == 401
         for method, path in (
@@ -159,8 +202,11 @@ def test_a_finished_run_is_served_as_it_was_trained_under_its_catalogue(
         server.wait(timeout=60)
         listener.join()
     told = " ".join("".join(said).split())
-    assert "served answers are under no prices: they do not hold the run's constraints" in told
-    assert "each names one to 10 of" in told
+    assert (
+        "a served list names 10 different options. Those to the prompts of 24 users as of 2017-12-25" in told
+    )
+    assert "hold novelty >= 0.85 (mean 0.85" in told
+    assert "A list to any other prompt is under no prices" in told
     assert f"serving {run / 'policy'} as 'small'" in told
 
 

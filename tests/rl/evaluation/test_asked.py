@@ -71,7 +71,7 @@ class Watch:
 
 
 def asking(model, folder, watch, identity="weights"):
-    return Asked(*model, Listed(TAGS, SLOTS), CONFIG, 0, watch, folder, identity)
+    return Asked(*model, Listed(TAGS, SLOTS), CONFIG, 0, watch, folder=folder, identity=identity)
 
 
 @pytest.mark.parametrize("copies", [1, 4], ids=["greedy", "candidates"])
