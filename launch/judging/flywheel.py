@@ -6,7 +6,8 @@ that is distilled from all grades so far, and ``blind/`` another that never sees
 reward and judge say of the trained policy's own texts on unseen rows. When the reward rises while the
 judge's share of good texts falls, the policy has learned the reward's mistakes, and the flywheel stops.
 
-A flywheel that was stopped goes on where it was.
+A flywheel that was stopped goes on where it was. One whose judge grades none of a policy's texts ends with an
+error; the same command goes on once the judge answers.
 """
 
 import json
@@ -92,11 +93,14 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
 
     Raises:
         ConfigError: the objective is no distilled judge.
+        UngradedError: the judge grades none of the texts that it is asked about.
     """
     name, display = judged_reward(config), Display()
+    stop = stop or Stop()
+    stop.hint = "go on with the same recrl judge flywheel command"
     start = config.folder / "start"
     if not holds_policy(start / "policy"):
-        _train(_without(config, name, start), stop)
+        train(_without(config, name, start), resume="auto", stop=stop)
     stopped: int | None = None
     previous, found = start, [_probe(config, plan, start, "warm", None, display)]
     for number in range(1, plan.rounds + 1):
@@ -108,7 +112,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
         if not holds_policy(settings.folder / "warm"):
             copy_warm_start(start, settings.folder)
         if not (settings.folder / "report.md").is_file():
-            _train(settings, stop)
+            train(settings, resume="auto", stop=stop)
         found.append(_probe(config, plan, settings.folder, "trained", folder / "judge", display))
         if parted(found[-2], found[-1]):
             display.say(
@@ -123,18 +127,12 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
     return write_report(config.folder, means, stopped)
 
 
-def _train(settings: RunConfig, stop: Stop | None) -> None:
-    """Train, or go on; a signal is told that the flywheel's own command goes on."""
-    stop = stop or Stop()
-    try:
-        train(settings, resume="auto", stop=stop)
-    finally:
-        stop.hint = "the same command goes on"
-
-
 def parted(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether reward and judge part: the judge's share of texts without a defect falls by an interval below
-    zero while the mean of the reward does not fall."""
+    zero while the mean of the reward does not fall. Texts that either probe has no grade of tell nothing."""
+    both = ~np.isnan(np.array(after["accepted"], dtype=float) - np.array(before["accepted"], dtype=float))
+    if not both.any():
+        return False
     users = np.array(after["users"])
     fell = paired_difference(np.array(after["accepted"]), np.array(before["accepted"]), users)
     scores = [one["means"].get("score", {}).get("mean") for one in (before, after)]
@@ -214,6 +212,7 @@ def _probe(
     texts = grading.written(config, task, finished_policy(run, which), rows, 1, display)
     model = make_chat(config.judge) if config.judge is not None else None
     judged = Judge(plan.rubric, catalog=task.resources.get("catalog"), model=model)(rows, texts)
+    grading.check_graded(judged)
     values = {"superior": _share(judged, Grade.SUPERIOR), "accepted": _share(judged, Grade.AVERAGE)}
     if judge is not None:
         values["score"] = np.array(JudgeScore(str(judge))([row["prompt"] for row in rows], texts))

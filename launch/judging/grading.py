@@ -3,6 +3,8 @@
 ``grade``    candidates of a policy and of the task, judged: a file of graded contexts
 ``written``  samples of a policy
 ``distill``  a model that learned the grades
+
+``check_graded``  refuses judgements without any grade
 """
 
 import json
@@ -18,6 +20,7 @@ import torch
 from rich.markup import escape
 
 from ...envs import task as tasks
+from ...envs.faults import MendableError
 from ...envs.storage.sealed import replace, write
 from ...envs.task import Row, Task
 from ...rewards.judge.findings import Grade, Judgement, table
@@ -35,6 +38,10 @@ from ..run.finished import finished_policy
 from ..run.progress import Display
 
 _AT_ONCE = 256  # texts that are judged between two lines of progress
+
+
+class UngradedError(MendableError, RuntimeError):
+    """The judge graded nothing of what it was asked about; the message says why and names the fix."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ def grade(
 
     Raises:
         ConfigError, RubricError: no such policy or rubric, or nothing to grade.
+        UngradedError: every grade is missing; nothing is written.
     """
     if candidates.total < 2:
         raise ConfigError(
@@ -97,6 +105,7 @@ def grade(
             part = slice(first, first + _AT_ONCE)
             judged += judge(asked[part], texts[part])
             advance(len(judged))
+    check_graded(judged)
     lines = []
     for number, row in enumerate(chosen):
         part = slice(number * candidates.total, (number + 1) * candidates.total)
@@ -109,6 +118,22 @@ def grade(
     counts = Counter("missing" if one.grade is None else Grade(one.grade).name.lower() for one in judged)
     display.say(
         f"written: {escape(str(output))}; " + ", ".join(f"{n:,} {name}" for name, n in counts.items())
+    )
+
+
+def check_graded(judged: Sequence[Judgement]) -> None:
+    """Check that at least one text has a grade.
+
+    Raises:
+        UngradedError: none has.
+    """
+    if any(one.grade is not None for one in judged):
+        return
+    why = Counter(one.missing for each in judged for one in each.findings if one.verdict is None)
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in why.most_common(3))
+    raise UngradedError(
+        f"the judge graded none of {len(judged):,} texts; its verdicts are missing: {reasons}; see to the "
+        "model of the section judge, or to the rubric's checkers, then start the same command again"
     )
 
 

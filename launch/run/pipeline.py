@@ -80,7 +80,8 @@ def train(
             found = [checkpoint]
         broadcast_object_list(found)
         last = Path(found[0]) if found[0] is not None else None
-        stop.hint = f"go on with: recrl train {folder.path / 'config.yaml'} --resume auto"
+        # Whoever trains as a part of something larger has said already what goes on.
+        stop.hint = stop.hint or f"go on with: recrl train {folder.path / 'config.yaml'} --resume auto"
         _check_shared(folder.path, state)
         beats = Heartbeats(
             folder.path / HEARTBEATS, state.process_index, state.num_processes, config.train.heartbeat

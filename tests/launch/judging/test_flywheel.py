@@ -2,15 +2,23 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
+from made_up import CATALOG, rows
 from whole_runs import here
 
+from recrl.envs.chat.models import Reply
+from recrl.envs.chat.scripted import Scripted
 from recrl.launch.config.reading import load
 from recrl.launch.config.schema import ConfigError
-from recrl.launch.judging.flywheel import _with, _without, judged_reward, parted
+from recrl.launch.judging.flywheel import Plan, _with, _without, judged_reward, parted, spin
+from recrl.launch.judging.grading import UngradedError, check_graded
 from recrl.launch.report.flywheel import write_report
+from recrl.launch.signals import Interruption, Stop
+from recrl.rewards.judge.panel import Judge
+from recrl.rewards.judge.rubric import Dimension, Rubric
 
 
 def test_the_reward_of_a_flywheel_is_a_distilled_judge_and_the_objective(tmp_path):
@@ -51,6 +59,22 @@ def test_reward_and_judge_part_when_one_rises_and_the_other_falls():
     assert not parted(probe(good, 0.5), probe([1.0] * 39 + [0.0], 0.6))  # within the interval
     missing = [*good[:-1], np.nan]
     assert parted(probe(missing, 0.5), probe(worse, 0.6))
+    assert not parted(probe([np.nan] * 40, 0.5), probe(worse, 0.6))  # no text has both grades
+
+
+def test_judgements_without_any_grade_are_refused_with_the_reasons():
+    shown, texts = rows(0, 4), ["One tea.", "Two teas.", "Three teas.", "Four teas."]
+    rubric = Rubric(version=1, dimensions={"tone": Dimension(question="Is it kind?")})
+
+    def judged(answer):
+        return Judge(rubric, catalog=CATALOG, model=Scripted(answer))(shown, texts)
+
+    with pytest.raises(
+        UngradedError, match=r"graded none of 4 texts; its verdicts are missing: late \(4\); "
+    ):
+        check_graded(judged(lambda messages: Reply.missing("late", "nothing")))
+    answers = iter([Reply.missing("late", "nothing")] * 3 + ['{"evidence": "", "verdict": "defect"}'])
+    check_graded(judged(lambda messages: next(answers)))
 
 
 def test_the_report_shows_the_curve_of_the_probe(tmp_path):
@@ -88,6 +112,16 @@ def test_a_round_is_graded_distilled_and_trained_and_what_is_missing_is_made_aga
         *("evaluation.max_episodes=8", "evaluation.candidates=2"),
         *("--rounds", "1", "--rows", "16", "--probed", "16", "--steps", "2"),
     ]
+    stop, settings = Stop(), load("flywheel", [one for one in command[3:] if "=" in one])
+    stop.received = signal.SIGTERM
+    with pytest.raises(Interruption) as stopped:
+        spin(settings, Plan(rounds=1), stop)
+    assert str(stopped.value).endswith("; go on with the same recrl judge flywheel command")
+    mute = tmp_path / "mute.py"
+    mute.write_text("def mute(row, text, catalog):\n    raise OSError('no lexicon')\n")
+    (tmp_path / "mute.yaml").write_text(f"version: 1\ndimensions: {{tone: {{by: '{mute}:mute'}}}}\n")
+    said = here(*command, "--rubric", str(tmp_path / "mute.yaml"), code=2)
+    assert "the judge graded none of 16 texts; its verdicts are missing: OSError: no lexicon (16);" in said
     here(*command)
     result = json.loads((output / "flywheel.json").read_text())
     assert len(result["rounds"]) == 2
