@@ -41,6 +41,9 @@ NAMES, PURCHASES = "names", "purchases"
 """Spaces of the embedded planner: a sentence encoder of the tags' names, or who bought them."""
 
 CLOCK = 0.2
+KNOWN = 250
+"""Rows of training households on which arbiters are fitted, and prices and the temperature found."""
+
 TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 _FOUR = ("own frequency", "popularity", "recency", "EASE")
 
@@ -72,7 +75,7 @@ class Track:
             task=task,
             encoder=encode_tags(task.catalog.tags, cache_dir=cache / "embeddings"),
             rows=task.rows("test", households, unseen=True),
-            known=task.rows("validation", 500 if households is None else households),
+            known=task.rows("validation", KNOWN),
         )
 
     @cached_property

