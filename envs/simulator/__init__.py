@@ -1,0 +1,1 @@
+"""A shop whose shoppers answer back: fitted behaviour, named assumptions, environments and A/B tests."""
