@@ -56,9 +56,8 @@ def load(config: DataConfig, users: Sequence[str]) -> Products:
             "data.source=completejourney"
         )
     lines = completejourney.products()
-    table = (
-        lines.select("title", *ATTRIBUTES).unique("title", keep="first", maintain_order=True).sort("title")
-    )
+    described = lines.select("title", *ATTRIBUTES).sort("title", *ATTRIBUTES)
+    table = described.unique("title", keep="first", maintain_order=True)
     places = pl.DataFrame({"title": table["title"], "product": np.arange(table.height, dtype=np.int32)})
     numbers = pl.DataFrame({"name": users, "user": np.arange(len(users), dtype=np.int32)})
     found = (

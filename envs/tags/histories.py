@@ -3,7 +3,7 @@
 | form | what stands in the prompt |
 |---|---|
 | `text` | a line for each product, the latest `products` of them, under a heading for each week |
-| `hybrid` | the same products, marked (:mod:`recrl.envs.entities.marks`): one vector each, nothing between them |
+| `hybrid` | the same products, marked (:mod:`recrl.envs.entities.marks`), with nothing between them |
 | `truncated` | as `text`, the latest `kept` products |
 | `frequent` | as `text`, the `kept` products that were bought in most weeks, where they were bought last |
 """

@@ -46,8 +46,8 @@ def tag_messages(
         told: Function that tells the history of an episode in lines; None for its tags.
 
     Returns:
-        A system and a user message. A history of tags stands as one tag a line, most frequent last, in levels of
-        frequency; tags last bought before the lookback have a level of their own, the first.
+        A system and a user message. A history of tags stands as one tag a line, most frequent last, in levels
+        of frequency; tags last bought before the lookback have a level of their own, the first.
     """
     facts = _facts(episode, wording.holidays)
     history = told(episode) if told else _history(episode, catalog, max_history, step)

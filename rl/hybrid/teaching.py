@@ -55,8 +55,9 @@ class _Noting(Candidates):
     def __call__(self, answers: Sequence[int], logits: Tensor) -> Tensor:
         if self._kept:
             chances, tokens = logits.softmax(dim=-1).topk(min(self._kept, logits.shape[-1]))
-            for answer, row in zip(answers, zip(tokens.int().cpu(), chances.half().cpu(), strict=True)):
-                self.noted[answer].append(row)
+            rows = zip(answers, tokens.int().cpu(), chances.half().cpu(), strict=True)
+            for answer, likely, their_chances in rows:
+                self.noted[answer].append((likely, their_chances))
         return super().__call__(answers, logits)
 
 

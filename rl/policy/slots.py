@@ -1,8 +1,9 @@
-"""Entity slots: entity ``i`` of a store is token ``V + i`` of a prompt, behind the vocabulary of ``V`` tokens.
+"""Entity slots: entity ``i`` of a store is token ``V + i`` of a prompt, behind a vocabulary of ``V`` tokens.
 
-A slot's input vector is ``z = W2 relu(W1 h + b1) + b2`` of the entity's stored vector ``h``. Prompts stay lists
-of ids, so trainer, shared prefixes, adapters, checkpoints and generation see nothing new; the head knows the
-``V`` tokens alone, so no answer holds a slot. A prompt without slots is computed as before, bit for bit.
+A slot's input vector is ``z = W2 relu(W1 h + b1) + b2`` of the entity's stored vector ``h``. Prompts stay
+lists of ids, so trainer, shared prefixes, adapters, checkpoints and generation see nothing new; the head
+knows the ``V`` tokens alone, so no answer holds a slot. A prompt without slots is computed as before, bit for
+bit.
 
 A model with slots says so in its ``config.json`` (``entity_slots``), and its weights hold the adaptor's: any
 folder that it is saved to, a checkpoint too, is one that :func:`recrl.rl.policy.load` reads.
