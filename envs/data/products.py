@@ -8,6 +8,7 @@ A product is known by its title: type, brand, package size and category. Product
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,11 @@ def load(config: DataConfig, users: Sequence[str]) -> Products:
             f"data.source={config.source} has tags, not products; set task.prompt.history=tags, or "
             "data.source=completejourney"
         )
+    return _of_panel(tuple(users))
+
+
+@lru_cache(maxsize=1)  # a command may tell the same histories in several forms
+def _of_panel(users: tuple[str, ...]) -> Products:
     lines = completejourney.products()
     described = lines.select("title", *ATTRIBUTES).sort("title", *ATTRIBUTES)
     table = described.unique("title", keep="first", maintain_order=True)

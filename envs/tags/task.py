@@ -76,7 +76,7 @@ class Tags(PinnedTask):
                     "data.protocol.step=week"
                 )
             self.histories = Histories(products.load(source, self.data.panel.users), settings.prompt)
-            self.terms = HEADINGS
+            self.entities, self.terms = self.histories.products.table, HEADINGS
         self.form = Lines(self.catalog.tags, self.slots)
         self.headline = f"recall@{self.slots}"
         self.summary = ("novelty", f"recall@{self.slots} novel")

@@ -22,6 +22,7 @@ from ...envs.task import Lines, Message, Text
 from ..decoding.candidates import Candidates
 from ..decoding.forms import longest_answer, token_constraint
 from ..decoding.generate import generate
+from ..policy.slots import ADAPTOR
 from ..sampling import Sampling
 from .settings import TeacherConfig
 
@@ -129,6 +130,6 @@ def _save(part: Path, state: dict[str, Any], identity: str) -> None:
 def _identity(model: Any, prompts: Sequence[Any], config: TeacherConfig, seed: int) -> str:
     told = hashlib.sha256(json.dumps([list(prompts), config.model_dump(), seed]).encode())
     for name, value in model.state_dict().items():
-        if ".adaptor." not in name:
+        if ADAPTOR not in name:
             told.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return told.hexdigest()[:16]

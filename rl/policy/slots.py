@@ -32,7 +32,37 @@ from .errors import PolicyError
 SETTING = "entity_slots"
 """Attribute of a model's configuration: ``store`` (folder), ``encoder`` (its hash), ``dim``, ``inner``."""
 
-_ADAPTOR = ".adaptor."
+ADAPTOR = ".adaptor."
+"""Part of the names of an adaptor's weights in a model."""
+
+
+class Adaptor(nn.Module):
+    """Two linear layers: from vectors of a store, ``dim`` wide, to inputs of a model, ``hidden`` wide."""
+
+    def __init__(self, dim: int, inner: int, hidden: int, **kind: Any) -> None:
+        super().__init__()
+        self.inward, self.outward = nn.Linear(dim, inner, **kind), nn.Linear(inner, hidden, **kind)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.outward(self.inward(vectors).relu())
+
+    @torch.no_grad()
+    def begin(self, spread: float, seed: int) -> None:
+        """Random weights.
+
+        Args:
+            spread: Standard deviation that the outputs get, for vectors of norm 1.
+            seed: Seed of the weights.
+        """
+        inner = self.inward.out_features
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            nn.init.normal_(
+                self.inward.weight
+            )  # so that what ReLU reads has variance 1, and keeps half of it
+            nn.init.normal_(self.outward.weight, std=spread * (2 / inner) ** 0.5)
+        nn.init.zeros_(self.inward.bias)
+        nn.init.zeros_(self.outward.bias)
 
 
 class EntityEmbedding(nn.Embedding):
@@ -50,9 +80,7 @@ class EntityEmbedding(nn.Embedding):
         self.weight = tokens.weight
         self.store = store
         kind: dict[str, Any] = {"device": tokens.weight.device, "dtype": tokens.weight.dtype}
-        self.adaptor = nn.Sequential(
-            nn.Linear(store.dim, inner, **kind), nn.ReLU(), nn.Linear(inner, hidden, **kind)
-        )
+        self.adaptor = Adaptor(store.dim, inner, hidden, **kind)
 
     def forward(self, input: Tensor) -> Tensor:
         is_slot = input >= self.num_embeddings
@@ -90,14 +118,7 @@ def add(model: PreTrainedModel, store: EntityStore, inner: int, seed: int) -> En
         PolicyError: its tokens have no ordinary embedding.
     """
     layer = _attach(model, store, inner)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        first, last = layer.adaptor[0], layer.adaptor[2]
-        nn.init.normal_(first.weight)  # vectors have norm 1, so what ReLU reads has variance 1
-        nn.init.zeros_(first.bias)
-        # A ReLU keeps half of the square.
-        nn.init.normal_(last.weight, std=float(layer.weight.float().std()) * (2 / inner) ** 0.5)
-        nn.init.zeros_(last.bias)
+    layer.adaptor.begin(float(layer.weight.detach().float().std()), seed)
     setattr(
         model.config,
         SETTING,
@@ -142,14 +163,14 @@ def copy(model: Any, to: PreTrainedModel) -> None:
     if layer is None:
         return
     store: Any = layer.store
-    new = _attach(to, store, layer.adaptor[0].out_features)
+    new = _attach(to, store, layer.adaptor.inward.out_features)
     new.adaptor.load_state_dict(layer.adaptor.state_dict())
     new.requires_grad_(next(to.parameters()).requires_grad)
 
 
 def without_slots(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the model itself: what other programs load, and vLLM."""
-    return {name: value for name, value in weights.items() if _ADAPTOR not in name}
+    return {name: value for name, value in weights.items() if ADAPTOR not in name}
 
 
 def _attach(model: PreTrainedModel, store: Vectors, inner: int) -> EntityEmbedding:
@@ -171,8 +192,8 @@ def _saved(folder: Path) -> dict[str, Tensor]:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  (no mapping)
-                if _ADAPTOR in name:
-                    found[name.partition(_ADAPTOR)[2]] = file.get_tensor(name)
+                if ADAPTOR in name:
+                    found[name.partition(ADAPTOR)[2]] = file.get_tensor(name)
     return found
 
 
