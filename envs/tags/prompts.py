@@ -6,7 +6,7 @@ characters that do not show, and never as a heading. Tags got such names when th
 is shown is what is read back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -23,6 +23,9 @@ _LOWER = ((0.25, "often"), (0.1, "sometimes"), (0.0, "rarely"))
 _OLD = "not lately"
 
 
+Told = Callable[[Mapping[str, Any]], list[str]]
+
+
 def tag_messages(
     episode: Mapping[str, Any],
     catalog: Catalog,
@@ -30,6 +33,7 @@ def tag_messages(
     max_history: int = 100,
     wording: PromptConfig = SHOP,
     step: Step = "week",
+    told: Told | None = None,
 ) -> list[Message]:
     """Ask for the ``slots`` tags that a user will buy next.
 
@@ -39,13 +43,15 @@ def tag_messages(
         max_history: Largest number of tags of the history to show, the most frequent ones.
         wording: Words of the messages.
         step: Unit of the episode's weeks, which names the highest level.
+        told: Function that tells the history of an episode in lines; None for its tags.
 
     Returns:
-        A system and a user message. The history stands as one tag a line, most frequent last, in levels of
-        frequency; tags last bought before the lookback have a level of their own, the first.
+        A system and a user message. A history of tags stands as one tag a line, most frequent last, in levels
+        of frequency; tags last bought before the lookback have a level of their own, the first.
     """
     facts = _facts(episode, wording.holidays)
-    data = ["<user>", *facts, *_history(episode, catalog, max_history, step), "</user>"]
+    history = told(episode) if told else _history(episode, catalog, max_history, step)
+    data = ["<user>", *facts, *history, "</user>"]
     user = {"role": "user", "content": "\n".join([*data, request(slots, wording)])}
     return [{"role": "system", "content": wording.system}, user] if wording.system else [user]
 
@@ -86,11 +92,12 @@ def prompted_rows(
     wording: PromptConfig = SHOP,
     step: Step = "week",
     columns: Sequence[str] = COLUMNS,
+    told: Told | None = None,
 ) -> list[dict[str, Any]]:
     """Rows ready to be asked: ``prompt`` (chat messages), ``unseen`` and some of :data:`COLUMNS`."""
     return [
         {
-            "prompt": tag_messages(row, catalog, slots, max_history, wording, step),
+            "prompt": tag_messages(row, catalog, slots, max_history, wording, step, told),
             **{name: row[name] for name in (*columns, "unseen")},
         }
         for row in episodes.iter_rows(named=True)

@@ -1,12 +1,14 @@
 """The section ``task`` of a configuration, for the tag task."""
 
 from string import Formatter
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, field_validator, model_validator
 
 from ..settings import MANY, Between, Each, Text
 from ..task import TaskSettings
+
+History = Literal["tags", "text", "hybrid", "truncated", "frequent"]
 
 
 class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -25,6 +27,14 @@ class PromptConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Noun for a user."""
     holidays: bool = True
     """Whether the season and the holidays ahead stand in the prompt."""
+    history: History = "tags"
+    """How the history is told: ``tags`` by their frequency, or product by product: as ``text``, ``hybrid``
+    (one vector each, for a policy with entity slots), or as text the latest (``truncated``) or most
+    ``frequent`` ones."""
+    products: Annotated[int, Between(1, MANY)] = 480
+    """Largest number of products of a history as text or hybrid, the latest ones."""
+    kept: Annotated[int, Between(1, MANY)] = 50
+    """Number of products of a truncated history, or of the most frequent ones."""
 
     @field_validator("request")
     @classmethod

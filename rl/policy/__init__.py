@@ -3,6 +3,7 @@
 ``settings``   which one, and its warm start
 ``loading``    any causal language model by name or path, and saving it
 ``adapters``   LoRA around it
+``slots``      one input vector for each entity of a store, behind its vocabulary
 ``tiny``       the embedded policy of a million parameters
 ``warmstart``  supervised training on demonstrations, before reinforcement learning
 """

@@ -27,6 +27,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, find_adapter_config_fi
 
 from .errors import PolicyError
 from .folders import ADAPTER_SETTINGS, holds_adapters
+from .slots import ADAPTOR
 
 if TYPE_CHECKING:
     from .settings import LoraConfig
@@ -214,7 +215,7 @@ def _targets(model: PreTrainedModel, lora: "LoraConfig") -> list[str]:
     layers = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and ADAPTOR not in name
     ]
     last = sorted({name.rpartition(".")[2] for name in layers})
     if lora.targets == ALL:

@@ -33,7 +33,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ...envs.storage import sealed
-from . import adapters
+from . import adapters, slots
 from .errors import PolicyError
 from .settings import FLASH, Attention, PolicyConfig
 from .tiny import tiny_model, tiny_tokenizer
@@ -122,6 +122,7 @@ def load(
             base = place if saved is None else adapters.base_of(place, saved)
         with _explained(config, base):
             model, tokenizer = _named(config, base, config.revision if saved is None else saved.revision)
+            slots.restore(model, base, tokenizer)
     _check_tokenizer(config, tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

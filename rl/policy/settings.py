@@ -33,6 +33,8 @@ class TinyConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstring
     """Attention heads."""
     vocabulary: Annotated[int, Between(259, 1_000_000)] = 1000
     """Byte-level pieces besides the options, at least the 256 bytes and three marks of the chat format."""
+    positions: Annotated[int, Between(16, 1_000_000)] = 2048
+    """Tokens of the longest prompt with its answer."""
 
     @model_validator(mode="after")
     def _fits(self) -> "TinyConfig":

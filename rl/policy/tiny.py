@@ -74,7 +74,7 @@ def tiny_model(
         num_attention_heads=config.heads,
         num_key_value_heads=config.heads,
         head_dim=config.hidden // config.heads,
-        max_position_embeddings=2048,
+        max_position_embeddings=config.positions,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

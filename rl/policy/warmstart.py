@@ -13,7 +13,6 @@ random states, the place in the order of the episodes, and the losses so far.
 
 import json
 import logging
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +22,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...envs.storage import sealed, states
 from ...envs.task import Message, Row, Task
-from ..distributed.checkpoints import CheckpointError, reading
 from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
 from .adapters import has_adapters
+from .resuming import TrainingCheckpoint
 from .settings import WarmStartConfig
 from .supervised import Supervised
 
@@ -83,7 +81,7 @@ def warm_start(
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, [task.size(row) for row in rows], config, seed)
-    kept = None if checkpoint is None else _Checkpoint(checkpoint, training)
+    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, training, "warm start")
     if kept is not None:
         kept.load(_identity(model, task.lesson(rows), config, seed))
     model.train()
@@ -164,55 +162,6 @@ class _Training:
             named = {name: value for name, value in named.items() if value.requires_grad}
         first = {id(value): name for name, value in reversed(named.items())}
         return {name: value for name, value in named.items() if first[id(value)] == name}
-
-
-class _Checkpoint:
-    """The folder that a warm start is kept in."""
-
-    def __init__(self, folder: Path, training: _Training) -> None:
-        self.folder, self.training = folder, training
-        self._aside = folder.with_name(f".{folder.name}.writing")
-        self._identity: dict[str, Any] = {}
-
-    def load(self, identity: dict[str, Any]) -> None:
-        """Go on from the checkpoint that is there.
-
-        Args:
-            identity: Identity of the warm start; another one's checkpoint is not gone on from.
-        """
-        self._identity = identity
-        sealed.finish(self._aside, self.folder)
-        if not self.folder.exists():
-            return
-        why = sealed.fault(self.folder)
-        if why is None:
-            before = sealed.read(self.folder).get("identity")
-            if before != identity:
-                other = before if isinstance(before, dict) else {}
-                names = [name for name in identity if other.get(name) != identity[name]]
-                why = f"it is of a warm start with other {', '.join(names) or 'settings'}"
-        if why is not None:
-            logger.warning("%s is not gone on from, the warm start begins anew: %s", self.folder, why)
-            return
-        with reading(self.folder, "state"):
-            self.training.load_state_dict(states.read(self.folder / "state"))
-
-    def save(self) -> None:
-        step = len(self.training.losses)
-        try:
-            sealed.remove(self._aside)
-            self._aside.mkdir(parents=True)
-            states.write(self.training.state_dict(), self._aside / "state")
-            files = sealed.seal(self._aside, sealed.files(self._aside))
-            sealed.publish(self._aside, self.folder, {"step": step, "identity": self._identity}, files)
-        except Exception as error:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            free = shutil.disk_usage(self.folder.parent).free / 2**30
-            raise CheckpointError(
-                f"{self.folder} could not be written after step {step} of the warm start: "
-                f"{type(error).__name__}: {error}. {free:.2f} GiB are free there; make room, and go on with "
-                "--resume auto"
-            ) from error
 
 
 def _identity(

@@ -33,6 +33,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from ..decoding.generate import generate
 from ..optimizer.groups import permute_groups
+from ..policy import slots
 from ..prefix import attention
 from ..prefix.packing import backbone, score, without_adapters
 from ..prefix.settings import Kernel, PrefixSharing
@@ -95,8 +96,11 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
         if not self._is_vlm:
             check_lengths(self.args, train_dataset, policy, self._tokenizer)
         self.sharing = Sharing(policy, prefix_sharing, prefix_attention)
-        if self.ref_model is not None and self.sharing.reason is None:
-            attention.install(self.accelerator.unwrap_model(self.ref_model))
+        if self.ref_model is not None:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            slots.copy(policy, reference)  # TRL loads the reference itself, without
+            if self.sharing.reason is None:
+                attention.install(reference)
         self._sharing_checked = False
         self.rollouts = rollouts
         self._client = None if rollouts is None else RolloutClient(rollouts, self.model, self.accelerator)

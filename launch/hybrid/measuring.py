@@ -1,0 +1,225 @@
+"""What compressed prompts keep and what they cost, on users that nothing was trained on.
+
+``measure``  the tables of :mod:`recrl.launch.hybrid.report`, as JSON
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...envs.entities import marks
+from ...envs.entities.store import Constant, EntityStore, Permuted
+from ...envs.statistics import Estimate, Values, estimate, paired_difference
+from ...envs.storage import sealed
+from ...envs.tags.task import Tags
+from ...envs.task import evenly
+from ...rl.hybrid.costs import arithmetic, seconds
+from ...rl.hybrid.evaluation import Arm, deployed, majority, overlap, perceived, recovered
+from ...rl.hybrid.questions import questions, spelled, split
+from ...rl.policy import slots
+from ..config.schema import ConfigError, RunConfig
+from ..run.progress import Display
+from ..signals import Stop
+from . import report
+from .stages import told, trained
+
+# Forms that are plain text, and cost about as much as the hybrid one.
+_SHORT = {"truncated": "latest products", "frequent": "most frequent products"}
+_TEXT, _HYBRID, _CONSTANT, _PERMUTED = "full text", "hybrid", "constant slot", "permuted entities"
+
+
+def measure(
+    config: RunConfig,
+    stop: Stop,
+    display: Display,
+    *,
+    least: int,
+    limit: int | None,
+    asked: int,
+    timed: int,
+) -> Path:
+    """Answer test episodes of unseen users in every arm and write ``evaluation.json`` and ``report.md``.
+
+    Args:
+        least: Products that a history has at least; ``limit``: largest number of episodes.
+        asked: Questions for each attribute and kind of held-out entities.
+        timed: Prompts whose reading and training step are timed.
+
+    Raises:
+        ConfigError: no episode has such a history.
+    """
+    model, tokenizer = trained(config)
+    layer = slots.of(model)
+    assert layer is not None
+    assert isinstance(layer.store, EntityStore)
+    store = layer.store
+    task = told(config, "hybrid")
+    rows = _rows(task, least, limit)
+    if not rows:
+        raise ConfigError(f"--least {least}: no test episode of an unseen user has so many products")
+    prompts = {_TEXT: [spelled(row["prompt"]) for row in rows], _HYBRID: [row["prompt"] for row in rows]}
+    ids = {name: _ids(tokenizer, some) for name, some in prompts.items()}
+    # What text costs a product, and what a prompt costs without any.
+    count = np.mean([_marked(row["prompt"]) for row in rows])
+    tokens = {name: float(np.mean([len(one) for one in some])) for name, some in ids.items()}
+    kept = max(1, round(count / ((tokens[_TEXT] - tokens[_HYBRID]) / count + 1)))
+    for history, name in _SHORT.items():
+        short = told(config, history, kept=kept)  # type: ignore[arg-type]
+        prompts[name] = [row["prompt"] for row in _rows(short, least, limit)]
+        ids[name] = _ids(tokenizer, prompts[name])
+    arms = [
+        *(Arm(name, some) for name, some in prompts.items()),
+        Arm(_CONSTANT, prompts[_HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
+        Arm(_PERMUTED, prompts[_HYBRID], Permuted(store, len(store), config.seed)),
+    ]
+    texts: dict[str, list[str]] = {}
+    for arm in arms:
+        with display.stage(arm.name, len(rows)) as advance, stop.deferred():
+
+            def on_batch(done: int, advance: Any = advance) -> None:
+                advance(done)
+                stop.check("while the arms were answered")
+
+            batch = (
+                config.evaluation.batch_size if arm.name != _TEXT else min(4, config.evaluation.batch_size)
+            )
+            texts[arm.name] = deployed(model, tokenizer, arm, task.form, batch, on_batch)
+    floors = config.floors
+    texts |= {
+        name: answerer(rows)
+        for name, answerer in task.baselines(floors).items()
+        if name in ("own frequency", "popularity")
+    }
+    display.say("questions about held-out entities, and times")
+    found = {
+        "model": {
+            "name": config.hybrid.base or "base",
+            "weights": sum(p.numel() for p in model.parameters()),
+        },
+        "episodes": len(rows),
+        "users": len({row["user"] for row in rows}),
+        "least": least,
+        "kept": kept,
+        "products": float(count),
+        "headline": task.headline,
+        **_quality(task, rows, texts),
+        "costs": _costs(model, tokenizer, ids, texts[_TEXT], timed),
+        "perception": _perception(config, model, tokenizer, store, task, asked),
+    }
+    folder = config.hybrid.folder
+    sealed.write(folder / "evaluation.json", json.dumps(found, indent=1))
+    sealed.write(folder / "report.md", report.written(found))
+    return folder / "report.md"
+
+
+def _rows(task: Tags, least: int, limit: int | None) -> list[dict[str, Any]]:
+    """Test rows of unseen users with long histories; the same for every form."""
+    assert task.histories is not None
+    products = task.histories.products
+    rows = [
+        row
+        for row in task.rows("test", unseen=True)
+        if len(products.before(int(row["user"]), int(row["origin"]))[0]) >= least
+    ]
+    return [rows[i] for i in evenly(len(rows), limit)]
+
+
+def _quality(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> dict[str, Any]:
+    users = np.array([row["user"] for row in rows])
+    assert task.headline is not None
+    recall = {name: task.metrics(rows, some, dict)[task.headline] for name, some in texts.items()}
+    same = {name: overlap(some, texts[_TEXT]) for name, some in texts.items()}
+
+    def gap(name: str) -> dict[str, float]:
+        return _plain(recovered(recall[name], recall[_CONSTANT], recall[_TEXT], users))
+
+    return {
+        "recall": {name: _plain(estimate(values, users)) for name, values in recall.items()},
+        "overlap": {name: _plain(estimate(values, users)) for name, values in same.items()},
+        "differences": {
+            f"{one} - {other}": _plain(paired_difference(recall[one], recall[other], users))
+            for one, other in (
+                (_TEXT, "own frequency"),
+                (_TEXT, _CONSTANT),
+                (_HYBRID, _TEXT),
+                (_HYBRID, _SHORT["truncated"]),
+                (_HYBRID, _SHORT["frequent"]),
+            )
+        },
+        "overlap differences": {
+            f"{_HYBRID} - {other}": _plain(paired_difference(same[_HYBRID], same[other], users))
+            for other in _SHORT.values()
+        },
+        "recovered": {name: gap(name) for name in (_HYBRID, *_SHORT.values(), _PERMUTED)},
+    }
+
+
+def _costs(
+    model: Any, tokenizer: Any, ids: dict[str, list[list[int]]], texts: Sequence[str], timed: int
+) -> dict[str, Any]:
+    """Tokens, arithmetic and seconds of each form of prompts."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    told = tokenizer([f"{text}{tokenizer.eos_token}" for text in texts[:8]], add_special_tokens=False)
+    answers, longest = told["input_ids"], max(map(len, told["input_ids"]))
+    found = {}
+    for name, some in ids.items():
+        entities = [len({i for i in one if i >= vocabulary}) for one in some]
+        counted: dict[str, list[Values]] = {"prefill": [], "step": []}
+        for one, number in zip(some, entities, strict=True):
+            for part, of_answers in (("prefill", {}), ("step", {"answers": 8, "tokens": longest})):
+                cost = arithmetic(model, len(one), entities=number, **of_answers)
+                counted[part].append(np.array([cost.total, cost.attention, cost.adaptor]))
+        chosen = [some[i] for i in evenly(len(some), timed)]
+        found[name] = {
+            "tokens": float(np.mean([len(one) for one in some])),
+            "ratio": float(np.mean([len(a) / len(b) for a, b in zip(ids[_TEXT], some, strict=True)])),
+            "entities": float(np.mean(entities)),
+            **{
+                f"{part} arithmetic": dict(
+                    zip(("total", "attention", "adaptor"), np.mean(each, axis=0).tolist(), strict=True)
+                )
+                for part, each in counted.items()
+            },
+            "seconds": seconds(model, chosen, answers),
+        }
+    return found
+
+
+def _perception(
+    config: RunConfig, model: Any, tokenizer: Any, store: EntityStore, task: Tags, count: int
+) -> dict[str, Any]:
+    """Share of right answers about held-out entities, by kind and attribute."""
+    assert task.entities is not None
+    parts = split(task.entities, config.hybrid.held_out)
+    learned = questions(task.entities, parts["seen"], 20_000, config.seed)
+    permuted, found = Permuted(store, len(store), config.seed), {}
+    for part in ("strings", "types"):
+        every = questions(task.entities, parts[part], 10**9, config.seed + 1)
+        for attribute in [name for name in task.entities.columns if name != "title"]:
+            asked = [one for one in every if one.attribute == attribute][:count]
+            if asked:
+                found[f"{part}, {attribute}"] = {
+                    "questions": len(asked),
+                    "hybrid": float(perceived(model, tokenizer, asked).mean()),
+                    "full text": float(perceived(model, tokenizer, asked, as_text=True).mean()),
+                    "majority": float(majority(learned, asked).mean()),
+                    "permuted": float(perceived(model, tokenizer, asked, store=permuted).mean()),
+                }
+    return found
+
+
+def _ids(tokenizer: Any, prompts: Sequence[Any]) -> list[list[int]]:
+    encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
+    return encoded["input_ids"]
+
+
+def _marked(prompt: Sequence[Any]) -> int:
+    return sum(entity for message in prompt for _, entity in marks.parts(message["content"]))
+
+
+def _plain(found: Estimate) -> dict[str, float]:
+    return asdict(found)

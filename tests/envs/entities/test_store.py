@@ -1,0 +1,79 @@
+import numpy as np
+import polars as pl
+import pytest
+from entities import DIM, TITLES, Hashed, store_in
+
+from recrl.envs.entities.build import build
+from recrl.envs.entities.store import Constant, EntityStore, Permuted, StoreError
+
+
+class Failing(Hashed):
+    """Dies at the third range, as a process that is killed; counts what it encodes."""
+
+    def __init__(self, ranges: int) -> None:
+        self.left, self.encoded = ranges, 0
+
+    def __call__(self, titles):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        self.encoded += len(titles)
+        return super().__call__(titles)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("float16", 5e-4), ("int8", 5e-3)])
+def test_a_store_gives_back_the_vectors_of_its_titles(tmp_path, precision, error):
+    store = build([*TITLES, *TITLES], tmp_path / "store", Hashed(), precision=precision, size=7)
+    assert len(store) == len(TITLES)
+    rows = store.rows([*reversed(TITLES), "nobody sells this"])
+    assert rows[-1] == -1
+    assert sorted(rows[:-1].tolist()) == [*range(len(TITLES))]
+    assert np.abs(store.vectors(rows[:-1]) - Hashed()([*reversed(TITLES)])).max() < error
+    assert store.vectors(np.empty(0, dtype=np.int64)).shape == (0, DIM)
+
+
+def test_a_job_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    whole = store_in(tmp_path)
+    killed, seen = Failing(2), []
+    with pytest.raises(KeyboardInterrupt):
+        build(TITLES, tmp_path / "again", killed, size=10)
+    with pytest.raises(StoreError, match="no whole store"):
+        EntityStore(tmp_path / "again")
+    rest = Failing(9)
+    again = build(TITLES, tmp_path / "again", rest, size=10, on_part=lambda *at: seen.append(at))
+    assert (killed.encoded, rest.encoded) == (20, 20)
+    assert seen == [(2, 4), (3, 4), (4, 4)]
+    for name in ("vectors.bin", "keys.bin", "places.bin"):
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert build(TITLES, tmp_path / "again", Failing(0), size=10).rows(TITLES[:1]) >= 0, "it is there"
+
+
+def test_a_job_of_others_is_not_gone_on_with(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        build(TITLES, tmp_path / "store", Failing(2), size=10)
+    other = Failing(9)
+    other.fingerprint = "another"
+    store = build(TITLES, tmp_path / "store", other, size=10)
+    assert other.encoded == len(TITLES)
+    assert store.encoder == "another"
+    longer = build(pl.LazyFrame({"title": [*TITLES, "new"]}), tmp_path / "store", Failing(9), size=10)
+    assert longer.rows(["new"]) >= 0, "a store of other titles is replaced"
+
+
+def test_what_is_no_store_is_one_line(tmp_path):
+    store = store_in(tmp_path)
+    (store.folder / "vectors.bin").write_bytes(b"short")
+    with pytest.raises(StoreError, match=r"vectors\.bin has 5 bytes.*recrl hybrid store"):
+        EntityStore(store.folder)
+    with pytest.raises(StoreError, match="no titles"):
+        build([], tmp_path / "empty", Hashed())
+
+
+def test_controls(tmp_path):
+    store = store_in(tmp_path)
+    rows = store.rows(TITLES)
+    constant = Constant(store, rows).vectors(rows[:3])
+    assert (constant == constant[0]).all()
+    permuted = Permuted(store, len(store), seed=0).vectors(np.arange(len(store)))
+    assert not (permuted == store.vectors(np.arange(len(store)))).all(axis=1).all()
+    assert sorted(permuted[:, 0]) == sorted(store.vectors(np.arange(len(store)))[:, 0])
