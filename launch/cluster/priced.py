@@ -47,9 +47,12 @@ def know(config: RunConfig, task: Task, folder: Path, whom: Whom, known: Path, d
 def _told(prices: Prices, noted: Noted, audience: Audience) -> str:
     """What holds for whom, in a line."""
     when = f" as of {audience.origin}" if audience.origin is not None else ""
+    # Where a choice was priced too, means are those of the lists that it chooses, which are not served.
+    chosen = any(one.choice for one in prices.priced)
     lines = [one for one in prices.priced if one.price is not None and not one.choice]
-    held = [f"{one.name} (mean {one.held:.3f})" for one in lines if one.met]
-    missed = [f"{one.name} (mean {one.held:.3f}): no price meets it" for one in lines if not one.met]
+    means = {one.name: "" if chosen else f" (mean {one.held:.3f})" for one in lines}
+    held = [one.name + means[one.name] for one in lines if one.met]
+    missed = [f"{one.name}{means[one.name]}: no price meets it" for one in lines if not one.met]
     missed += [f"{one.name}: it needs a choice among lists" for one in prices.priced if one.choice]
     missed += [f"{name}: {why}" for name, why in prices.why_not.items()]
     said = f"Those to the prompts of {noted.prompts:,} users{when} hold {', '.join(held) or 'no bound'}"

@@ -52,6 +52,8 @@ def test_what_is_left_open_is_filled_in(passed):
 def test_what_a_request_says_stays(passed):
     own = {"temperature": 0.7, "structured_outputs": {"choice": ["good", "bad"]}}
     assert json.loads(passed(json.dumps(own).encode())) == own
+    extra = {"temperature": 1.0, "vllm_xargs": {"recrl_list": 0}}
+    assert json.loads(passed(json.dumps(extra).encode())) == extra
     formed = {"response_format": {"type": "json_object"}}
     assert json.loads(passed(json.dumps(formed).encode())) == {**formed, "temperature": 0.0}
 

@@ -21,7 +21,7 @@ from recrl.rl.rollouts.base import Answer, Request, RolloutError, fault
 from recrl.rl.rollouts.exchange import sweep, weights_file
 from recrl.rl.rollouts.gate import ROUTES
 from recrl.rl.rollouts.guard import check_versions, compare
-from recrl.rl.rollouts.make import server_command
+from recrl.rl.rollouts.make import Application, server_command
 from recrl.rl.rollouts.served import ServedEngine
 from recrl.rl.rollouts.settings import RolloutConfig
 from recrl.rl.sampling import Sampling
@@ -354,6 +354,21 @@ def test_a_server_is_shown_to_others_only_on_purpose_and_always_with_a_key(tmp_p
     assert environment[KEY] == key
     assert key not in " ".join(command), "a command line can be read by everybody"
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_only_a_server_for_applications_changes_what_may_be_drawn(tmp_path, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    config = RolloutConfig(engine="vllm-server", transfer="files", exchange=tmp_path / "exchange")
+    given = (config, tmp_path, "float32", 64, "127.0.0.1", 8000, False, tmp_path)
+    command, environment = server_command(*given)
+    assert "--logits-processors" not in command
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in environment
+    application = Application("demo", tmp_path / "defaults.json", "package.module:Class", {"SEEN": "there"})
+    command, environment = server_command(*given, application)
+    assert command[command.index("--logits-processors") + 1] == "package.module:Class"
+    assert environment["SEEN"] == "there"
+    assert environment["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert "VLLM_SERVER_DEV_MODE" not in environment
 
 
 @pytest.mark.parametrize(
