@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.markup import escape
 
@@ -60,6 +60,41 @@ class Plan:
     ratings: tuple[Path, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows that texts are written for.
+
+    Attributes:
+        task: The task that they are of.
+        seen: Rows of households that trained judges may learn from.
+        unseen: Rows of other households.
+    """
+
+    task: Explanations
+    seen: Sequence[Row]
+    unseen: Sequence[Row]
+
+    @classmethod
+    def of(cls, config: RunConfig, wanted: int) -> Rows:
+        """Rows for so many pairs or contexts.
+
+        Raises:
+            ConfigError: the task of the configuration is another one.
+        """
+        task = tasks.make(config.task, config.data)
+        if not isinstance(task, Explanations):
+            raise ConfigError(
+                f"task.use={config.task.use}: the suite is made of rows of the explanations task; use "
+                "--config explanations, or a configuration of your own with that task"
+            )
+        seen = task.rows("train", max(_LEAST, round(_SEEN * wanted)))
+        return cls(task, seen, task.rows("test", max(_LEAST, round(_UNSEEN * wanted)), unseen=True))
+
+    def prompt(self, row: Row) -> Any:
+        """Messages of a row whose day, facts or campaign were changed."""
+        return messages({**row, "guideline": ""}, self.task.catalog, self.task.settings.prompt)
+
+
 def suite(config: RunConfig, pairs: int, seed: int) -> tuple[Explanations, list[Pair], dict[str, float]]:
     """The task of a configuration, a suite of its rows, and how well the text alone tells the suite's lies.
 
@@ -67,21 +102,10 @@ def suite(config: RunConfig, pairs: int, seed: int) -> tuple[Explanations, list[
         ConfigError: the task is another one.
         SuiteError: the rows are too few, or the suite is refused.
     """
-    task = tasks.make(config.task, config.data)
-    if not isinstance(task, Explanations):
-        raise ConfigError(
-            f"task.use={config.task.use}: the suite is made of rows of the explanations task; use "
-            "--config explanations, or a configuration of your own with that task"
-        )
-
-    def prompt(row: Row) -> Any:
-        return messages({**row, "guideline": ""}, task.catalog, task.settings.prompt)
-
-    seen = task.rows("train", max(_LEAST, round(_SEEN * pairs)))
-    unseen = task.rows("test", max(_LEAST, round(_UNSEEN * pairs)), unseen=True)
-    drawn = build(seen, unseen, task.catalog, pairs, seed)
-    found = list(reprompted(drawn, prompt))
-    return task, found, blind.check(found)
+    rows = Rows.of(config, pairs)
+    drawn = build(rows.seen, rows.unseen, rows.task.catalog, pairs, seed)
+    found = list(reprompted(drawn, rows.prompt))
+    return rows.task, found, blind.check(found)
 
 
 def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, display: Display) -> Path:
@@ -169,15 +193,27 @@ def _judged(
 
 def _spread(pairs: Sequence[Pair], asked: int | None) -> list[int]:
     """Numbers of items, both sides of pairs that are not for training: all, or so many of those with a
-    defect, evenly spread."""
-    able = [
-        number
-        for number, pair in enumerate(pairs)
-        if pair.part != "training" and (asked is None or pair.kind == "defect")
-    ]
-    wanted = len(able) if asked is None else min(len(able), max(1, asked // 2))
-    chosen = np.linspace(0, len(able) - 1, wanted).round().astype(int)
-    return [2 * able[i] + side for i in chosen for side in (0, 1)]
+    defect of held-out families or by held-out authors, in turns of these two, of families and of authors."""
+    if asked is None:
+        chosen = [number for number, pair in enumerate(pairs) if pair.part != "training"]
+    else:
+        able = {
+            number: pair
+            for number, pair in enumerate(pairs)
+            if pair.part in ("families", "authors") and pair.kind == "defect"
+        }
+        chosen, taken = [], Counter[tuple[str, ...]]()
+
+        def before(number: int) -> tuple[int, ...]:
+            of = able[number]
+            return taken[of.part,], taken[of.part, of.family], taken[of.part, "", of.author]
+
+        while able and len(chosen) < max(1, asked // 2):
+            number = min(able, key=before)
+            of = able.pop(number)
+            taken.update([(of.part,), (of.part, of.family), (of.part, "", of.author)])
+            chosen.append(number)
+    return [2 * number + side for number in sorted(chosen) for side in (0, 1)]
 
 
 def _counts(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:
