@@ -20,7 +20,9 @@ def bench(
     output: Annotated[Path, typer.Option(help="Folder of report, figures and judgements.")] = Path(
         "runs/judge"
     ),
-    rubric: Annotated[str, typer.Option(help="explanations, or a file.")] = "explanations",
+    rubric: Annotated[
+        str | None, typer.Option(help="explanations, tags, or a file; by default that of the task.")
+    ] = None,
     votes: Annotated[int, typer.Option(min=1, help="Questions of each kind to a model.")] = 1,
     asked: Annotated[
         int | None, typer.Option(min=2, help="Items that the single prompt is asked about; all by default.")
@@ -70,8 +72,8 @@ def label(
     from ..judging import labels
     from ..judging.bench import suite
 
-    _, found, _ = suite(settings, pairs, seed)
-    count = labels.ask(shown(found), output, rater, items, seed, input, typer.echo)
+    found = suite(settings, pairs, seed)
+    count = labels.ask(shown(found.pairs), output, rater, items, seed, input, typer.echo)
     typer.echo(f"{count} of {items} texts graded in {output}")
 
 

@@ -151,4 +151,4 @@ def _values(column: pl.Series) -> Values:
 
 def mark(item: Item) -> int:
     """Checksum of household, item and text."""
-    return zlib.crc32(f"{item.pair.household}\n{item.row['item']}\n{item.text}".encode())
+    return zlib.crc32(f"{item.pair.household}\n{item.row.get('item', '')}\n{item.text}".encode())
