@@ -1,4 +1,4 @@
-"""``recrl judge bench`` and ``recrl judge label``: how good judges are, and what people say."""
+"""``recrl judge bench``, ``label`` and ``losses``: how good judges are, what people say, what teaches one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,9 @@ def bench(
     output: Annotated[Path, typer.Option(help="Folder of report, figures and judgements.")] = Path(
         "runs/judge"
     ),
-    rubric: Annotated[str, typer.Option(help="explanations, or a file.")] = "explanations",
+    rubric: Annotated[
+        str | None, typer.Option(help="explanations, tags, or a file; by default that of the task.")
+    ] = None,
     votes: Annotated[int, typer.Option(min=1, help="Questions of each kind to a model.")] = 1,
     asked: Annotated[
         int | None, typer.Option(min=2, help="Items that the single prompt is asked about; all by default.")
@@ -70,6 +72,30 @@ def label(
     from ..judging import labels
     from ..judging.bench import suite
 
-    _, found, _ = suite(settings, pairs, seed)
-    count = labels.ask(shown(found), output, rater, items, seed, input, typer.echo)
+    found = suite(settings, pairs, seed)
+    count = labels.ask(shown(found.pairs), output, rater, items, seed, input, typer.echo)
     typer.echo(f"{count} of {items} texts graded in {output}")
+
+
+def losses(
+    overrides: Overrides = None,
+    config: _Config = "explanations",
+    output: Annotated[Path, typer.Option(help="Folder of report, figures and scores.")] = Path("runs/losses"),
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of contexts, head and order.")] = 5,
+    contexts: Annotated[int, typer.Option(min=40, help="Contexts to learn from, of eight texts.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each arm.")] = 150,
+    rate: Annotated[float, typer.Option(min=0, max=1, help="Learning rate.")] = 1e-3,
+    policy: Annotated[
+        Path | None, typer.Option(help="Finished run whose warm policy all arms start from.")
+    ] = None,
+) -> None:
+    """Losses that teach a judge, on the same texts of known grades and from the same start."""
+    from ..config.reading import load
+    from ..run.finished import finished_policy
+    from ..run.progress import Display
+
+    settings = load(config, overrides or [])
+    start = None if policy is None else finished_policy(policy, "warm")
+    from ..judging.losses import Plan, run
+
+    run(settings, Plan(seeds, contexts, steps, rate=rate, start=start), output, Display())

@@ -5,6 +5,7 @@
 ``measure``    figures with intervals over households
 ``report``     Markdown and plots
 ``bench``      the benchmark: suite, judges, figures
+``losses``     losses that teach a judge, compared from the same start; ``losses_report``: its report
 ``labels``     people's answers: how they are asked for, kept, imported and compared
 ``grading``    candidates that are judged, and the grades distilled into a reward
 ``flywheel``   grade, distil, train, again

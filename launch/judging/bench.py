@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.markup import escape
 
@@ -18,10 +18,11 @@ from ...envs.chat.models import ChatModel
 from ...envs.explanations.prompts import messages
 from ...envs.explanations.task import Explanations
 from ...envs.storage import sealed
+from ...envs.tags.task import Tags
 from ...envs.task import Row
 from ...rewards.judge.findings import table
 from ...rewards.judge.panel import Judge
-from ...rewards.judge.suite import blind
+from ...rewards.judge.suite import blind, lists
 from ...rewards.judge.suite.build import build, reprompted
 from ...rewards.judge.suite.families import HELD_OUT
 from ...rewards.judge.suite.pairs import Item, Pair, items
@@ -42,7 +43,7 @@ class Plan:
 
     Attributes:
         pairs, seed: Of the suite, see :func:`recrl.rewards.judge.suite.build.build`.
-        rubric: Rubric of the agent judge, by name or path.
+        rubric: Rubric of the agent judge, by name or path; None for the shipped one of such texts.
         votes: Questions of each kind to a model.
         asked: Number of items that the single prompt is asked about; None for all.
         steps: Steps of the one-pass model's training; 0 for none.
@@ -52,7 +53,7 @@ class Plan:
 
     pairs: int = 2000
     seed: int = 0
-    rubric: str = "explanations"
+    rubric: str | None = None
     votes: int = 1
     asked: int | None = None
     steps: int = 600
@@ -60,28 +61,81 @@ class Plan:
     ratings: tuple[Path, ...] = ()
 
 
-def suite(config: RunConfig, pairs: int, seed: int) -> tuple[Explanations, list[Pair], dict[str, float]]:
-    """The task of a configuration, a suite of its rows, and how well the text alone tells the suite's lies.
+@dataclass(frozen=True)
+class Rows:
+    """Rows that texts are written for.
+
+    Attributes:
+        task: The task that they are of.
+        seen: Rows of households that trained judges may learn from.
+        unseen: Rows of other households.
+    """
+
+    task: Explanations
+    seen: Sequence[Row]
+    unseen: Sequence[Row]
+
+    @classmethod
+    def of(cls, config: RunConfig, wanted: int) -> Rows:
+        """Rows for so many pairs or contexts.
+
+        Raises:
+            ConfigError: the task of the configuration is another one.
+        """
+        task = tasks.make(config.task, config.data)
+        if not isinstance(task, Explanations):
+            raise ConfigError(
+                f"task.use={config.task.use}: texts of known grades are made of rows of the explanations "
+                "task (and lists, for recrl judge bench, of the tags task); use --config explanations, or a "
+                "configuration of your own with that task"
+            )
+        return cls(task, *_rows(task, wanted))
+
+    def prompt(self, row: Row) -> Any:
+        """Messages of a row whose day, facts or campaign were changed."""
+        return messages({**row, "guideline": ""}, self.task.catalog, self.task.settings.prompt)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Pairs of a task, and what is known of them.
+
+    Attributes:
+        task: The task of whose rows they are made.
+        kind: Shipped rubric, and checkers, of such texts.
+        held_out: Families that trained judges do not learn from.
+        blind: Family of lies -> how well a model that reads the text alone tells them.
+    """
+
+    task: Explanations | Tags
+    kind: str
+    pairs: Sequence[Pair]
+    held_out: Sequence[str]
+    blind: Mapping[str, float]
+
+
+def suite(config: RunConfig, pairs: int, seed: int) -> Suite:
+    """A suite of the rows of a configuration's task.
 
     Raises:
-        ConfigError: the task is another one.
+        ConfigError: no suite is made of such a task.
         SuiteError: the rows are too few, or the suite is refused.
     """
     task = tasks.make(config.task, config.data)
-    if not isinstance(task, Explanations):
-        raise ConfigError(
-            f"task.use={config.task.use}: the suite is made of rows of the explanations task; use "
-            "--config explanations, or a configuration of your own with that task"
-        )
+    if isinstance(task, Tags):
+        seen, unseen = _rows(task, pairs)
+        found = lists.build(seen, unseen, task.catalog, task.slots, pairs, seed)
+        return Suite(task, "tags", found, lists.HELD_OUT, blind.check(found))
+    rows = Rows.of(config, pairs)
+    drawn = build(rows.seen, rows.unseen, rows.task.catalog, pairs, seed)
+    found = list(reprompted(drawn, rows.prompt))
+    return Suite(rows.task, "explanations", found, HELD_OUT, blind.check(found))
 
-    def prompt(row: Row) -> Any:
-        return messages({**row, "guideline": ""}, task.catalog, task.settings.prompt)
 
-    seen = task.rows("train", max(_LEAST, round(_SEEN * pairs)))
-    unseen = task.rows("test", max(_LEAST, round(_UNSEEN * pairs)), unseen=True)
-    drawn = build(seen, unseen, task.catalog, pairs, seed)
-    found = list(reprompted(drawn, prompt))
-    return task, found, blind.check(found)
+def _rows(task: Explanations | Tags, wanted: int) -> tuple[list[Row], list[Row]]:
+    """Rows of households that trained judges may learn from, and of others, for so many pairs or contexts."""
+    seen = task.rows("train", max(_LEAST, round(_SEEN * wanted)))
+    return seen, task.rows("test", max(_LEAST, round(_UNSEEN * wanted)), unseen=True)
 
 
 def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, display: Display) -> Path:
@@ -94,18 +148,18 @@ def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, displa
         raise ConfigError(f"--replay {replay}: no such file; recrl judge bench writes {JUDGEMENTS}")
     model = make_chat(config.judge) if config.judge is not None and replay is None else None
     with display.stage("suite", 1) as advance:
-        task, pairs, told = suite(config, plan.pairs, plan.seed)
+        tested = suite(config, plan.pairs, plan.seed)
         advance(1)
-    shown = items(pairs)
+    shown = items(tested.pairs)
     ratings = labels.read(plan.ratings, shown)
     output.mkdir(parents=True, exist_ok=True)
     if replay is None:
-        judges = _judged(config, plan, task, pairs, shown, model, output, display)
+        judges = _judged(config, plan, tested, shown, model, output, display)
         verdicts.save(output / JUDGEMENTS, shown, judges)
         _texts(shown).write_parquet(output / TEXTS)
     else:
         judges = verdicts.load(replay, shown)
-    columns = measure.Table(shown, HELD_OUT, plan.seed)
+    columns = measure.Table(shown, tested.held_out, plan.seed)
     with display.stage("figures", len(judges)) as advance:
         found = measure.compared(columns, judges)
         advance(len(judges))
@@ -113,9 +167,9 @@ def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, displa
         "config": config.name,
         "pairs": plan.pairs,
         "seed": plan.seed,
-        "rubric": plan.rubric,
-        "suite": _counts(pairs),
-        "context-blind": {family: round(value, 4) for family, value in told.items()},
+        "rubric": plan.rubric or tested.kind,
+        "suite": _counts(tested.pairs),
+        "context-blind": {family: round(value, 4) for family, value in tested.blind.items()},
         **found,
         "human": labels.agreement(ratings, columns, judges),
     }
@@ -129,14 +183,21 @@ def run(config: RunConfig, plan: Plan, output: Path, replay: Path | None, displa
 def _judged(
     config: RunConfig,
     plan: Plan,
-    task: Explanations,
-    pairs: Sequence[Pair],
+    tested: Suite,
     shown: Sequence[Item],
     model: ChatModel | None,
     output: Path,
     display: Display,
 ) -> list[verdicts.Verdicts]:
-    judge = Judge(plan.rubric, catalog=task.catalog, model=model, votes=plan.votes, seed=plan.seed)
+    rubric = plan.rubric or tested.kind
+    judge = Judge(
+        rubric,
+        kind=tested.kind,
+        catalog=tested.task.catalog,
+        model=model,
+        votes=plan.votes,
+        seed=plan.seed,
+    )
     rows, texts = [one.row for one in shown], [one.text for one in shown]
     with display.stage("agent judge", 2) as advance:
         began = time.perf_counter()
@@ -147,9 +208,7 @@ def _judged(
         advance(2)
     table(found).write_parquet(output / FINDINGS)
     by = sorted({one.by.partition(":")[0] for one in judge.rubric.dimensions.values()})
-    notes = (
-        f"rubric {plan.rubric}, version {judge.rubric.version}, by {', '.join(by)}; {seconds:.1f} s for all"
-    )
+    notes = f"rubric {rubric}, version {judge.rubric.version}, by {', '.join(by)}; {seconds:.1f} s for all"
     judges = [verdicts.Verdicts.judged("agent judge", found, again, notes=notes)]
     if plan.steps:
         from .one_pass import one_pass
@@ -157,10 +216,18 @@ def _judged(
         settings = DistillConfig(steps=plan.steps, seed=plan.seed, loss="point_wise", learning_rate=1e-3)
         with display.stage("one pass", plan.steps) as advance:
             judges.append(
-                one_pass(config, task, pairs, shown, settings, plan.start, lambda step, loss: advance(step))
+                one_pass(
+                    config,
+                    tested.task,
+                    tested.pairs,
+                    shown,
+                    settings,
+                    plan.start,
+                    lambda step, loss: advance(step),
+                )
             )
     if model is not None:
-        asked = _spread(pairs, plan.asked)
+        asked = _spread(tested.pairs, plan.asked)
         with display.stage("single prompt", 1) as advance:
             judges.append(opponents.single_prompt(model, shown, asked))
             advance(1)
@@ -169,15 +236,27 @@ def _judged(
 
 def _spread(pairs: Sequence[Pair], asked: int | None) -> list[int]:
     """Numbers of items, both sides of pairs that are not for training: all, or so many of those with a
-    defect, evenly spread."""
-    able = [
-        number
-        for number, pair in enumerate(pairs)
-        if pair.part != "training" and (asked is None or pair.kind == "defect")
-    ]
-    wanted = len(able) if asked is None else min(len(able), max(1, asked // 2))
-    chosen = np.linspace(0, len(able) - 1, wanted).round().astype(int)
-    return [2 * able[i] + side for i in chosen for side in (0, 1)]
+    defect of held-out families or by held-out authors, in turns of these two, of families and of authors."""
+    if asked is None:
+        chosen = [number for number, pair in enumerate(pairs) if pair.part != "training"]
+    else:
+        able = {
+            number: pair
+            for number, pair in enumerate(pairs)
+            if pair.part in ("families", "authors") and pair.kind == "defect"
+        }
+        chosen, taken = [], Counter[tuple[str, ...]]()
+
+        def before(number: int) -> tuple[int, ...]:
+            of = able[number]
+            return taken[of.part,], taken[of.part, of.family], taken[of.part, "", of.author]
+
+        while able and len(chosen) < max(1, asked // 2):
+            number = min(able, key=before)
+            of = able.pop(number)
+            taken.update([(of.part,), (of.part, of.family), (of.part, "", of.author)])
+            chosen.append(number)
+    return [2 * number + side for number in sorted(chosen) for side in (0, 1)]
 
 
 def _counts(pairs: Sequence[Pair]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,7 @@
 """Figures of judges on a suite, with 95 % intervals that resample whole households.
 
 Judges are compared on items that both judged; a missing verdict is no verdict, and its share is reported.
+They are compared once more with every missing verdict counted as wrong.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def figures(table: Table, judge: Verdicts) -> dict[str, Any]:
     held = table.parts["all held out"]
     shown = table.kind == "defect"
     authors = table.part == "authors"
+    asked = judge.asked
     return {
         "notes": judge.notes,
         "parts": {
@@ -128,7 +130,7 @@ def figures(table: Table, judge: Verdicts) -> dict[str, Any]:
                 "recall": table.share(part & there & (table.bad == 1), said),
                 "false alarms": table.share(part & there & (table.bad == 0), said),
                 "pairs": _pairs(table, part, said),
-                "coverage": table.share(part, there.astype(float)),
+                "coverage": table.share(part & asked, there.astype(float)),
             }
             for name, part in table.parts.items()
         },
@@ -144,15 +146,15 @@ def figures(table: Table, judge: Verdicts) -> dict[str, Any]:
         "swap consistency": _swaps(table, judge),
         "length bias": _length_bias(table, said, held & there),
         "calibration": _calibration(table, judge, held),
-        "coverage": table.share(np.ones_like(there), there.astype(float)),
+        "coverage": table.share(asked, there.astype(float)),
         "cost": {"seconds": round(judge.seconds, 2), "tokens": judge.tokens, "items": len(said)},
     }
 
 
-def differences(table: Table, judge: Verdicts, other: Verdicts) -> dict[str, Figure]:
-    """Macro-F1 of one judge less that of another, by part, over items that both judged."""
-    both = ~np.isnan(judge.bad) & ~np.isnan(other.bad)
-    counts = np.concatenate([confusion(table.bad, one.bad) for one in (judge, other)], axis=1)
+def differences(table: Table, one: Values, other: Values) -> dict[str, Figure]:
+    """Macro-F1 of one judge's verdicts less that of another's, by part, over items with verdicts of both."""
+    both = ~np.isnan(one) & ~np.isnan(other)
+    counts = np.concatenate([confusion(table.bad, said) for said in (one, other)], axis=1)
 
     def less(sums: Values) -> Values:
         return macro_f1(sums[..., :4]) - macro_f1(sums[..., 4:])
@@ -250,5 +252,10 @@ def compared(table: Table, judges: Sequence[Verdicts]) -> Mapping[str, Any]:
     first, *others = judges
     return {
         "judges": {one.name: figures(table, one) for one in judges},
-        "differences": {one.name: differences(table, first, one) for one in others},
+        "differences": {one.name: differences(table, first.bad, one.bad) for one in others},
+        "missing as wrong": {
+            one.name: differences(table, *(judge.wrong_where_missing(table.bad) for judge in (first, one)))
+            for one in others
+            if any(np.isnan(judge.bad[judge.asked]).any() for judge in (first, one))
+        },
     }

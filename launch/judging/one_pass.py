@@ -41,10 +41,7 @@ def one_pass(
     graded = [Graded(pair.rows[0]["prompt"], pair.texts, (1, 0), pair.household) for pair in learned]
     began = time.perf_counter()
     with TemporaryDirectory(prefix="recrl-one-pass-") as scratch:
-        if start is None:
-            folder, tokenizer = Path(scratch), _new(config, task, learned, Path(scratch))
-        else:
-            folder, (_, tokenizer) = start, policy.load(config.policy.at(start))
+        folder, tokenizer = started(config, task, graded, start, Path(scratch))
         found = distill(folder, tokenizer, graded, settings, {"labels": "defect suite"}, on_step)
     texts = [Texts.of([token_ids(found.tokenizer, one.row["prompt"], one.text)]) for one in shown]
     logits = torch.cat(scores_of(found.model, texts, shared=False, batch=32)).double()
@@ -60,10 +57,21 @@ def one_pass(
     return Verdicts.of("one pass", bad, good=good, swapped=bad, tokens=tokens, seconds=seconds, notes=notes)
 
 
-def _new(config: RunConfig, task: Task, learned: Sequence[Pair], folder: Path) -> PreTrainedTokenizerBase:
-    told = [message["content"] for pair in learned for message in pair.rows[0]["prompt"]]
-    told += [text for pair in learned for text in pair.texts]
+def started(
+    config: RunConfig, task: Task, graded: Sequence[Graded], start: Path | None, scratch: Path
+) -> tuple[Path, PreTrainedTokenizerBase]:
+    """The model that a training starts from, and its tokenizer.
+
+    Args:
+        graded: What is learned: a new tokenizer knows its words.
+        start: Folder of a policy; None for a new tiny model with random weights.
+        scratch: Empty folder that a new model is written to.
+    """
+    if start is not None:
+        return start, policy.load(config.policy.at(start))[1]
+    told = [message["content"] for one in graded for message in one.prompt]
+    told += [text for one in graded for text in one.texts]
     tokenizer = tiny_tokenizer([], told, config.policy.tiny.vocabulary, task.terms)
-    tiny_model(config.policy.tiny, tokenizer, config.seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    tiny_model(config.policy.tiny, tokenizer, config.seed).save_pretrained(scratch)
+    tokenizer.save_pretrained(scratch)
+    return scratch, tokenizer

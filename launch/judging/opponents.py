@@ -135,8 +135,10 @@ def single_prompt(model: ChatModel, shown: Sequence[Item], asked: Sequence[int])
             tokens = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in replies)
             seconds = sum(one.seconds for one in replies)
     notes = f"one question each on {len(asked)} items"
-    first, again = known
-    return Verdicts.of("single prompt", first, swapped=again, tokens=tokens, seconds=seconds, notes=notes)
+    (first, again), whom = known, np.isin(np.arange(len(shown)), asked)
+    return Verdicts.of(
+        "single prompt", first, swapped=again, asked=whom, tokens=tokens, seconds=seconds, notes=notes
+    )
 
 
 def _question(item: Item, swapped: bool) -> list[dict[str, str]]:

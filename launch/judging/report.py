@@ -45,13 +45,8 @@ def _sections(found: Mapping[str, Any]) -> list[str]:
             ],
         ),
         f"Macro-F1 of the {first} less that of another, on items that both judged:",
-        table(
-            ["judge", *_MAIN, "items"],
-            [
-                [name, *(figure(parts[part]) for part in _MAIN), str(parts["all held out"]["items"])]
-                for name, parts in found["differences"].items()
-            ],
-        ),
+        _differences(found["differences"]),
+        *_missing(found),
         "![Macro-F1](plots/macro-f1.png)",
         "## All held-out defects",
         table(
@@ -107,6 +102,26 @@ def _sections(found: Mapping[str, Any]) -> list[str]:
         "A model that reads the text alone, cross-validated: "
         + ", ".join(f"{family} {value:.3f}" for family, value in found["context-blind"].items())
         + " (at most 0.55, or the suite is refused).",
+    ]
+
+
+def _differences(found: Mapping[str, Any]) -> str:
+    return table(
+        ["judge", *_MAIN, "items"],
+        [
+            [name, *(figure(parts[part]) for part in _MAIN), str(parts["all held out"]["items"])]
+            for name, parts in found.items()
+        ],
+    )
+
+
+def _missing(found: Mapping[str, Any]) -> list[str]:
+    """The differences once more, for judges that did not answer everything that they were asked."""
+    if not found["missing as wrong"]:
+        return []
+    return [
+        "The same, with every missing verdict on an item that a judge was asked about counted as wrong:",
+        _differences(found["missing as wrong"]),
     ]
 
 

@@ -5,6 +5,7 @@
 ``distill``        the trained model
 ``Distilled``      model, tokenizer, and what is known of its scores
 ``agreement``      how often scores put pairs in the judge's order
+``scores_of``      scores of the candidates of contexts; ``texts_of``: their tokens
 """
 
 import json
@@ -159,7 +160,7 @@ def distill(
             f"{folder}: a {type(model).__name__} has no linear head called score; use another model"
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    texts = [_texts(tokenizer, one) for one in (*learned, *held)]
+    texts = [texts_of(tokenizer, one) for one in (*learned, *held)]
     grades = [torch.tensor([MISSING if g is None else g for g in one.grades]) for one in (*learned, *held)]
     highest = max(1, max(int(one.max()) for one in grades))
     longest = max(len(one.shared) + max(map(len, one.rests)) for one in texts)
@@ -230,8 +231,8 @@ def token_ids(
     return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
 
 
-def _texts(tokenizer: PreTrainedTokenizerBase, graded: Graded) -> Texts:
-    """Tokens of the candidates with their prompt."""
+def texts_of(tokenizer: PreTrainedTokenizerBase, graded: Graded) -> Texts:
+    """Tokens of the candidates of one context, each with its prompt."""
     return Texts.of([token_ids(tokenizer, graded.prompt, text) for text in graded.texts])
 
 

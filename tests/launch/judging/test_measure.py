@@ -9,6 +9,7 @@ from recrl.envs.chat.models import Reply
 from recrl.envs.chat.scripted import Scripted
 from recrl.launch.config.schema import ConfigError
 from recrl.launch.judging import labels, measure, opponents, report, verdicts
+from recrl.launch.judging.bench import _spread
 from recrl.launch.judging.verdicts import Verdicts
 from recrl.rewards.judge.panel import Judge
 from recrl.rewards.judge.suite.build import build
@@ -64,10 +65,45 @@ def test_a_missing_verdict_is_neither_right_nor_wrong():
 def test_differences_are_over_the_items_that_both_judged():
     one, other = guessed(1, missing=0.2), guessed(2, missing=0.2)
     both = ~np.isnan(one.bad) & ~np.isnan(other.bad)
-    for name, found in measure.differences(TABLE, one, other).items():
+    for name, found in measure.differences(TABLE, one.bad, other.bad).items():
         part = TABLE.parts[name] & both
         expected = [f1_score(TRUE[part], judge.bad[part], average="macro") for judge in (one, other)]
         assert found["value"] == pytest.approx(expected[0] - expected[1], abs=1e-4)
+
+
+def test_missing_verdicts_are_counted_as_wrong_where_the_judge_was_asked():
+    asked = np.arange(len(TRUE)) % 3 == 0
+    other = guessed(3, missing=0.4)
+    other.bad[~asked] = np.nan
+    other = Verdicts.of("shy", other.bad, asked=asked)
+    found = measure.compared(TABLE, [perfect(), other, guessed(4)])
+    assert list(found["missing as wrong"]) == ["shy"]
+    wrong = np.where(np.isnan(other.bad), 1 - TRUE, other.bad)
+    for name, less in found["missing as wrong"]["shy"].items():
+        part = TABLE.parts[name] & asked
+        assert less["value"] == pytest.approx(
+            1 - f1_score(TRUE[part], wrong[part], average="macro"), abs=1e-4
+        )
+        assert less["items"] == part.sum()
+        coverage = found["judges"]["shy"]["parts"][name]["coverage"]
+        assert coverage["value"] == pytest.approx(1 - np.isnan(other.bad[part]).mean(), abs=1e-4)
+
+
+def test_the_items_that_a_model_is_asked_about_are_spread_over_families_and_authors():
+    pairs = [one.pair for one in SHOWN[::2]]
+    chosen = _spread(pairs, 52)
+    assert len(chosen) == len(set(chosen)) == 52
+    assert all(
+        one % 2 == 0 and one + 1 == other for one, other in zip(chosen[::2], chosen[1::2], strict=True)
+    )
+    taken = [pairs[number // 2] for number in chosen[::2]]
+    assert {pair.kind for pair in taken} == {"defect"}
+    for part, families in (("families", 6), ("authors", 13)):
+        of = [pair for pair in taken if pair.part == part]
+        assert len(of) == 13
+        assert len({pair.family for pair in of}) == families
+    assert len({pair.author for pair in taken if pair.part == "authors"}) == 4
+    assert len(_spread(pairs, None)) == 2 * sum(pair.part != "training" for pair in pairs)
 
 
 def test_flips_orders_and_length_are_noticed():
@@ -136,7 +172,7 @@ def test_judgements_are_kept_and_replayed(tmp_path):
     for one, other in zip(judges, again, strict=True):
         assert one.name == other.name
         assert one.notes == other.notes
-        for name in ("bad", "good", "grade", "swapped"):
+        for name in ("bad", "good", "grade", "swapped", "asked"):
             assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True)
     with pytest.raises(ConfigError, match="of another suite"):
         verdicts.load(tmp_path / "kept.parquet", SHOWN[60:120])
