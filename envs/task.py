@@ -148,8 +148,8 @@ class TaskSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Task of the policy."""
 
     use: Annotated[str, Plain(4000)] = "tags"
-    """``tags``, ``prompts``, ``explanations``, a name that a package offers, ``file.py:Class`` or
-    ``package.module:Class``."""
+    """``tags``, ``prompts``, ``explanations``, ``guidelines``, ``expert``, ``arbiter``, a name that a package
+    offers, ``file.py:Class`` or ``package.module:Class``."""
     max_train_episodes: Annotated[int, Between(1, MANY)] | None = None
     """Largest number of training episodes, spread evenly over all; their prompts are held in memory."""
 
@@ -445,6 +445,8 @@ SHIPPED = {
     "tags": "recrl.envs.tags.task:Tags",
     "prompts": "recrl.envs.prompts.task:Prompts",
     "guidelines": "recrl.envs.agents.guidelines:Guidelines",
+    "expert": "recrl.envs.agents.expert_task:Expert",
+    "arbiter": "recrl.envs.agents.arbiter_task:Arbiter",
     "explanations": "recrl.envs.explanations.task:Explanations",
 }
 """Shipped tasks: name -> where they are."""
@@ -453,6 +455,8 @@ _SETTINGS = {
     "tags": "recrl.envs.tags.settings:TagsConfig",
     "prompts": "recrl.envs.prompts.settings:PromptsConfig",
     "guidelines": "recrl.envs.agents.settings:GuidelinesConfig",
+    "expert": "recrl.envs.agents.settings:ExpertConfig",
+    "arbiter": "recrl.envs.agents.settings:ArbiterConfig",
     "explanations": "recrl.envs.explanations.settings:ExplanationsConfig",
 }
 

@@ -35,7 +35,7 @@ from .base import Direction, Per, Reward, RewardFunction, RewardSpecError, name_
 from .spec import RewardSpec
 
 # Imported when a name is first looked up: their decorators register our own rewards.
-BUILT_IN_MODULES = ("tags", "answers", "explanations", "claims", "offers", "models", "judged", "http")
+BUILT_IN_MODULES = ("tags", "team", "answers", "explanations", "claims", "offers", "models", "judged", "http")
 
 REWARDS = Lookup("reward", "function", "recrl.rewards", RewardSpecError)
 

@@ -15,13 +15,15 @@ from recrl.launch.faults import fail
 
 from .. import BenchmarkError
 
+CACHE = DataConfig().cache
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def agents(
     output: Annotated[Path, typer.Option(help="Folder of figures and report.")] = Path("runs/agents"),
-    cache: Annotated[Path, typer.Option(help="Folder of the panel's tables.")] = DataConfig().cache,
+    cache: Annotated[Path, typer.Option(help="Folder of the panel's tables.")] = CACHE,
     households: Annotated[
         int | None, typer.Option(min=10, help="Unseen episodes of each track, evenly spread; all by default.")
     ] = None,

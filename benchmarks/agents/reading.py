@@ -133,7 +133,7 @@ def _unshared(model: Any, prompts: Sequence[list[int]]) -> Read:
 
 
 def _packed(model: Any, prompts: Sequence[list[int]]) -> Read:
-    """Tokens of the common beginning, once, and of the rest of each prompt, and what reads them in one row."""
+    """Tokens of the common beginning, once, and of the rest of each, and what reads them in one row."""
     shared = next(place for place, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1)
     rest = [torch.tensor(ids[shared:]) for ids in prompts]
     fields = torch.nn.utils.rnn.pad_sequence(rest, batch_first=True)[None]

@@ -64,13 +64,10 @@ def _union(track: str, cell: dict[str, Any]) -> list[str]:
     apart = [
         [
             name,
-            *(
-                _shown(cell["differences"][ref][name]["union recall"], "+")
-                for ref in ("flat routes", "one list")
-            ),
+            *(_shown(cell["differences"][ref][name]["union recall"], "+") for ref in (FLAT, ONE)),
         ]
         for name in cell["means"]
-        if name not in ("flat routes", "one list")
+        if name not in (FLAT, ONE)
     ]
     return [
         f"## Union, track `{track}` ({cell['tags']:,} tags; {cell['episodes']:,} episodes of "

@@ -30,8 +30,8 @@ FEATURES = (
     "redundancy",
 )
 """What a candidate is judged by: log-odds of the score; weeks with it in the history; cosine to the
-household's tags; minus the logarithm of its buyers; experts that name it; its place in their best list; weight
-of the persona; and its largest cosine to what is chosen already."""
+household's tags; minus the logarithm of its buyers; experts that name it; its place in their best list;
+weight of the persona; and its largest cosine to what is chosen already."""
 
 PRICED = ("novelty", "diversity")
 """Measures of a list that may have a price."""

@@ -48,7 +48,7 @@ class Asking:
 
         Returns:
             One row a persona, with the further columns ``persona`` (number), ``evidence`` (tags), ``cell``
-            (options), ``weight`` and ``slots``.
+            (options), ``weight`` and ``count`` (tags asked for).
         """
         given = slots or [self.slots] * len(personas)
         return [
@@ -59,7 +59,7 @@ class Asking:
                 "evidence": list(persona.tags),
                 "cell": list(persona.cell),
                 "weight": persona.weight,
-                "slots": count,
+                "count": count,
             }
             for number, (persona, count) in enumerate(zip(personas, given, strict=True))
         ]
@@ -100,7 +100,7 @@ class Scored:
         for row in rows:
             own = scores[first[household(row)]]
             cell = np.array(row["cell"], int)
-            best = cell[np.argsort(-own[cell], kind="stable")[: row["slots"]]]
+            best = cell[np.argsort(-own[cell], kind="stable")[: row["count"]]]
             texts.append(self._catalog.render(best.tolist()))
         return texts
 
@@ -109,5 +109,5 @@ def listed(catalog: Catalog, rows: Sequence[Row], texts: Sequence[str]) -> dict[
     """Tags of the experts' answers, by household, each at most as many as its expert was asked for."""
     found: dict[tuple, list[tuple[int, ...]]] = {}
     for row, text in zip(rows, texts, strict=True):
-        found.setdefault(household(row), []).append(catalog.parse(text).top(row["slots"]))
+        found.setdefault(household(row), []).append(catalog.parse(text).top(row["count"]))
     return found

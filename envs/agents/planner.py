@@ -2,7 +2,8 @@
 
 ``purchased``  vectors of tags from who bought them, a space without names and without a language model
 ``Clusters``   personas of a household, by k-means
-``cells``      which options each persona answers for
+``Household``  personas of groups of tags, whoever grouped them
+``cells``      which options each group answers for
 """
 
 from collections.abc import Sequence
@@ -47,82 +48,51 @@ def cells(vectors: Vectors, centres: Vectors) -> npt.NDArray[np.intp]:
     return np.asarray(((vectors[:, None] - centres[None]) ** 2).sum(axis=2).argmin(axis=1))
 
 
-class Clusters:
-    """Personas of each row: k-means (scikit-learn) of the tags of its history.
-
-    A tag stands where its vector is, and by the clock: how lately and how regularly the household buys it,
-    and in which season. It weighs what the history says of its frequency. Every option of the catalogue
-    belongs to the persona whose centre is nearest in the space of the vectors.
+class Household:
+    """Makes personas of groups of tags: weeks, season and weight from the purchases, cells from the vectors.
 
     Args:
         data: Data that the rows are of; nothing from a row's origin on is read.
         vectors: Unit vectors of the options, ``[options, d]``.
-        personas: Number of personas; fewer where a history has fewer tags.
-        clock: Weight of recency, rhythm and season beside the vectors; 0 for the vectors alone.
     """
 
-    def __init__(self, data: Data, vectors: Vectors, personas: int = 4, clock: float = 0.2) -> None:
-        self._panel, self._vectors, self._personas, self._clock = data.panel, vectors, personas, clock
+    def __init__(self, data: Data, vectors: Vectors) -> None:
+        self.panel, self.vectors = data.panel, vectors
         weeks = np.unique(data.panel.week)
         named = [SEASONS.index(season(data.panel.monday(int(week)))) for week in weeks]
         self._season = dict(zip(weeks.tolist(), named, strict=True))
 
-    def __call__(self, rows: Sequence[Row]) -> list[list[Persona]]:
-        return [self._split(row) for row in rows]
+    def personas(self, row: Row, groups: Sequence[Sequence[int]]) -> list[Persona]:
+        """Personas of a household, the heaviest first.
 
-    def _split(self, row: Row) -> list[Persona]:
-        from sklearn.cluster import KMeans  # half a second, for those who plan alone
-
-        tags, weights = np.array(row["history"], int), np.array(row["history_weight"], float)
-        bought = _weeks(self._panel, int(row["user"]), int(row["origin"]))
-        known = [bought.get(tag, np.zeros(0, int)) for tag in tags.tolist()]
-        clock = np.array([self._by_clock(weeks, int(row["origin"])) for weeks in known])
-        space = np.hstack([self._vectors[tags], self._clock * clock])
-        count = min(self._personas, len(tags))
-        found = KMeans(count, n_init=1, random_state=0).fit_predict(space, sample_weight=weights)
-        numbers = np.unique(found)
-        centres = np.stack(
-            [
-                np.average(self._vectors[tags[found == n]], axis=0, weights=weights[found == n])
-                for n in numbers
-            ]
-        )
-        nearest = cells(self._vectors, centres)
-        nearest[tags] = np.searchsorted(numbers, found)
-        made = [
-            self._persona(
-                tags[found == n],
-                float(weights[found == n].sum() / weights.sum()),
-                np.concatenate([weeks for weeks, of in zip(known, found, strict=True) if of == n]),
-                int(row["origin"]),
-                np.flatnonzero(nearest == place),
-            )
-            for place, n in enumerate(numbers)
+        Args:
+            groups: Tags of the row's history, each in one group at most, none of them empty.
+        """
+        weights = dict(zip(row["history"], row["history_weight"], strict=True))
+        bought, origin = weeks_of(self.panel, row), int(row["origin"])
+        centres = [
+            np.average(self.vectors[list(tags)], axis=0, weights=[weights[tag] for tag in tags])
+            for tags in groups
         ]
-        return sorted(made, key=lambda persona: -persona.weight)
+        nearest = cells(self.vectors, np.stack(centres))
+        for number, tags in enumerate(groups):
+            nearest[list(tags)] = number
+        found = []
+        for number, tags in enumerate(groups):
+            weeks = np.concatenate([bought.get(tag, np.zeros(0, int)) for tag in tags])
+            rates = self.seasons(weeks, origin)
+            found.append(
+                Persona(
+                    tags=tuple(sorted(tags, key=lambda tag: -weights[tag])),
+                    weeks=tuple(sorted({origin - week for week in weeks.tolist()})),
+                    season=SEASONS[int(rates.argmax())] if rates.any() else "",
+                    weight=float(sum(weights[tag] for tag in tags) / sum(weights.values())),
+                    cell=tuple(np.flatnonzero(nearest == number).tolist()),
+                )
+            )
+        return sorted(found, key=lambda persona: -persona.weight)
 
-    def _persona(
-        self, tags: npt.NDArray, weight: float, weeks: npt.NDArray, origin: int, cell: npt.NDArray
-    ) -> Persona:
-        rates = self._seasons(weeks, origin)
-        return Persona(
-            tags=tuple(tags.tolist()),
-            weeks=tuple(sorted({origin - week for week in weeks.tolist()})),
-            season=SEASONS[int(rates.argmax())] if rates.any() else "",
-            weight=weight,
-            cell=tuple(cell.tolist()),
-        )
-
-    def _by_clock(self, weeks: npt.NDArray, origin: int) -> npt.NDArray:
-        """Recency, regularity, and the share of each season, ``[6]``."""
-        if not len(weeks):
-            return np.zeros(6)
-        age = origin - weeks
-        regular = len(weeks) / (age.max() - age.min() + 1)
-        rates = self._seasons(weeks, origin)
-        return np.concatenate([[np.exp(-age.min() / _FADE), regular], rates / rates.sum()])
-
-    def _seasons(self, weeks: npt.NDArray, origin: int) -> npt.NDArray:
+    def seasons(self, weeks: npt.NDArray, origin: int) -> npt.NDArray:
         """Purchases a week in each season before the origin, ``[4]``; 0 in one that was not seen."""
         of, seen = np.zeros(4), np.zeros(4)
         for week in weeks.tolist():
@@ -132,8 +102,50 @@ class Clusters:
         return of / np.maximum(seen, 1)
 
 
-def _weeks(panel: Panel, user: int, origin: int) -> dict[int, npt.NDArray]:
-    """Weeks before an origin in which a user bought each tag."""
+class Clusters:
+    """Personas of each row: k-means (scikit-learn) of the tags of its history.
+
+    A tag stands where its vector is, and by the clock: how lately and how regularly the household buys it,
+    and in which season. It weighs what the history says of its frequency. Every option of the catalogue
+    belongs to the persona whose centre is nearest in the space of the vectors.
+
+    Args:
+        data: Data that the rows are of.
+        vectors: Unit vectors of the options, ``[options, d]``.
+        personas: Number of personas; fewer where a history has fewer tags.
+        clock: Weight of recency, rhythm and season beside the vectors; 0 for the vectors alone.
+    """
+
+    def __init__(self, data: Data, vectors: Vectors, personas: int = 4, clock: float = 0.2) -> None:
+        self._household, self._personas, self._clock = Household(data, vectors), personas, clock
+
+    def __call__(self, rows: Sequence[Row]) -> list[list[Persona]]:
+        return [self._split(row) for row in rows]
+
+    def _split(self, row: Row) -> list[Persona]:
+        from sklearn.cluster import KMeans  # half a second, for those who plan alone
+
+        tags, origin = np.array(row["history"], int), int(row["origin"])
+        bought = weeks_of(self._household.panel, row)
+        clock = [self._by_clock(bought.get(tag, np.zeros(0, int)), origin) for tag in tags.tolist()]
+        space = np.hstack([self._household.vectors[tags], self._clock * np.array(clock)])
+        means = KMeans(min(self._personas, len(tags)), n_init=1, random_state=0)
+        found = means.fit_predict(space, sample_weight=np.array(row["history_weight"], float))
+        return self._household.personas(row, [tags[found == number].tolist() for number in np.unique(found)])
+
+    def _by_clock(self, weeks: npt.NDArray, origin: int) -> npt.NDArray:
+        """Recency, regularity, and the share of each season, ``[6]``."""
+        if not len(weeks):
+            return np.zeros(6)
+        age = origin - weeks
+        regular = len(weeks) / (age.max() - age.min() + 1)
+        rates = self._household.seasons(weeks, origin)
+        return np.concatenate([[np.exp(-age.min() / _FADE), regular], rates / rates.sum()])
+
+
+def weeks_of(panel: Panel, row: Row) -> dict[int, npt.NDArray]:
+    """Weeks before the row's origin in which its user bought each tag."""
+    user, origin = int(row["user"]), int(row["origin"])
     first, end = np.searchsorted(panel.user, [user, user + 1])
     tags, weeks = panel.tag[first:end], panel.week[first:end]
     before = weeks < origin

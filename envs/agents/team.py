@@ -162,7 +162,7 @@ class Team:
         asked = [row for passage in passages for row in passage.asked]
         texts = iter(self._called("expert", passages, lambda: self.expert(asked)) or [""] * len(asked))
         for passage in passages:
-            passage.lists = [self.catalog.parse(next(texts)).top(row["slots"]) for row in passage.asked]
+            passage.lists = [self.catalog.parse(next(texts)).top(row["count"]) for row in passage.asked]
             silent = [str(number) for number, tags in enumerate(passage.lists) if not tags]
             if silent:
                 passage.missing.setdefault("expert", "empty")
