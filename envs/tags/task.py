@@ -117,7 +117,11 @@ class Tags(PinnedTask):
         return prompted_rows(episodes, self.catalog, *shown)
 
     def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:
-        return audience.of(self.data, lambda episodes: self._told(episodes, audience.COLUMNS), at, users)
+        return audience.of(self.data, self.asking, at, users)
+
+    def asking(self, episodes: pl.DataFrame) -> list[dict[str, Any]]:
+        """Rows of episodes whose outcome nobody knows yet."""
+        return self._told(episodes, audience.COLUMNS)
 
     def recommendation(self, row: Row, text: str) -> dict[str, Any]:
         """``items``, the tags in order, and ``novelty``, the share of them outside of the look-back."""
