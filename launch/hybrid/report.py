@@ -6,14 +6,15 @@ from typing import Any
 
 def written(found: Mapping[str, Any]) -> str:
     """The report of what :func:`recrl.launch.hybrid.measuring.measure` found."""
+    model = found["model"]
     return "\n".join(
         [
             "# Hybrid representation",
             "",
-            f"{found['episodes']:,} test episodes of {found['users']:,} unseen users with {found['least']:,} "
-            f"products or more, {found['products']:.0f} of them in a prompt on average. The model, "
-            f"{found['model']['name']}, has {found['model']['weights']:,} weights and is frozen. Intervals are "
-            "95 % bootstraps over users.",
+            f"{found['episodes']:,} test episodes of {found['users']:,} unseen users with "
+            f"{found['least']:,} products or more, {found['products']:.0f} of them in a prompt on average. "
+            f"The model, {model['name']}, has {model['weights']:,} weights and is frozen. Intervals are 95 % "
+            "bootstraps over users.",
             "",
             "## Quality",
             "",
