@@ -25,7 +25,7 @@ from ..data.shards import ENGINES, Engine, mapped
 from ..storage import sealed
 from .store import EntityStore, Floats, Precision, StoreError, keys
 
-PART = 4096
+PART = 512
 """Titles of a range."""
 
 _VECTORS, _SCALES = "vectors.bin", "scales.bin"

@@ -57,6 +57,8 @@ class Tags(PinnedTask):
     answers = "An answer names tags of `catalog.json`, one a line. "
     data: Data
     settings: TagsConfig
+    histories: Histories | None = None
+    """What tells histories product by product; None where their tags are told."""
 
     def __init__(self, settings: TagsConfig, source: DataConfig) -> None:
         super().__init__(settings, source)
@@ -68,7 +70,6 @@ class Tags(PinnedTask):
                 f"of them once; set at most {len(self.catalog)}"
             )
         self._sequence_model: Any = None  # trained when it is asked for
-        self.histories: Histories | None = None
         if settings.prompt.history != "tags":
             if self.data.protocol.step != "week":
                 raise TaskError(

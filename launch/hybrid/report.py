@@ -6,19 +6,20 @@ from typing import Any
 
 def written(found: Mapping[str, Any]) -> str:
     """The report of what :func:`recrl.launch.hybrid.measuring.measure` found."""
+    model = found["model"]
     return "\n".join(
         [
             "# Hybrid representation",
             "",
-            f"{found['episodes']:,} test episodes of {found['users']:,} unseen users with {found['least']:,} "
-            f"products or more, {found['products']:.0f} of them in a prompt on average. The model, "
-            f"{found['model']['name']}, has {found['model']['weights']:,} weights and is frozen. Intervals are 95 % "
+            f"{found['episodes']:,} test episodes of {found['users']:,} unseen users with "
+            f"{found['least']:,} products or more, {found['products']:.0f} of them in a prompt on average. "
+            f"The model, {model['name']}, has {model['weights']:,} weights and is frozen. Intervals are 95 % "
             "bootstraps over users.",
             "",
             "## Quality",
             "",
-            f"`{found['headline']}`, and the share of the full text's list that stands in an arm's. *recovered*: "
-            "share of the gap between constant slot and full text. Truncated histories have "
+            f"`{found['headline']}`, and the share of the full text's list that stands in an arm's. "
+            "*recovered*: share of the gap between constant slot and full text. Truncated histories have "
             f"{found['kept']} products, which cost as many tokens as the hybrid prompt.",
             "",
             f"| prompt | {found['headline']} | overlap with full text | recovered |",
@@ -36,18 +37,18 @@ def written(found: Mapping[str, Any]) -> str:
             "",
             "## Cost",
             "",
-            "Arithmetic of a forward pass with attention counted, lookup and projection included; a step is one "
-            "prompt with eight answers, forward and backward, all weights trained.",
+            "Arithmetic of a forward pass with attention counted, lookup and projection included; a step is "
+            "one prompt with eight answers, forward and backward, all weights trained.",
             "",
-            "| prompt | tokens | full text is longer | prefill, GFLOP | of it attention | adaptor | step, GFLOP | "
-            "prefill, ms | step, ms |",
+            "| prompt | tokens | full text is longer | prefill, GFLOP | of it attention | adaptor | "
+            "step, GFLOP | prefill, ms | step, ms |",
             "|---|---|---|---|---|---|---|---|---|",
             *(_cost(name, one) for name, one in found["costs"].items()),
             "",
             "## Self-perception",
             "",
-            "Share of questions about one entity that are answered word for word. The adaptor has seen neither "
-            "the strings nor, in the second half, any entity of their types.",
+            "Share of questions about one entity that are answered word for word. The adaptor has seen "
+            "neither the strings nor, in the second half, any entity of their types.",
             "",
             "| held out | questions | hybrid | full text | majority | permuted |",
             "|---|---|---|---|---|---|",

@@ -10,12 +10,13 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...envs.entities.marks import has_marks
 from ...envs.task import Row, Task, Text
 from ...rl.decoding.forms import check_barred
 from ...rl.decoding.generate import check_window
 from ...rl.decoding.grammar import load_xgrammar
 from ...rl.distributed.processes import asked
-from ...rl.policy import loading
+from ...rl.policy import loading, slots
 from ...rl.trainer.preconditions import longest_prompt
 from ...rl.trainer.settings import check_split
 from ...rl.trainer.trackers import check_installed
@@ -124,6 +125,25 @@ def check_training(config: RunConfig, episodes: int, processes: int) -> None:
         raise ConfigError(
             f"train.prompts_per_step={train.prompts_per_step}: there are {found} training prompts{limited}, "
             "which do not fill a step; take fewer at a time, or give more"
+        )
+
+
+def check_slots(config: RunConfig, rows: Sequence[Row], model: PreTrainedModel) -> None:
+    """Check that prompts with marked entities, the policy and the rollouts go together.
+
+    Raises:
+        ConfigError: a policy without entity slots, or an engine that cannot read them.
+    """
+    if slots.of(model) is not None:
+        if config.rollout.engine != "transformers":
+            raise ConfigError(
+                f"rollout.engine={config.rollout.engine}: policy.model={config.policy.model} has entity "
+                "slots, which vLLM reads as prompt embeddings only; set rollout.engine=transformers"
+            )
+    elif any(has_marks(message["content"]) for row in rows[:_SOME] for message in row["prompt"]):
+        raise ConfigError(
+            f"the prompts mark entities, and policy.model={config.policy.model} has no entity slots; name "
+            "the policy of recrl hybrid train, or set task.prompt.history=text"
         )
 
 

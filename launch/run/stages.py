@@ -38,7 +38,7 @@ from ..signals import Stop
 from .callbacks import Interrupt, Recorder, StepLog
 from .folder import keep_earlier
 from .heartbeats import Heartbeats
-from .preconditions import check_lengths
+from .preconditions import check_lengths, check_slots
 from .setup import Setup
 from .validation import Validation, best_policy
 
@@ -256,6 +256,7 @@ def warmed(setup: Setup, state: PartialState, stop: Stop, beats: Heartbeats, nam
                 seed=config.seed,
             )
         )
+        check_slots(config, rows, model)
         check_lengths(config, rows, model, tokenizer, setup.answer_tokens(tokenizer))
         setup.task.save(setup.folder)
         if config.warm_start.steps:

@@ -87,7 +87,7 @@ class SentenceEncoder:
     @cached_property
     def dim(self) -> int:
         """Width of an embedding."""
-        return int(self._encoder.get_sentence_embedding_dimension())
+        return int(self(["milk"]).shape[1])
 
     @cached_property
     def fingerprint(self) -> str:

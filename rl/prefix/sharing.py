@@ -53,8 +53,10 @@ def differences(model: PreTrainedModel, prompt: Sequence[int], kernel: Kernel = 
     attention.install(model)
     try:
         asked = torch.tensor([prompt], device=model.device)
-        # Tokens of the prompt serve as answers; a greedy rollout follows.
-        answers = asked[0, torch.linspace(0, len(prompt) - 1, 2 * tokens).long()].view(1, 2, tokens)
+        # Tokens of the prompt serve as answers, entity slots as the last token, since no answer holds one. A
+        # greedy rollout follows.
+        told = asked[0].clamp(max=model.config.get_text_config().vocab_size - 1)
+        answers = told[torch.linspace(0, len(prompt) - 1, 2 * tokens).long()].view(1, 2, tokens)
         prompts, completions = (asked, torch.ones_like(asked)), (answers, torch.ones_like(answers))
         full, packed = (
             continuation_logits(model, prompts, completions, shared, kernel)[0].float().log_softmax(-1)

@@ -1,0 +1,89 @@
+"""``recrl hybrid``, stage by stage, small but on the real panel."""
+
+import json
+
+import pytest
+from entities import Hashed
+from whole_runs import here
+
+from recrl.envs.data import products
+from recrl.envs.data.settings import DataConfig
+from recrl.envs.entities.build import build
+from recrl.launch.config import plain_yaml
+from recrl.rl import policy
+from recrl.rl.policy import slots
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, cache):
+    folder = tmp_path_factory.mktemp("hybrid")
+    warm = {"prompts_per_step": 2, "lists_per_prompt": 2}
+    tree = {
+        "name": "small",
+        "output": str(folder / "run"),
+        "data": {"cache": str(cache)},
+        "task": {"max_train_episodes": 24, "prompt": {"history": "hybrid", "products": 30}},
+        "policy": {
+            "model": str(folder / "hybrid" / "policy"),
+            "tiny": {"hidden": 32, "layers": 1, "vocabulary": 600},
+        },
+        "hybrid": {
+            "folder": str(folder / "hybrid"),
+            "inner": 16,
+            "steps": 3,
+            "prompts_per_step": 2,
+            "questions_per_step": 4,
+            "teacher": {"prompts": 6, "answers": 2, "kept": 8},
+            "reading": {"products": 5, "short": {"steps": 2, **warm}, "long": {"steps": 2, **warm}},
+        },
+        "rewards": ["recall", "novelty"],
+        "optimizer": {"objective": "recall", "constraints": ["novelty >= 0.3 (mean)"]},
+        "train": {"steps": 2, "prompts_per_step": 2, "group_size": 2, "learning_rate": 1e-3, "kl": 0.01},
+        "evaluation": {"max_episodes": 4, "hold": "off"},
+    }
+    path = folder / "config.yaml"
+    path.write_text(plain_yaml.write(tree))
+    return path
+
+
+def test_a_stage_without_what_it_needs_is_one_line(config):
+    assert "recrl hybrid train" in here("hybrid", "eval", str(config), code=2)
+    assert "recrl hybrid base" in here("hybrid", "train", str(config), code=2)
+    said = here("hybrid", "base", str(config), "task={use: explanations}", code=2)
+    assert "task.use=explanations tells no histories of products" in said
+    assert "--engine spark: unknown" in here("hybrid", "store", str(config), "--engine", "spark", code=2)
+
+
+@pytest.mark.slow
+def test_the_stages_lead_to_a_policy_that_is_measured_and_trained_on(config, panel_task):
+    folder = config.parent / "hybrid"
+    found = products.load(DataConfig(), panel_task.panel.users)
+    here("hybrid", "base", str(config))
+    assert "recrl hybrid store" in here("hybrid", "train", str(config), code=2)
+    build(found.table.lazy(), folder / "store", Hashed())
+    assert "the base model is there" in here("hybrid", "base", str(config))
+    here("hybrid", "train", str(config))
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {
+        *("base", "policy", "store", "teacher"),
+    }, "checkpoints are taken away"
+    base, trained = (policy.load(policy.PolicyConfig(model=str(folder / n)))[0] for n in ("base", "policy"))
+    assert slots.of(base) is None
+    assert (base.model.norm.weight == trained.model.norm.weight).all()
+    here("hybrid", "eval", str(config), "--episodes", "6", "--questions", "4", "--timed", "1")
+    told = json.loads((folder / "evaluation.json").read_text())
+    assert told["episodes"] == 6
+    assert told["overlap"]["full text"]["mean"] == 1
+    assert told["costs"]["full text"]["tokens"] > 4 * told["costs"]["hybrid"]["tokens"]
+    short = told["costs"]["latest products"]["tokens"]
+    assert short == pytest.approx(told["costs"]["hybrid"]["tokens"], rel=0.3), "as dear as hybrid prompts"
+    assert len(told["perception"]) == 8
+    report = (folder / "report.md").read_text()
+    assert "| hybrid |" in report
+    assert "| types, brand | 4 |" in report
+    here("train", str(config))
+    after = policy.load(policy.PolicyConfig(model=str(config.parent / "run" / "policy")))[0]
+    assert slots.of(after) is not None
+    here("hybrid", "export", str(config))
+    assert slots.of(policy.load(policy.PolicyConfig(model=str(folder / "exported")))[0]) is None
+    said = here("train", str(config), "policy.model=tiny", f"output={config.parent / 'other'}", code=2)
+    assert "policy.model=tiny has no entity slots" in said

@@ -1,0 +1,79 @@
+"""Constrained training on hybrid prompts: rollouts, shared prompts and resumes see nothing new."""
+
+import fixed_rollouts
+import pytest
+import torch
+from entities import TITLES, store_in
+
+from recrl.envs.entities.marks import mark
+from recrl.rl.policy import slots
+from recrl.rl.policy.loading import load, save_policy
+from recrl.rl.policy.settings import PolicyConfig
+
+STEPS = 20
+
+
+def rows():
+    return [
+        {**row, "prompt": [{"role": "user", "content": mark(TITLES[i % 12]) + mark(TITLES[(i + 5) % 40])}]}
+        for i, row in enumerate(fixed_rollouts.rows())
+    ]
+
+
+def train(output, folder, stop=None, resume=None):
+    def loaded(model):
+        if not folder.exists():
+            _, tokenizer = fixed_rollouts.policy_and_tokenizer()
+            slots.add(model, store_in(folder.parent), 16, seed=0)
+            save_policy(model, tokenizer, folder)
+        return load(PolicyConfig(model=str(folder)))[0]
+
+    trainer = fixed_rollouts.trainer_for(
+        output,
+        data=rows(),
+        change=loaded,
+        max_steps=STEPS,
+        save_strategy="steps",
+        save_steps=100,
+        beta=0.1,
+        learning_rate=1e-2,
+        prefix_sharing="on",
+    )
+    layer = slots.of(trainer.model)
+    slots.read_marks(trainer.processing_class, layer.store, layer.num_embeddings)
+    seen, score = [], trainer.engine.score
+
+    def spy(prompts, *arguments):
+        seen.append([prompt[0]["content"] for prompt in prompts])
+        return score(prompts, *arguments)
+
+    trainer.engine.score = spy
+    if stop:
+        trainer.add_callback(fixed_rollouts.Stop(stop))
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer, seen
+
+
+@pytest.mark.slow
+def test_twenty_constrained_steps_on_hybrid_prompts_resumed_exactly(tmp_path):
+    folder = tmp_path / "policy"
+    whole, asked = train(tmp_path / "whole", folder)
+    assert whole.sharing.reason is None
+    objective = [row["objective"] for row in whole.state.log_history if "objective" in row]
+    assert len(objective) == STEPS
+    kl = [row["kl"] for row in whole.state.log_history if "kl" in row]
+    assert kl[0] < 1e-4 < kl[-1], "the reference reads slots too"
+    first = load(PolicyConfig(model=str(folder)))[0]
+    moved = {
+        name: (value - first.state_dict()[name]).abs().max().item()
+        for name, value in whole.model.state_dict().items()
+    }
+    assert all(moved[name] > 0 for name in moved if "adaptor" in name), "the adaptor learns with the policy"
+    _, some = train(tmp_path / "parts", folder, stop=9)
+    resumed, rest = train(tmp_path / "parts", folder, resume=str(tmp_path / "parts" / "checkpoint-9"))
+    assert some + rest == asked
+    assert resumed.duals.state_dict() == whole.duals.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    again, _ = load(PolicyConfig(model=str(tmp_path / "parts" / "checkpoint-9")))
+    assert slots.of(again) is not None, "a checkpoint is a folder that is loaded with its slots"
