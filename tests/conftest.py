@@ -17,6 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A vLLM server computes in the process of its engine, as on one GPU: another would import vLLM once more.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
+if (quicker := str(Path(__file__).parent / "support" / "processes")) not in os.environ.get("PYTHONPATH", ""):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [quicker, os.environ.get("PYTHONPATH")]))
+
 from recrl.envs.catalog import Catalog
 from recrl.envs.data.prepared import Data, prepare
 from recrl.envs.data.settings import DataConfig
