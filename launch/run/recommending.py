@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -27,7 +27,7 @@ import torch
 from ...envs import task as tasks
 from ...envs.audience import Audience
 from ...envs.storage.sealed import fingerprint, write
-from ...envs.task import Row, Task, evenly
+from ...envs.task import Lines, Row, Task, evenly
 from ...rewards import RewardEngine
 from ...rewards.scoring.binding import LIVE
 from ...rl.decoding.known import Portion
@@ -207,12 +207,13 @@ class Recommending:
     def portions(self, numbers: Sequence[int], prices: Prices) -> Iterator[Portion]:
         """Prompts of users as token ids, what prices of lines add to each option, and what is barred."""
         coder: Any = self._tokenizer
+        options = len(cast(Lines, self._task.form).options)
         for first in range(0, len(numbers), _AT_ONCE):
             rows = self._audience.rows(numbers[first : first + _AT_ONCE])
             asked = [row["prompt"] for row in rows]
             prompts = coder.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)
             favours = self._serving(rows).favours(prices.priced)
-            worth = torch.zeros(len(rows), len(self._task.form.options))
+            worth = torch.zeros(len(rows), options)
             if favours is not None:
                 worth = favours(0, len(rows))[:, 0]
             yield prompts["input_ids"], worth, [self._task.barred(row) for row in rows]
