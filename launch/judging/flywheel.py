@@ -114,6 +114,7 @@ def spin(config: RunConfig, plan: Plan, stop: Stop | None = None) -> Path:
         if not (settings.folder / "report.md").is_file():
             train(settings, resume="auto", stop=stop)
         found.append(_probe(config, plan, settings.folder, "trained", folder / "judge", display))
+        found[-1]["means"]["bounds"] = _bounds(settings.folder)
         if parted(found[-2], found[-1]):
             display.say(
                 f"round {number}: the reward rose and the judge's share of good texts fell; the policy of "
@@ -147,7 +148,7 @@ def _without(config: RunConfig, name: str, folder: Path) -> RunConfig:
         raise ConfigError(f"rewards: {name} alone; hold something beside it that can be checked")
     tree["optimizer"] |= {"objective": tree["rewards"][0]["name"], "constraints": []}
     tree["train"]["steps"] = 1
-    tree["evaluation"] |= {"max_episodes": 8, "answers_per_prompt": 1, "hold": "off"}
+    tree["evaluation"] |= {"max_episodes": 8, "answers_per_prompt": 1, "hold": "off", "every": 0}
     return validate({**tree, "output": str(folder)}, "flywheel")
 
 
@@ -242,6 +243,13 @@ def _agreed(judge: Path | None) -> dict[str, Any]:
         return {}
     cards = {name: json.loads((judge.parent / name / CARD).read_text()) for name in ("judge", "blind")}
     return {"agreement": {name: card["agreement"].get("all") for name, card in cards.items()}}
+
+
+def _bounds(run: Path) -> dict[str, Any]:
+    """Slacks of a run's bounds in the texts that its policy shows, by constraint, from its evaluation."""
+    populations = json.loads((run / "evaluation.json").read_text())["populations"]
+    shown = next(iter(populations.values()))["deployed"]["constraints"]
+    return {one["name"]: one["trained"]["slack"] for one in shown}
 
 
 def _some(rows: Sequence[Row], texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -123,6 +123,7 @@ def single_prompt(model: ChatModel, shown: Sequence[Item], asked: Sequence[int])
     chosen = [shown[i] for i in asked]
     known, tokens, seconds = [], 0, 0.0
     for swapped in (False, True):
+        began = time.perf_counter()
         replies = model.replies(
             [_question(one, swapped) for one in chosen], schema=Answer, caller="judge/single prompt"
         )
@@ -133,7 +134,7 @@ def single_prompt(model: ChatModel, shown: Sequence[Item], asked: Sequence[int])
         known.append(said)
         if not swapped:
             tokens = sum((one.prompt_tokens or 0) + (one.completion_tokens or 0) for one in replies)
-            seconds = sum(one.seconds for one in replies)
+            seconds = time.perf_counter() - began  # replies of one batch wait for each other
     notes = f"one question each on {len(asked)} items"
     (first, again), whom = known, np.isin(np.arange(len(shown)), asked)
     return Verdicts.of(

@@ -49,12 +49,34 @@ def write_report(folder: Path, rounds: Sequence[Mapping[str, Any]], stopped: int
         "",
         f"{ends} Human agreement: not measured.",
         "",
+        *_bounds(rounds),
         "![What judge and reward say of each round's policy](plots/probe.png)",
         "",
     ]
     path = folder / "report.md"
     write(path, "\n".join(lines))
     return path
+
+
+def _bounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How far the texts that each policy shows are from the bounds; nothing where nothing is known."""
+    known = {f"round {number}": one["bounds"] for number, one in enumerate(rounds) if "bounds" in one}
+    if not known:
+        return []
+    rows = [
+        [name, *(_slack(of.get(name)) for of in known.values())]
+        for name in dict.fromkeys(name for of in known.values() for name in of)
+    ]
+    return [
+        "Slacks of the bounds in the texts that are shown, on unseen rows; below 0 a bound is missed:",
+        "",
+        table(["bound", *known], rows),
+        "",
+    ]
+
+
+def _slack(found: Mapping[str, float] | None) -> str:
+    return "-" if found is None else f"{found['mean']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
 
 
 def _interval(found: Mapping[str, float] | None) -> str:

@@ -49,7 +49,9 @@ def validated(
     ):
         if constraint.kind != "mean":
             continue
-        if (slack := slack_of(constraint, inside, rewards[constraint.reward], users)) is not None:
+        # A metric of that name goes first, as in a report: a reward with a memory holds these answers against
+        # those of the training, and has no score for what was not trained on.
+        if (slack := slack_of(constraint, inside, metrics[constraint.reward], users)) is not None:
             constraints[constraint.name] = asdict(slack)
     return {
         "headline": task.headline or problem.objective,

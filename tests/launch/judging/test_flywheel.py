@@ -92,8 +92,12 @@ def test_the_report_shows_the_curve_of_the_probe(tmp_path):
         in report
     )
     assert "Human agreement: not measured" in report
+    assert "Slacks of the bounds" not in report
     assert (tmp_path / "plots" / "probe.png").stat().st_size > 1000
-    assert "parted in round 1" in write_report(tmp_path, rounds, 1).read_text()
+    rounds[1]["bounds"] = {"tea >= 0.6": {"mean": -0.04, "low": -0.06, "high": -0.02}}
+    report = write_report(tmp_path, rounds, 1).read_text()
+    assert "parted in round 1" in report
+    assert "| tea >= 0.6 | -0.040 [-0.060, -0.020] |" in report
 
 
 @pytest.mark.slow
@@ -109,7 +113,7 @@ def test_a_round_is_graded_distilled_and_trained_and_what_is_missing_is_made_aga
             "policy.tiny={hidden: 32, layers: 1, vocabulary: 500}",
         ),
         *("train.steps=1", "train.prompts_per_step=4", "train.group_size=4"),
-        *("evaluation.max_episodes=8", "evaluation.candidates=2"),
+        *("evaluation.max_episodes=8", "evaluation.candidates=2", "evaluation.validation_episodes=60"),
         *("--rounds", "1", "--rows", "16", "--probed", "16", "--steps", "2"),
     ]
     stop, settings = Stop(), load("flywheel", [one for one in command[3:] if "=" in one])
@@ -125,10 +129,15 @@ def test_a_round_is_graded_distilled_and_trained_and_what_is_missing_is_made_aga
     here(*command)
     result = json.loads((output / "flywheel.json").read_text())
     assert len(result["rounds"]) == 2
-    assert set(result["rounds"][1]) == {"superior", "accepted", "score", "agreement"}
+    assert set(result["rounds"][1]) == {"superior", "accepted", "score", "agreement", "bounds"}
     graded = (output / "round-1" / "graded.jsonl").read_bytes()
     config = load(str(output / "round-1" / "run" / "config.yaml"))
     assert config.problem().objective == "judge_score"
+    # The policy is chosen by how varied the texts are that are shown, not by how they differ from rollouts.
+    (told,) = (json.loads(line) for line in (output / "round-1" / "run" / "validation.jsonl").open())
+    slack, shown = told["constraints"]["item_diversity >= 0.6"], told["metrics"]["item_diversity"]
+    assert slack["mean"] == pytest.approx(shown["mean"] - 0.6)
+    assert slack["episodes"] == shown["episodes"] > 0
     (output / "round-1" / "run" / "probe.json").unlink()
     shutil.rmtree(output / "round-1" / "blind")
     here(*command)
