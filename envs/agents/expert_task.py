@@ -135,7 +135,7 @@ class Expert(Tags):
         known = super().audience(at)
         if user not in known.names:
             raise TaskError(
-                f"--user {user}: not in the data, or with too short a history; known is {known.names[0]}"
+                f"--user {user}: not in the data, or with too short a history; one that is: {known.names[0]}"
             )
         return known.rows([list(known.names).index(user)])[0]
 

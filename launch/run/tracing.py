@@ -77,7 +77,7 @@ def trace(config: RunConfig, user: str, at: dt.date | None, which: str) -> None:
     _say(display, task, user, passage, took)
     path = config.folder / f"trace-{_safe(user)}.png"
     _draw(task, user, passage, path)
-    display.say(f"drawn: {escape(str(path))}")
+    display.say(f"drawn: {path}")
 
 
 def _say(display: Display, task: Expert, user: str, passage: Passage, took: float) -> None:
@@ -98,7 +98,7 @@ def _say(display: Display, task: Expert, user: str, passage: Passage, took: floa
     table.add_row("experts together", "", read, f"{seconds['expert']:.3f}")
     table.add_row("arbiter", escape(_listed(names, passage.answer, 99)), "0", f"{seconds['arbiter']:.3f}")
     table.add_row("in all", "", f"{shared:,}", f"{took:.3f}")
-    display.say(table)
+    display.console.print(table, highlight=False)
     for role, reason in passage.missing.items():
         display.say(f"{role} was left out: {reason}")
 
