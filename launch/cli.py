@@ -1,6 +1,6 @@
 """The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``,
 ``recrl explain``, ``recrl export``, ``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``,
-``recrl judge``, ``recrl hybrid``, ``recrl bench``.
+``recrl agents``, ``recrl judge``, ``recrl hybrid``, ``recrl bench``.
 """
 
 import os
@@ -16,6 +16,7 @@ from .. import __version__
 from . import faults
 from .alarms import keep_back
 from .commands import finished, rewards
+from .commands.agents import agents_app
 from .commands.data import data_app
 from .commands.hybrid import hybrid_app
 from .commands.judge import judge_app
@@ -28,6 +29,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(judge_app, name="judge")
 app.add_typer(hybrid_app, name="hybrid")
+app.add_typer(agents_app, name="agents")
 
 # Seconds until a cluster must know its first machine's name.
 _PATIENCE = 300.0

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from ..tags import baselines
 from ..tags.prompts import request
 from ..tags.task import Tags
 from ..tags.teaching import sample_list
-from ..task import Answerer, Message, Row, TaskError
+from ..task import Answerer, Message, Row
 from .arbiter import arbitrated, in_turn
 from .personas import Persona
-from .planner import Clusters, purchased
+from .planner import Clusters, check_clusters, purchased
 from .settings import ArbiterConfig
 
 _REQUEST = "Keep the {count} that are bought in the coming weeks, one a line, none twice."
@@ -34,11 +33,7 @@ class Arbiter(Tags):
     settings: ArbiterConfig
 
     def __init__(self, settings: ArbiterConfig, source: DataConfig) -> None:
-        if find_spec("sklearn") is None:
-            raise TaskError(
-                f"task.use={settings.use}: its planner clusters tags by scikit-learn, which is not installed; "
-                "pip install scikit-learn"
-            )
+        check_clusters(settings.use)
         super().__init__(settings, source)
         self.columns = (*self.columns, "candidates", "weights")
 

@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .experts import Asking, Scored, household, listed
 from .measures import routes, together
 from .mixture import Mixture
 from .personas import Persona
-from .planner import Clusters, purchased
+from .planner import Clusters, check_clusters, purchased
 from .settings import ExpertConfig
 
 OWN = ("persona", "evidence", "cell", "weight", "bought", "others")
@@ -51,11 +50,7 @@ class Expert(Tags):
     settings: ExpertConfig
 
     def __init__(self, settings: ExpertConfig, source: DataConfig) -> None:
-        if find_spec("sklearn") is None:
-            raise TaskError(
-                f"task.use={settings.use}: its planner clusters tags by scikit-learn, which is not installed; "
-                "pip install scikit-learn"
-            )
+        check_clusters(settings.use)
         super().__init__(settings, source)
         self.asking = Asking(self.catalog, settings.slots, request(settings.slots, settings.prompt))
         self.mixture = Mixture(self.data, settings.mix, settings.slots)
@@ -140,7 +135,7 @@ class Expert(Tags):
         known = super().audience(at)
         if user not in known.names:
             raise TaskError(
-                f"--user {user}: not in the data, or with too short a history; known is {known.names[0]}"
+                f"--user {user}: not in the data, or with too short a history; one that is: {known.names[0]}"
             )
         return known.rows([list(known.names).index(user)])[0]
 

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from ..data.calendar import season
 from ..data.panel import Panel
 from ..data.prepared import Data
-from ..task import Row
+from ..task import Row, TaskError
 from .personas import Persona
 
 Vectors = npt.NDArray[np.floating]
@@ -41,6 +42,19 @@ def purchased(data: Data) -> Vectors:
     kept = slice(-1 - DIMENSIONS, -1)
     found = vectors[:, kept] * np.sqrt(np.maximum(values[kept], 0.0))
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+
+
+def check_clusters(use: str) -> None:
+    """Refuse a task whose planner cannot be had.
+
+    Raises:
+        TaskError: scikit-learn is not installed.
+    """
+    if find_spec("sklearn") is None:
+        raise TaskError(
+            f"task.use={use}: its planner clusters tags by scikit-learn, which is not installed; "
+            "pip install scikit-learn"
+        )
 
 
 def cells(vectors: Vectors, centres: Vectors) -> npt.NDArray[np.intp]:

@@ -27,6 +27,7 @@ def decode(
     constraint: Constraint | None,
     on_answered: Answered = lambda members, tokens: None,
     draw: Draw | None = None,
+    least: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Answers to prompts, by number.
 
@@ -37,6 +38,7 @@ def decode(
         on_answered: Function that is called with the numbers of all answers to a prompt once the last of them
             has ended, and their tokens.
         draw: What takes the tokens; None for what ``sampling`` says.
+        least: Number of tokens of each answer among which an end token ends nothing; None for 0.
     """
     device = model.device
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
@@ -77,7 +79,10 @@ def decode(
             tokens = logits.argmax(dim=-1, keepdim=True)
         for number, token in zip(which, tokens[live, 0].tolist(), strict=True):
             answers[number].append(token)
-        open_ &= ~torch.isin(tokens, ends).view(open_.shape)
+        ended_now = torch.isin(tokens, ends).view(open_.shape)
+        if least is not None:
+            ended_now &= step >= torch.tensor(least, device=device)[numbers.clamp(min=0).to(device)]
+        open_ &= ~ended_now
         left = open_.sum(dim=1)
         if not left.any():
             break

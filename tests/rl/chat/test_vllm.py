@@ -10,12 +10,18 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from made_up_household import CATALOG, DATA, VECTORS, row
 from places import SUPPORT
 from ranks import free_port
 from small_llm import smollm2
 
+from recrl.envs.agents.arbiter import arbitrated
+from recrl.envs.agents.asked import AskedArbiter, AskedExpert, AskedPlanner, Named, Plan
+from recrl.envs.agents.experts import Asking
+from recrl.envs.agents.planner import Household
 from recrl.envs.agents.style import Guideline
 from recrl.envs.agents.styled import Guide, Styled, Writer
+from recrl.envs.agents.team import Budget, Team
 from recrl.envs.chat.settings import ChatConfig
 from recrl.launch.cluster.serve import running
 from recrl.rl.chat.make import make_chat
@@ -84,3 +90,28 @@ def test_a_real_server_answers_both_stages_of_meta_prompting(address):
     assert sum(map(bool, texts)) == 10 - written.missing.total() >= 5
     assert guided.prompt_tokens > 10 * 100
     assert 0 < written.completion_tokens <= 10 * 120
+
+
+def test_a_real_server_plays_all_roles_of_a_team_under_schemas(address):
+    given = {"url": address, "model": "policy", "token_env": KEY, "max_tokens": 200, "timeout": 200}
+    model = make_chat(ChatConfig(**given))
+    team = Team(
+        AskedPlanner(model, Household(DATA, VECTORS), CATALOG, 2),
+        AskedExpert(model, CATALOG),
+        AskedArbiter(model, CATALOG, 3),
+        Asking(CATALOG, 3),
+        Budget(personas=2, tags=6, slots=3),
+    )
+    passages = team.passages([row() for _ in range(4)])
+    assert all(len(set(passage.answer)) == 3 for passage in passages)
+    # Whoever is asked answers in the shape, or a reason is counted; equal questions are asked once.
+    arbiter = AskedArbiter(model, CATALOG, 3)
+    arbiter([arbitrated(row("milk and litter"), [(0, 1, 6)], [1.0])])
+    for role in ("planner", "expert", "arbiter"):
+        usage = model.ledger[role]
+        print(f"{role}: {usage.questions} asked, {dict(usage.missing)} missing")
+        assert usage.questions > usage.missing.total()
+        assert usage.missing.keys() <= {"cut off", "shape"}
+        assert usage.prompt_tokens > 50
+    assert Plan.model_json_schema()["additionalProperties"] is False
+    assert Named.model_json_schema()["additionalProperties"] is False
