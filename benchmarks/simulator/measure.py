@@ -18,7 +18,7 @@ import numpy as np
 
 from recrl.envs.simulator import fidelity as fidelities
 from recrl.envs.simulator import fitting, inference, neighbours
-from recrl.envs.simulator.ab_test import Plan, Test
+from recrl.envs.simulator.ab_test import ABTest, Plan
 from recrl.envs.simulator.arms import Arm, Moment, baseline
 from recrl.envs.simulator.histories import Histories
 from recrl.envs.simulator.off_policy import Logged, evaluate, log_probabilities, sample
@@ -50,7 +50,7 @@ class Setting:
     task: Tags
     hazards: Hazard
     tests: int = 400
-    shoppers: int = 250
+    shoppers: int = 200
 
 
 def fidelity(given: Setting) -> dict[str, Any]:
@@ -69,13 +69,13 @@ def same(given: Setting) -> dict[str, Any]:
     """Each test draws its own shoppers and luck; both arms copy, each under luck of its own."""
     arm = copying(given.task)
     found: dict[str, list[tuple[bool, bool]]] = {metric: [] for metric in METRICS}
+    everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
     for number in range(given.tests):
-        plan = Plan(ORIGIN, given.shoppers)
-        test = Test.of(given.task, (arm, arm), plan, seed=number)
+        test = drawn(everyone, given.shoppers, number)
         a, b = (test.live(arm, given.hazards, BASE, 2 * number + side) for side in (0, 1))
         for place, metric in enumerate(METRICS):
             apart = (b - a)[:, place]
-            shown = estimate(apart, np.arange(len(apart)), resamples=1000, seed=number)
+            shown = estimate(apart, np.arange(len(apart)), resamples=500, seed=number)
             covered = shown.low <= 0 <= shown.high
             found[metric].append((covered, any(look.decided for look in inference.looks(apart))))
     return {
@@ -91,15 +91,16 @@ def same(given: Setting) -> dict[str, Any]:
 def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 160) -> dict[str, Any]:
     """Click probabilities of the second arm are 2 % higher; power is announced from a pilot on other luck."""
     arm = copying(given.task)
-    pilot = Test.of(given.task, (arm, arm), Plan(ORIGIN, 800), seed=10_001)
-    compared = pilot.compare(given.hazards, BASE, (90_001, 90_002), lift=lift)
+    everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
+    compared = drawn(everyone, 800, 10_001).compare(given.hazards, BASE, (90_001, 90_002), lift=lift)
     spread = inference.Pilot.of(*compared.of("CTR"))
     effect = (lift - 1) * spread.mean
     announced = inference.power(effect, spread.error(shoppers, 1))
     found, effects = 0, []
     for number in range(tests):
-        test = Test.of(given.task, (arm, arm), Plan(ORIGIN, shoppers), seed=20_000 + number)
-        pair = test.compare(given.hazards, BASE, (30_000 + number,), lift=lift)
+        pair = drawn(everyone, shoppers, 20_000 + number).compare(
+            given.hazards, BASE, (30_000 + number,), lift=lift
+        )
         difference, p = inference.paired(*pair.of("CTR"), resamples=2)
         found += p <= inference.LEVEL and difference.mean > 0
         effects.append(difference.mean / spread.mean)
@@ -117,7 +118,7 @@ def ranking(given: Setting, shoppers: int = 500, seeds: int = 2) -> dict[str, An
     names = ("random", "popularity", "own frequency")
     arms = {name: baseline(name, given.task, {}) for name in names}
     plan = Plan(ORIGIN, shoppers)
-    pairs = {pair: Test.of(given.task, (arms[pair[0]], arms[pair[1]]), plan) for pair in pairwise(names)}
+    pairs = {pair: ABTest.of(given.task, (arms[pair[0]], arms[pair[1]]), plan) for pair in pairwise(names)}
     second = neighbours.fit(given.task.data)
     found: dict[str, Any] = {}
     for name, behaviour, scenario in [
@@ -135,7 +136,7 @@ def ranking(given: Setting, shoppers: int = 500, seeds: int = 2) -> dict[str, An
 
 def speed(given: Setting, sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 100_000)) -> dict[str, Any]:
     """One week of synthetic households, drawn with repetition from the real ones."""
-    users = Test.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN)).start
+    users = ABTest.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN)).start
     growth = {}
     for size in sizes:
         drawn = np.random.default_rng(size).choice(len(users.users), size)
@@ -154,7 +155,7 @@ def speed(given: Setting, sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 100_00
 
 def off_policy(given: Setting, logs: int = 100, slots: int = 3) -> dict[str, Any]:
     """A log of lists of the start; the truth is the mean probability of a click on lists of the target."""
-    test = Test.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN))
+    test = ABTest.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN))
     start = test.start
     logging, target = (np.log(start.recent + add).astype(float) for add in (0.5, 0.25))
     world = World(given.hazards, start.copied(), BASE, 0)
@@ -217,6 +218,11 @@ MEASUREMENTS: Mapping[str, Any] = {
     "speed": speed,
     "off_policy": off_policy,
 }
+
+
+def drawn(test: ABTest, shoppers: int, seed: int) -> ABTest:
+    """The same test on shoppers drawn at random."""
+    return test.part(np.random.default_rng(seed).choice(len(test.start.users), shoppers, replace=False))
 
 
 def copying(task: Tags) -> Arm:

@@ -56,10 +56,10 @@ def _fidelity(found: Mapping[str, Any], folder: Path) -> list[str]:
     inside = sum(one <= WITHIN for one in off)
     return [
         "## How real",
-        "Weeks from 37 on, which nothing was fitted on; simulated for real, for as many weeks as are compared. "
-        f"Of all households, {inside} of {len(off)} marginals are within {100 * WITHIN:.0f} %. The fourth "
-        "column is told how later weeks changed each tag, by training households alone: what the AUC falls by "
-        "is season, which a log that ends in August cannot hold.",
+        "Weeks from 37 on, which nothing was fitted on; simulated for real, for as many weeks as are "
+        f"compared. Of all households, {inside} of {len(off)} marginals are within {100 * WITHIN:.0f} %. "
+        "The fourth column is told how later weeks changed each tag, by training households alone: what "
+        "the AUC falls by is season, which a log that ends in August cannot hold.",
         "![AUC of the classifier](plots/fidelity.png)",
         table(["", *names], rows),
     ]
@@ -72,9 +72,9 @@ def _same(found: Mapping[str, Any], folder: Path) -> list[str]:
     ]
     return [
         "## A/A",
-        "Each test draws shoppers of its own; both arms show the same kind of list, under luck of their own. "
-        "95 % intervals should cover zero in 93 to 97 % of the tests, and no more than 5 % of the tests may see "
-        "any look exclude zero.",
+        "Each test draws shoppers of its own; both arms show the same kind of list, under luck of their "
+        "own. 95 % intervals should cover zero in 93 to 97 % of the tests, and no more than 5 % of the "
+        "tests may see any look exclude zero.",
         table(["metric", "tests", "interval covers zero", "any look excludes it"], rows),
     ]
 
@@ -82,9 +82,9 @@ def _same(found: Mapping[str, Any], folder: Path) -> list[str]:
 def _planted(found: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         "## A planted effect",
-        f"Probabilities of a click are 2 % higher in one arm ({found['shoppers']} shoppers, one life of the "
-        f"weeks, same luck). Announced power: {found['announced']:.2f}; found in {found['found']:.2f} of "
-        f"{found['tests']} tests; mean relative difference {100 * found['relative effect']:.1f} %.",
+        f"Probabilities of a click are 2 % higher in one arm ({found['shoppers']} shoppers, one life of "
+        f"the weeks, same luck). Announced power: {found['announced']:.2f}; found in {found['found']:.2f} "
+        f"of {found['tests']} tests; mean relative difference {100 * found['relative effect']:.1f} %.",
     ]
 
 
@@ -99,8 +99,9 @@ def _ranking(found: Mapping[str, Any], folder: Path) -> list[str]:
     novelty = sum(one[pair]["NER"]["high"] < 0 for one in found.values() for pair in pairs)
     return [
         "## Policies that have an order",
-        "CTR has to rise from random over popularity to own frequency, and NER to fall, under every scenario "
-        f"and in the second simulator. The interval says so in {clicks} and {novelty} of {len(rows) * 2} cases.",
+        "CTR has to rise from random over popularity to own frequency, and NER to fall, under every "
+        f"scenario and in the second simulator. The interval says so in {clicks} and {novelty} of "
+        f"{len(rows) * 2} cases.",
         table(head, rows),
     ]
 
@@ -144,7 +145,8 @@ def _off_policy(found: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         "## Off-policy evaluation",
         f"{found['logs']} logs of {found['lists']:,} lists of three tags each; the truth, "
-        f"{found['truth']:.5f} clicks a list, is known. Mean effective sample size {found['effective']:,.0f}.",
+        f"{found['truth']:.5f} clicks a list, is known. Mean effective sample size "
+        f"{found['effective']:,.0f}.",
         table(["estimator", "interval covers the truth", "bias", "root mean squared error"], rows),
         f"A log of random lists of ten for the same target: {found['refused']}.",
     ]

@@ -1,7 +1,7 @@
 """An A/B test in a simulated shop: the same shoppers and the same luck under two arms.
 
 ``Plan``     shoppers, weeks, seeds and assumptions of a test
-``Test``     runs it, part by part
+``ABTest``   runs it, part by part
 ``Compared`` two arms under one scenario
 ``verdict``  what a metric's differences over all scenarios and both simulators amount to
 """
@@ -77,7 +77,7 @@ class Compared:
 
 
 @dataclass
-class Test:
+class ABTest:
     """Two arms on the same shoppers.
 
     Attributes:
@@ -95,7 +95,7 @@ class Test:
     _vectors: Any = None
 
     @classmethod
-    def of(cls, task: Tags, arms: tuple[Arm, Arm], plan: Plan, seed: int = 0) -> "Test":
+    def of(cls, task: Tags, arms: tuple[Arm, Arm], plan: Plan, seed: int = 0) -> "ABTest":
         """A test on shoppers with enough history before the first week.
 
         Raises:
@@ -107,11 +107,10 @@ class Test:
             users = users[np.sort(drawn)]
         return cls(task, arms, plan, Histories.of(task.data.panel, users, plan.origin))
 
-    def part(self, count: int) -> "Test":
-        """The same test on the first shoppers alone."""
-        some = np.arange(min(count, len(self.start.users)))
+    def part(self, some: Any) -> "ABTest":
+        """The same test on some of the shoppers, by their places."""
         first = {arm.name: self.first(arm)[some] for arm in self.arms}
-        return Test(self.task, self.arms, self.plan, self.start.taken(some), first, self.vectors)
+        return ABTest(self.task, self.arms, self.plan, self.start.taken(some), first, self.vectors)
 
     def compare(
         self,

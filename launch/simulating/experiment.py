@@ -18,7 +18,7 @@ import numpy as np
 
 from ...envs.data.prepared import prepare
 from ...envs.simulator import fidelity, fitting, inference, neighbours
-from ...envs.simulator.ab_test import Compared, Plan, Test, verdict
+from ...envs.simulator.ab_test import ABTest, Compared, Plan, verdict
 from ...envs.simulator.outcomes import METRICS
 from ...envs.simulator.scenario import SCENARIOS, named
 from ...envs.statistics import Estimate
@@ -86,7 +86,7 @@ def run(request: Request, display: Display) -> dict[str, Any]:
         scenarios=(SCENARIOS[0], *chosen),
     )
     parties = Parties.of(request.names, configs, origin, request.which, request.output)
-    test = Test.of(parties.task, parties.arms, plan)
+    test = ABTest.of(parties.task, parties.arms, plan)
     display.say(f"fitting shoppers of {len(data.panel.users):,} households before week {origin}")
     behaviours = {"hazards": fitting.fit(data), SECOND: neighbours.fit(data)}
     held = {name: fidelity.compare(data, one) for name, one in behaviours.items()}
@@ -133,10 +133,11 @@ def run(request: Request, display: Display) -> dict[str, Any]:
     return result
 
 
-def _power(test: Test, behaviour: Any) -> dict[str, Any]:
+def _power(test: ABTest, behaviour: Any) -> dict[str, Any]:
     """Power of the test, from a few shoppers and seeds that the test does not use."""
     shoppers, seeds = _PILOT
-    compared = test.part(shoppers).compare(behaviour, test.plan.scenarios[0], seeds)
+    some = np.arange(min(shoppers, len(test.start.users)))
+    compared = test.part(some).compare(behaviour, test.plan.scenarios[0], seeds)
     found = {}
     for metric in METRICS:
         pilot = inference.Pilot.of(*compared.of(metric))
@@ -154,7 +155,7 @@ def _differences(compared: Compared) -> dict[str, Estimate]:
     return {metric: found for metric, (found, _) in compared.differences().items()}
 
 
-def _metrics(test: Test, base: Compared, swept: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
+def _metrics(test: ABTest, base: Compared, swept: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
     differences, means = base.differences(), base.means()
     adjusted = dict(zip(METRICS, inference.holm([p for _, p in differences.values()]), strict=True))
     found = {}

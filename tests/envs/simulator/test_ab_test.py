@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recrl.envs.simulator import inference
-from recrl.envs.simulator.ab_test import OPEN, ROBUST, Plan, Test, verdict
+from recrl.envs.simulator.ab_test import OPEN, ROBUST, ABTest, Plan, verdict
 from recrl.envs.simulator.arms import baseline
 from recrl.envs.simulator.outcomes import METRICS, diversity, item_vectors
 from recrl.envs.simulator.scenario import SCENARIOS, SimulatorError
@@ -15,7 +15,7 @@ BASE = SCENARIOS[0]
 
 def tested(small, a, b, **plan):
     arms = tuple(baseline(name, small.task, {"novelty": 0.5}) for name in (a, b))
-    return Test.of(small.task, arms, Plan(41, **{"weeks": 5, "refresh": 2, **plan}))
+    return ABTest.of(small.task, arms, Plan(41, **{"weeks": 5, "refresh": 2, **plan}))
 
 
 def test_an_arm_does_not_differ_from_itself_under_the_same_luck(small):
@@ -53,7 +53,7 @@ def test_an_a_a_test_covers_zero(small):
 
 def test_a_part_of_a_test_has_the_first_lists_of_the_whole(small):
     test = tested(small, "random", "quota")
-    part = test.part(20)
+    part = test.part(np.arange(20))
     assert np.array_equal(part.first(test.arms[1]), test.first(test.arms[1])[:20])
     assert len(part.start.users) == 20
 
@@ -78,4 +78,4 @@ def test_a_verdict_needs_every_scenario():
 
 def test_a_week_outside_of_the_data_is_refused(small):
     with pytest.raises(SimulatorError, match="--origin 30: shoppers are fitted on weeks before 37"):
-        Test.of(small.task, tested(small, "random", "quota").arms, Plan(30))
+        ABTest.of(small.task, tested(small, "random", "quota").arms, Plan(30))
