@@ -1,6 +1,6 @@
 """The command line: ``recrl train``, ``recrl launch``, ``recrl eval``, ``recrl recommend``,
-``recrl explain``, ``recrl export``, ``recrl serve``, ``recrl doctor``, ``recrl data``, ``recrl rewards``,
-``recrl agents``, ``recrl judge``, ``recrl hybrid``, ``recrl bench``.
+``recrl explain``, ``recrl export``, ``recrl ab``, ``recrl serve``, ``recrl doctor``, ``recrl data``,
+``recrl rewards``, ``recrl agents``, ``recrl judge``, ``recrl hybrid``, ``recrl bench``.
 """
 
 import os
@@ -16,6 +16,7 @@ from .. import __version__
 from . import faults
 from .alarms import keep_back
 from .commands import finished, rewards
+from .commands.ab import ab
 from .commands.agents import agents_app
 from .commands.data import data_app
 from .commands.hybrid import hybrid_app
@@ -165,6 +166,7 @@ def evaluate(
 app.command()(finished.recommend)
 app.command()(finished.explain)
 app.command()(finished.export)
+app.command()(ab)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """An A/B test in a simulated shop: the same shoppers and the same luck under two arms.
 
 ``Plan``     shoppers, weeks, seeds and assumptions of a test
-``Test``     runs it, part by part
+``ABTest``   runs it, part by part
 ``Compared`` two arms under one scenario
 ``verdict``  what a metric's differences over all scenarios and both simulators amount to
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ..data.episodes import able
 from ..data.prepared import Data
@@ -76,7 +77,7 @@ class Compared:
 
 
 @dataclass
-class Test:
+class ABTest:
     """Two arms on the same shoppers.
 
     Attributes:
@@ -94,7 +95,7 @@ class Test:
     _vectors: Any = None
 
     @classmethod
-    def of(cls, task: Tags, arms: tuple[Arm, Arm], plan: Plan, seed: int = 0) -> "Test":
+    def of(cls, task: Tags, arms: tuple[Arm, Arm], plan: Plan, seed: int = 0) -> "ABTest":
         """A test on shoppers with enough history before the first week.
 
         Raises:
@@ -105,6 +106,11 @@ class Test:
             drawn = np.random.default_rng(seed).choice(len(users), plan.shoppers, replace=False)
             users = users[np.sort(drawn)]
         return cls(task, arms, plan, Histories.of(task.data.panel, users, plan.origin))
+
+    def part(self, some: Any) -> "ABTest":
+        """The same test on some of the shoppers, by their places."""
+        first = {arm.name: self.first(arm)[some] for arm in self.arms}
+        return ABTest(self.task, self.arms, self.plan, self.start.taken(some), first, self.vectors)
 
     def compare(
         self,
@@ -160,22 +166,24 @@ class Test:
 
     @property
     def covariates(self) -> Values:
-        """``[shoppers, 3]`` known before the test: share of weeks with a visit, tags a week, the same lately."""
+        """``[shoppers, 3]`` known before the test: visits a week, tags a week, and tags a week lately."""
         start = self.start
         lately = start.tags_slow * (1 - 0.93)
         return np.stack([start.visits / start.lived, start.tags / start.lived, lately], axis=1).astype(float)
 
 
-def eligible(data: Data, origin: int) -> Any:
-    """Users with enough history before a week."""
-    import polars as pl
+def eligible(data: Data, origin: int, *, replayed: bool = False) -> Any:
+    """Users with enough history before a week.
 
+    Args:
+        replayed: Whether their real future is asked, for which nothing is fitted.
+    """
     first, last = int(data.panel.week.min()), int(data.panel.week.max())
-    end = data.protocol.statistics_end or 0
+    end = 0 if replayed else data.protocol.statistics_end or 0
     if not max(end, first + data.protocol.min_active_weeks) <= origin <= last + 1:
         raise SimulatorError(
-            f"--origin {origin}: shoppers are fitted on weeks before {end} and the data end with week {last}; "
-            f"give a week from {end} to {last + 1}"
+            f"--origin {origin}: shoppers are fitted on weeks before {end}, and the data end with week "
+            f"{last}; give a week from {end} to {last + 1}"
         )
     purchases = pl.LazyFrame({"user": data.panel.user, "week": data.panel.week})
     users = able(purchases, data.protocol, origin).collect()["user"].sort().to_numpy()
@@ -185,7 +193,6 @@ def eligible(data: Data, origin: int) -> Any:
 
 
 def verdict(
-    metric: str,
     base: tuple[Estimate, float],
     adjusted: float,
     others: Mapping[str, Estimate],

@@ -44,7 +44,8 @@ class Moment:
 
     @cached_property
     def data(self) -> Data:
-        """Data as they would be had the simulation been real; each shopper has to be a user of its own."""
+        """Data as they would be had the simulation been real, but for popularity, which stands as it was at
+        the start; each shopper has to be a user of its own."""
         return replace(self.task.data, panel=_lived(self.task.data.panel, self))
 
     @cached_property
@@ -141,7 +142,15 @@ def _lived(panel: Panel, moment: Moment) -> Panel:
     key = np.sort((user * (moment.histories.week + 1) + week) * panel.n_tags + tag, kind="stable")
     rest, tag = np.divmod(key, panel.n_tags)
     user, week = np.divmod(rest, moment.histories.week + 1)
-    return replace(panel, user=user.astype(np.int32), week=week.astype(np.int32), tag=tag.astype(np.int32))
+    # What is learned of all users together is learned before the test: a real test's arms would share it.
+    return replace(
+        panel,
+        user=user.astype(np.int32),
+        week=week.astype(np.int32),
+        tag=tag.astype(np.int32),
+        until=np.full(len(panel.users), moment.start, np.int32),
+        recent=panel.recent + len(moment.lived),
+    )
 
 
 def _members(mask: Bools) -> list[list[int]]:

@@ -114,8 +114,8 @@ def compare(
 
 @dataclass(frozen=True)
 class _Told:
-    """Visits of some weeks: ``[visits]`` shopper, size, numbers of tags by what was known of them, weeks since
-    the last visit; and ``[visits, tags]``."""
+    """Visits of some weeks: ``[visits]`` shopper, size, repeated and novel tags, weeks since the last visit;
+    and ``[visits, tags]``."""
 
     shopper: IntArray
     size: npt.NDArray[np.int64]
@@ -190,8 +190,8 @@ def _forecasts(
 def _told_apart(real: _Told, simulated: _Told, seed: int) -> Estimate:
     """AUC of boosted trees that see a basket, its size, its novel and repeated tags and the gap before it.
 
-    Trained on half of the households and tested on the other, with an interval over these. The AUC is the mean,
-    over real baskets of the test half, of the share of simulated ones that look less real.
+    Trained on half of the households and tested on the other, with an interval over these. The AUC is the
+    mean, over real baskets of the test half, of the share of simulated ones that look less real.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -1,7 +1,6 @@
 """Fits the hazards of :class:`recrl.envs.simulator.shopper.Hazard` on training households.
 
-``fit``           a shopper model of prepared data; only training users and weeks before ``statistics_end`` are
-                  read
+``fit``           a shopper model of prepared data; reads training users and weeks before ``statistics_end``
 ``told_seasons``  the same model, which knows the seasons of later weeks too
 """
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from ..data.panel import IntArray, Panel
 from ..data.prepared import Data
-from .histories import DECAYS, Bools, Floats, Histories, baskets
+from .histories import Bools, Floats, Histories, baskets
 from .scenario import SimulatorError
 from .shopper import BIN_OF, EDGES, LONG_AGO, Hazard, features, sigmoid, visit_features
 
@@ -74,14 +73,14 @@ def check(data: Data) -> None:
     protocol = data.protocol
     if protocol.split != "time" or protocol.step != "week":
         raise SimulatorError(
-            f"data.protocol.split={protocol.split}, step={protocol.step}: shoppers are simulated week by week "
-            "of one calendar; use split=time and step=week"
+            f"data.protocol.split={protocol.split}, step={protocol.step}: shoppers are simulated week by "
+            "week of one calendar; use split=time and step=week"
         )
     first, end = int(data.panel.week.min()), protocol.statistics_end
     if end is None or end - first < BURN_IN + 8:
         raise SimulatorError(
-            f"data.protocol.statistics_end={end}: shoppers are fitted on weeks {first + BURN_IN} to there, at "
-            "least eight; use a longer log"
+            f"data.protocol.statistics_end={end}: shoppers are fitted on weeks {first + BURN_IN} to there, "
+            "at least eight; use a longer log"
         )
 
 
@@ -190,9 +189,9 @@ def _chances(model: SimpleNamespace, histories: Histories) -> Floats:
 def _loadings(chances: Floats, bought: Bools) -> Floats:
     """``[tags, factors]`` by the moments of the residuals of baskets.
 
-    To first order, a shock with loadings w makes the residuals e of two tags covary by v_j v_k w_j w_k, v = p (1 -
-    p). So w is found by principal factors of ``sum e_j e_k``, scaled by ``sum v_j v_k``, whose diagonal, which
-    luck is in, is filled in from the factors.
+    To first order, a shock with loadings w makes the residuals e of two tags covary by v_j v_k w_j w_k, where
+    v = p (1 - p). So w is found by principal factors of ``sum e_j e_k``, scaled by ``sum v_j v_k``; the
+    diagonal, which luck is in, is filled in from the factors.
     """
     residuals = bought - chances
     spread = chances * (1 - chances)
@@ -216,8 +215,8 @@ def _loadings(chances: Floats, bought: Bools) -> Floats:
 def _calibrated(model: Hazard, weeks: list[_Week], rng: np.random.Generator) -> Hazard:
     """The same model, right on average under its shocks.
 
-    Offsets make each tag's expected purchases those that were counted, the last two bins of the clocks those of
-    tags not bought for long, and the loading of the size shock makes baskets as uneven as they were.
+    Offsets make each tag's expected purchases those that were counted, the last two bins of the clocks those
+    of tags not bought for long, and the loading of the size shock makes baskets as uneven as they were.
     """
     bought = np.concatenate([week.bought for week in weeks])
     odds = np.concatenate([model.wish(week.histories).buy for week in weeks])

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -36,8 +37,8 @@ class Histories:
         gap: ``[shoppers]`` weeks since the last visit.
         tags: ``[shoppers]`` purchases of all tags together; ``tags_slow`` fade.
         begun: First week that was read.
-        tired: ``[shoppers, tags]`` looks at the tag in lists that led to no click, fading quickly; None until a
-            list is shown.
+        tired: ``[shoppers, tags]`` looks at the tag in lists that led to no click, fading quickly; None until
+            a list is shown.
         pleased: ``[shoppers]`` clicks, fading quickly.
     """
 
@@ -147,7 +148,7 @@ def baskets(panel: Panel, users: IntArray, first: int, end: int) -> Iterator[tup
     user, week, tag = panel.user[keep], panel.week[keep], panel.tag[keep]
     order = np.argsort(week, kind="stable")
     starts = np.searchsorted(week[order], np.arange(first, end + 1))
-    for number, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for number, (start, stop) in enumerate(pairwise(starts)):
         some = order[start:stop]
         bought = np.zeros((len(panel.users), panel.n_tags), bool)
         bought[user[some], tag[some]] = True

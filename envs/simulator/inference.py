@@ -1,6 +1,6 @@
 """What two arms' figures say: paired intervals, Holm, power, CUPED, and looks at any time.
 
-A figure is ``[seeds, shoppers]``; a shopper's mean over seeds is one observation, and shoppers are the sample.
+A figure is ``[seeds, shoppers]``; a shopper's mean over seeds is one observation, shoppers are the sample.
 
 ``paired``        difference of two arms on the same shoppers, with the bootstrap interval over them
 ``holm``          p-values that hold for several metrics at once
@@ -126,8 +126,8 @@ def split(a: Values, b: Values, covariates: Values | None = None, seed: int = 0)
 
     Args:
         a, b: ``[shoppers]`` outcomes under each arm, of one seed.
-        covariates: ``[shoppers, covariates]`` known before the test. Outcomes are then adjusted by a regression on
-            them within arms (CUPED; Deng, Xu, Kohavi and Walker 2013).
+        covariates: ``[shoppers, covariates]`` known before the test. Outcomes are then adjusted by a
+            regression on them within arms (CUPED; Deng, Xu, Kohavi and Walker 2013).
     """
     from scipy.stats import norm
 
@@ -171,8 +171,8 @@ def looks(apart: Values, count: int = 10, seed: int = 0) -> list[Look]:
     """Intervals of a mean as shoppers come in, in random order, that all hold at once with 95 %.
 
     Asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2021, arXiv 2103.06476,
-    theorem 2.2): ``mean ± s sqrt(2 (n r^2 + 1) / (n^2 r^2) log(sqrt(n r^2 + 1) / level))``, r narrowest at half
-    of all shoppers. So a test may be watched, and stopped at any look.
+    theorem 2.2): ``mean ± s sqrt(2 (n r^2 + 1) / (n^2 r^2) log(sqrt(n r^2 + 1) / level))``, with the r
+    that is narrowest at half of all shoppers. So a test may be watched, and stopped at any look.
 
     Args:
         apart: ``[shoppers]`` paired differences; NaN where undefined.

@@ -1,7 +1,7 @@
 """A second model of a shopper's week, built differently, so that a comparison can fail in it.
 
-``Neighbours``  no hazards, clocks, seasons or shocks: a week is as large as one that followed a similar history,
-                and holds what the household and its neighbours buy
+``Neighbours``  no hazards, clocks, seasons or shocks: a week is as large as one that followed a similar
+                history, and holds what the household and its neighbours buy
 ``fit``         neighbours out of prepared data
 """
 

@@ -79,8 +79,8 @@ class Hazard:
         base: ``[tags]`` share of visits with the tag.
         size: Mean number of tags of a visit.
         prior: Weeks that the shrinkage of a rate counts for: over all weeks, and of the fading ones.
-        season: ``[weeks, tags]`` log of the tag's rate in a week over its rate; what the last row says fades in
-            later weeks (:data:`SEASON_KEPT`), as the log has not seen their season.
+        season: ``[weeks, tags]`` log of the tag's rate in a week over its rate; what the last row says fades
+            in later weeks (:data:`SEASON_KEPT`), as the log has not seen their season.
         group: ``[tags]`` group of goods.
         clock: ``[groups, bins]`` log-odds.
         slopes: Weights of the features of :func:`features`.
@@ -131,8 +131,9 @@ class Hazard:
         return bought
 
     def shocks(self, count: int, chance: Generator) -> Floats:
-        """``[count, factors]`` of mean 0 and deviation 1: the first, of a basket's size, is the logarithm of an
-        exponential, as a trip for one thing is further from the usual than the largest one is; others normal."""
+        """``[count, factors]`` of mean 0 and deviation 1: the first, of a basket's size, is the logarithm of
+        an exponential, as a trip for one thing is further from the usual than the largest one; others are
+        normal."""
         drawn = chance.standard_normal((count, self.loadings.shape[1]), np.float32)
         size = np.log(chance.standard_exponential(count, np.float32))
         drawn[:, 0] = (size + np.euler_gamma) * (np.sqrt(6) / np.pi)
@@ -140,7 +141,7 @@ class Hazard:
 
     @property
     def stretch(self) -> Floats:
-        """``[tags]``: what keeps a tag's mean under shocks, by the usual approximation of a logistic-normal mean
+        """``[tags]``: what keeps a tag's mean under shocks, by an approximation of the logistic-normal mean
         (MacKay 1992, "The evidence framework applied to classification networks")."""
         return np.sqrt(1 + np.pi / 8 * np.square(self.loadings).sum(axis=1))
 
@@ -154,8 +155,9 @@ def features(model: Any, histories: Histories) -> tuple[Floats, Floats, Floats, 
     Returns:
         ``[shoppers, tags]`` each: log-odds of the household's rate over all weeks and lately, and log of its
         number of visits where the tag was not bought for :data:`LONG_AGO` weeks, as own rates fall too fast
-        with visits where taste has a long tail. Then what is the same for all tags, ``[shoppers, 2]``: log of the size of its baskets lately over that of all, and log
-        of the weeks since its last visit; and the season, ``[tags]``.
+        with visits where taste has a long tail. Then what is the same for all tags, ``[shoppers, 2]``: log of
+        the size of its baskets lately over that of all, and log of the weeks since its last visit; and the
+        season, ``[tags]``.
     """
     all_weeks, fading = (np.float32(prior) for prior in model.prior)
     size = np.float32(model.size)
@@ -172,8 +174,8 @@ def features(model: Any, histories: Histories) -> tuple[Floats, Floats, Floats, 
 
 
 def visit_features(histories: Histories) -> Floats:
-    """``[shoppers, features]``: log-odds of visits over all weeks, lately and very lately, the gap, the mean size
-    of baskets, and squares of the first and the last."""
+    """``[shoppers, features]``: log-odds of visits over all weeks, lately and very lately, the gap, the mean
+    size of baskets, and squares of the first and the last."""
     shares = [_log_odds_of_one(histories.visits, np.float32(histories.lived))]
     for count, kept in zip((histories.visits_slow, histories.visits_quick), DECAYS, strict=True):
         most = np.float32((1 - kept**histories.lived) / (1 - kept))

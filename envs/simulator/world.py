@@ -4,8 +4,8 @@
 ``Week``      what happened in one
 ``simulate``  weeks without recommendations
 
-All luck comes from generators of (seed, week, block of shoppers): two worlds with the same seed differ only by
-what their lists do (common random numbers).
+All luck comes from generators of (seed, week, block of shoppers): two worlds with the same seed differ only
+by what their lists do (common random numbers).
 """
 
 from collections.abc import Iterator

@@ -44,6 +44,7 @@ COMMANDS = {
     ("recommend", "nowhere", "--which", "best"): (2, "--which best: unknown; use trained or warm"),
     ("explain", "nowhere", "--user", "1", "--item", "yogurt"): (2, "nowhere is no run folder"),
     ("explain", "nowhere", "--user", "1", "--item", "yogurt", "--at", "soon"): (2, "--at soon: no day"),
+    ("ab", "runs/nowhere", "quota"): (2, "runs/nowhere is no run folder: it holds no config.yaml"),
     ("export", "nowhere"): (2, "nowhere is no run folder: it holds no config.yaml"),
     ("serve", "demo", "--which", "trained", "output=nowhere"): (2, "nowhere is no run folder"),
     ("serve", "demo", "rollout.engine=vlm-server"): (2, "rollout.engine='vlm-server'"),

@@ -50,6 +50,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     ),
     "deepspeed": ("launch/cluster/test_launcher.py", "rl/distributed/test_checkpoints.py"),
     "peft": ("rl/policy/test_adapters.py", "launch/run/test_run_with_adapters.py"),
+    "gymnasium": ("envs/simulator/test_shop.py",),
     "datasets": ("envs/prompts", "rl/trainer/test_script.py"),
     "polars": ("envs/data", "envs/tags", "envs/test_audience.py"),
     "pyarrow": ("envs/data", "envs/tags", "envs/test_audience.py"),

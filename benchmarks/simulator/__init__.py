@@ -1,0 +1,1 @@
+"""What the simulated shop promises, measured: fidelity, calibration of its tests, speed."""

@@ -1,0 +1,243 @@
+"""The measurements, each on its own: a function of the task and the fitted shoppers that returns JSON.
+
+``fidelity``    simulated against real weeks: all households, unseen ones, four weeks, and told the season
+``same``        A/A tests: how often an interval covers zero, and how often any look excludes it
+``planted``     how often a planted effect is found, against the power that was announced
+``ranking``     random, popularity and copy under every scenario
+``speed``       shopper-weeks a second, memory, and growth with the number of shoppers
+``off_policy``  estimates from logs of the simulator, where the truth is known
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from recrl.envs.simulator import fidelity as fidelities
+from recrl.envs.simulator import fitting, inference, neighbours
+from recrl.envs.simulator.ab_test import ABTest, Plan
+from recrl.envs.simulator.arms import Arm, Moment, baseline
+from recrl.envs.simulator.histories import Histories
+from recrl.envs.simulator.off_policy import Logged, evaluate, log_probabilities, sample
+from recrl.envs.simulator.outcomes import METRICS
+from recrl.envs.simulator.scenario import SCENARIOS, SimulatorError
+from recrl.envs.simulator.shopper import Hazard
+from recrl.envs.simulator.world import Slates, World
+from recrl.envs.statistics import estimate
+from recrl.envs.tags.task import Tags
+from recrl.launch.simulating.report import told
+
+from ..memory import memory
+
+ORIGIN = 41
+BASE = SCENARIOS[0]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all measurements share.
+
+    Attributes:
+        task: Lists of ten tags for the Complete Journey panel.
+        hazards: Fitted shoppers.
+        tests: Number of tests where a share of tests is measured.
+        shoppers: Shoppers of each of these.
+    """
+
+    task: Tags
+    hazards: Hazard
+    tests: int = 400
+    shoppers: int = 200
+
+
+def fidelity(given: Setting) -> dict[str, Any]:
+    data = given.task.data
+    oracle = fitting.told_seasons(data, given.hazards)
+    return {
+        "all households": told(fidelities.compare(data, given.hazards)),
+        "unseen households": told(fidelities.compare(data, given.hazards, unseen=True)),
+        "first four weeks": told(fidelities.compare(data, given.hazards, weeks=4)),
+        "unseen, told the season": told(fidelities.compare(data, oracle, unseen=True)),
+        "neighbours": told(fidelities.compare(data, neighbours.fit(data))),
+    }
+
+
+def same(given: Setting) -> dict[str, Any]:
+    """Each test draws its own shoppers and luck; both arms copy, each under luck of its own."""
+    arm = copying(given.task)
+    found: dict[str, list[tuple[bool, bool]]] = {metric: [] for metric in METRICS}
+    everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
+    for number in range(given.tests):
+        test = drawn(everyone, given.shoppers, number)
+        a, b = (test.live(arm, given.hazards, BASE, 2 * number + side) for side in (0, 1))
+        for place, metric in enumerate(METRICS):
+            apart = (b - a)[:, place]
+            shown = estimate(apart, np.arange(len(apart)), resamples=500, seed=number)
+            covered = shown.low <= 0 <= shown.high
+            found[metric].append((covered, any(look.decided for look in inference.looks(apart))))
+    return {
+        metric: {
+            "tests": len(pairs),
+            "covered": float(np.mean([covered for covered, _ in pairs])),
+            "any look": float(np.mean([looked for _, looked in pairs])),
+        }
+        for metric, pairs in found.items()
+    }
+
+
+def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 160) -> dict[str, Any]:
+    """Click probabilities of the second arm are 2 % higher; power is announced from a pilot on other luck."""
+    arm = copying(given.task)
+    everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
+    compared = drawn(everyone, 800, 10_001).compare(given.hazards, BASE, (90_001, 90_002), lift=lift)
+    spread = inference.Pilot.of(*compared.of("CTR"))
+    effect = (lift - 1) * spread.mean
+    announced = inference.power(effect, spread.error(shoppers, 1))
+    found, effects = 0, []
+    for number in range(tests):
+        pair = drawn(everyone, shoppers, 20_000 + number).compare(
+            given.hazards, BASE, (30_000 + number,), lift=lift
+        )
+        difference, p = inference.paired(*pair.of("CTR"), resamples=2)
+        found += p <= inference.LEVEL and difference.mean > 0
+        effects.append(difference.mean / spread.mean)
+    return {
+        "announced": announced,
+        "found": found / tests,
+        "tests": tests,
+        "shoppers": shoppers,
+        "relative effect": float(np.mean(effects)),
+    }
+
+
+def ranking(given: Setting, shoppers: int = 500, seeds: int = 2) -> dict[str, Any]:
+    """Differences of neighbouring policies, with intervals, under every scenario and in both simulators."""
+    names = ("random", "popularity", "own frequency")
+    arms = {name: baseline(name, given.task, {}) for name in names}
+    plan = Plan(ORIGIN, shoppers)
+    pairs = {pair: ABTest.of(given.task, (arms[pair[0]], arms[pair[1]]), plan) for pair in pairwise(names)}
+    second = neighbours.fit(given.task.data)
+    found: dict[str, Any] = {}
+    for name, behaviour, scenario in [
+        *((one.name, given.hazards, one) for one in SCENARIOS),
+        ("neighbours", second, BASE),
+    ]:
+        found[name] = {}
+        for (low, high), test in pairs.items():
+            differences = test.compare(behaviour, scenario, range(seeds)).differences()
+            found[name][f"{high} less {low}"] = {
+                metric: vars(differences[metric][0]) for metric in ("CTR", "TV", "NER")
+            }
+    return found
+
+
+def speed(given: Setting, sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 100_000)) -> dict[str, Any]:
+    """One week of synthetic households, drawn with repetition from the real ones."""
+    users = ABTest.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN)).start
+    growth = {}
+    for size in sizes:
+        drawn = np.random.default_rng(size).choice(len(users.users), size)
+        before = memory("VmRSS")
+        world = World(given.hazards, users.taken(drawn), BASE, 0)
+        slates = copied(world.histories, given.task.slots, given.hazards.base)
+        wall, processor = time.perf_counter(), time.process_time()
+        world.step(slates)
+        growth[size] = {
+            "seconds": time.perf_counter() - wall,
+            "processor seconds": time.process_time() - processor,
+            "bytes": memory("VmRSS") - before,
+        }
+    return {"growth": growth, "peak": memory("VmHWM")}
+
+
+def off_policy(given: Setting, logs: int = 100, slots: int = 3) -> dict[str, Any]:
+    """A log of lists of the start; the truth is the mean probability of a click on lists of the target."""
+    test = ABTest.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN))
+    start = test.start
+    logging, target = (np.log(start.recent + add).astype(float) for add in (0.5, 0.25))
+    world = World(given.hazards, start.copied(), BASE, 0)
+    buy = given.hazards.wish(start).buy
+    rng = np.random.default_rng(0)
+    examined = BASE.opens * BASE.position ** np.arange(slots)
+
+    def chances(slates: Slates) -> Any:
+        return world.clicks(buy, start, slates) * examined
+
+    truth = np.mean([chances(sample(target, slots, rng)[0]).sum(axis=1).mean() for _ in range(20)])
+    # A crude forecast: a click is as likely as the tag is bought by all.
+    crude = np.log(given.hazards.base / (1 - given.hazards.base))
+    covered: dict[str, list[bool]] = {"IPS": [], "SNIPS": [], "DR": []}
+    errors: dict[str, list[float]] = {name: [] for name in covered}
+    effective = []
+    for _ in range(logs):
+        slates, shown = sample(logging, slots, rng)
+        clicks = (rng.random(slates.shape) < chances(slates)).astype(float)
+
+        def forecast(lists: Slates) -> Any:
+            return examined / (1 + np.exp(-BASE.click - BASE.taste * crude[lists]))
+
+        expected = np.mean([forecast(sample(target, slots, rng)[0]).sum(axis=1) for _ in range(8)], axis=0)
+        log = Logged(
+            *(start.users, clicks, shown, log_probabilities(target, slates)),
+            predicted=forecast(slates),
+            expected=expected,
+        )
+        result = evaluate(log)
+        effective.append(result.effective)
+        for name, one in (("IPS", result.ips), ("SNIPS", result.snips), ("DR", result.dr)):
+            assert one is not None
+            covered[name].append(one.low <= truth <= one.high)
+            errors[name].append(one.mean - truth)
+    try:
+        far = np.zeros_like(logging)
+        slates, shown = sample(far, 10, rng)
+        evaluate(Logged(start.users, np.zeros(slates.shape), shown, log_probabilities(target, slates)))
+        refused = "not refused"
+    except SimulatorError as error:
+        refused = str(error)
+    return {
+        "truth": float(truth),
+        "logs": logs,
+        "lists": len(start.users),
+        "effective": float(np.mean(effective)),
+        "covered": {name: float(np.mean(values)) for name, values in covered.items()},
+        "bias": {name: float(np.mean(values)) for name, values in errors.items()},
+        "error": {name: float(np.sqrt(np.mean(np.square(values)))) for name, values in errors.items()},
+        "refused": refused,
+    }
+
+
+MEASUREMENTS: Mapping[str, Any] = {
+    "fidelity": fidelity,
+    "same": same,
+    "planted": planted,
+    "ranking": ranking,
+    "speed": speed,
+    "off_policy": off_policy,
+}
+
+
+def drawn(test: ABTest, shoppers: int, seed: int) -> ABTest:
+    """The same test on shoppers drawn at random."""
+    return test.part(np.random.default_rng(seed).choice(len(test.start.users), shoppers, replace=False))
+
+
+def copying(task: Tags) -> Arm:
+    """What a household bought in most weeks, ties by the tag's number: ``own frequency`` without its ties."""
+    return Arm("copy", lambda moment: copied(moment.histories, task.slots, _ids(moment)))
+
+
+def copied(histories: Histories, slots: int, tie: Any) -> Slates:
+    """The tags of most weeks, ties by the higher of ``tie``."""
+    scores = histories.weeks + np.asarray(tie, np.float32) * np.float32(0.5)
+    top = np.argpartition(-scores, slots, axis=1)[:, :slots]
+    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(top, order, axis=1).astype(np.int32)
+
+
+def _ids(moment: Moment) -> Any:
+    count = moment.histories.weeks.shape[1]
+    return 1 - np.arange(count) / count

@@ -1,0 +1,1 @@
+"""``recrl ab``: two answerers in a simulated shop, from the command line to the report."""
