@@ -63,7 +63,8 @@ def evaluate(
     context: typer.Context,
     config: Config,
     overrides: Overrides = None,
-    least: Annotated[int, typer.Option(min=1, help="Products that a history has at least.")] = 200,
+    least: Annotated[int, typer.Option(min=0, help="Products that a history has at least.")] = 0,
+    long: Annotated[int, typer.Option(min=1, help="Products of the histories whose costs are told.")] = 200,
     episodes: Annotated[
         int | None, typer.Option(min=1, help="Largest number of episodes, evenly spread; all by default.")
     ] = None,
@@ -84,6 +85,7 @@ def evaluate(
         context.find_root().obj,
         Display(),
         least=least,
+        long=long,
         limit=episodes,
         asked=questions,
         timed=timed,

@@ -38,6 +38,7 @@ def measure(
     display: Display,
     *,
     least: int,
+    long: int,
     limit: int | None,
     asked: int,
     timed: int,
@@ -46,6 +47,7 @@ def measure(
 
     Args:
         least: Products that a history has at least; ``limit``: largest number of episodes.
+        long: Products of the histories whose costs are told.
         asked: Questions for each attribute and kind of held-out entities.
         timed: Prompts whose reading and training step are timed.
 
@@ -59,18 +61,19 @@ def measure(
     store = layer.store
     task = told(config, "hybrid")
     rows = _rows(task, least, limit)
-    if not rows:
-        raise ConfigError(f"--least {least}: no test episode of an unseen user has so many products")
+    dear = [i for i, row in enumerate(rows) if _bought(task, row) >= long]
+    if not dear:
+        raise ConfigError(f"--long {long}: no test episode of an unseen user has so many products")
     prompts = {_TEXT: [spelled(row["prompt"]) for row in rows], _HYBRID: [row["prompt"] for row in rows]}
-    ids = {name: _ids(tokenizer, some) for name, some in prompts.items()}
-    # What text costs a product, and what a prompt costs without any.
-    count = np.mean([_marked(row["prompt"]) for row in rows])
+    ids = {name: _ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
+    # As many products as cost the tokens of the hybrid ones, by what text costs a product.
+    count = np.mean([_marked(rows[i]["prompt"]) for i in dear])
     tokens = {name: float(np.mean([len(one) for one in some])) for name, some in ids.items()}
     kept = max(1, round(count / ((tokens[_TEXT] - tokens[_HYBRID]) / count + 1)))
     for history, name in _SHORT.items():
         short = told(config, history, kept=kept)  # type: ignore[arg-type]
         prompts[name] = [row["prompt"] for row in _rows(short, least, limit)]
-        ids[name] = _ids(tokenizer, prompts[name])
+        ids[name] = _ids(tokenizer, [prompts[name][i] for i in dear])
     arms = [
         *(Arm(name, some) for name, some in prompts.items()),
         Arm(_CONSTANT, prompts[_HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
@@ -103,6 +106,7 @@ def measure(
         "episodes": len(rows),
         "users": len({row["user"] for row in rows}),
         "least": least,
+        "long": {"products": long, "episodes": len(dear)},
         "kept": kept,
         "products": float(count),
         "headline": task.headline,
@@ -117,15 +121,15 @@ def measure(
 
 
 def _rows(task: Tags, least: int, limit: int | None) -> list[dict[str, Any]]:
-    """Test rows of unseen users with long histories; the same for every form."""
-    assert task.histories is not None
-    products = task.histories.products
-    rows = [
-        row
-        for row in task.rows("test", unseen=True)
-        if len(products.before(int(row["user"]), int(row["origin"]))[0]) >= least
-    ]
+    """Test rows of unseen users; the same for every form."""
+    rows = [row for row in task.rows("test", unseen=True) if _bought(task, row) >= least]
     return [rows[i] for i in evenly(len(rows), limit)]
+
+
+def _bought(task: Tags, row: Any) -> int:
+    """Products of a row's whole history."""
+    assert task.histories is not None
+    return len(task.histories.products.before(int(row["user"]), int(row["origin"]))[0])
 
 
 def _quality(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> dict[str, Any]:

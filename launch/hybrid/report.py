@@ -6,13 +6,13 @@ from typing import Any
 
 def written(found: Mapping[str, Any]) -> str:
     """The report of what :func:`recrl.launch.hybrid.measuring.measure` found."""
-    model = found["model"]
+    model, long = found["model"], found["long"]
     return "\n".join(
         [
             "# Hybrid representation",
             "",
             f"{found['episodes']:,} test episodes of {found['users']:,} unseen users with "
-            f"{found['least']:,} products or more, {found['products']:.0f} of them in a prompt on average. "
+            f"{found['least']:,} products or more. "
             f"The model, {model['name']}, has {model['weights']:,} weights and is frozen. Intervals are 95 % "
             "bootstraps over users.",
             "",
@@ -38,7 +38,9 @@ def written(found: Mapping[str, Any]) -> str:
             "## Cost",
             "",
             "Arithmetic of a forward pass with attention counted, lookup and projection included; a step is "
-            "one prompt with eight answers, forward and backward, all weights trained.",
+            "one prompt with eight answers, forward and backward, all weights trained. Of the "
+            f"{long['episodes']:,} episodes with {long['products']:,} products or more, "
+            f"{found['products']:.0f} of them in a prompt on average.",
             "",
             "| prompt | tokens | full text is longer | prefill, GFLOP | of it attention | adaptor | "
             "step, GFLOP | prefill, ms | step, ms |",

@@ -54,7 +54,7 @@ class HybridConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstri
     """Prompts of a step, each with its teacher's answers."""
     questions_per_step: Annotated[int, Between(0, 1_000_000)] = 32
     """Questions about one entity in a step."""
-    learning_rate: Annotated[float, Between(0, 1)] = 2e-3
+    learning_rate: Annotated[float, Between(0, 1)] = 3e-3
     """Peak of a linear warm-up (5 %) and a cosine decay (AdamW)."""
     held_out: Annotated[float, Between(0, 0.9)] = 0.1
     """Share of the entities, and of the types, that the adaptor never sees, by a hash."""

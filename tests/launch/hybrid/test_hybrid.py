@@ -72,8 +72,9 @@ def test_the_stages_lead_to_a_policy_that_is_measured_and_trained_on(config, pan
     here("hybrid", "eval", str(config), "--episodes", "6", "--questions", "4", "--timed", "1")
     told = json.loads((folder / "evaluation.json").read_text())
     assert told["episodes"] == 6
+    assert 1 <= told["long"]["episodes"] < 6
     assert told["overlap"]["full text"]["mean"] == 1
-    assert told["costs"]["full text"]["tokens"] > 4 * told["costs"]["hybrid"]["tokens"]
+    assert told["costs"]["full text"]["tokens"] > 3 * told["costs"]["hybrid"]["tokens"]
     short = told["costs"]["latest products"]["tokens"]
     assert short == pytest.approx(told["costs"]["hybrid"]["tokens"], rel=0.3), "as dear as hybrid prompts"
     assert len(told["perception"]) == 8

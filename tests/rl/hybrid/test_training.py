@@ -22,10 +22,10 @@ from recrl.rl.policy.warmstart import StoppedWarmStart, warm_start
 CATALOG = Catalog([f"tag {letter}" for letter in "abcdefghijkl"])
 CONFIG = HybridConfig(
     inner=64,
-    steps=80,
+    steps=100,
     prompts_per_step=8,
     questions_per_step=4,
-    learning_rate=5e-3,
+    learning_rate=1e-2,
     save_every=10,
     teacher=TeacherConfig(prompts=40, answers=2, kept=8),
 )
@@ -96,7 +96,9 @@ def test_hybrid_prompts_are_answered_as_full_text_and_the_model_stays_frozen(rea
         return np.nanmean(overlap(hybrid, text))
 
     before = share()
-    losses = train(model, *lessons(model, tokenizer, tmp_path / "teacher"), CONFIG, 0)
+    teacher = CONFIG.teacher.model_copy(update={"prompts": 80})
+    production, _ = lessons(model, tokenizer, tmp_path / "teacher", teacher)
+    losses = train(model, production, [], CONFIG, 0)  # this model was never asked a question
     after = share()
     print(f"overlap with full text {before:.2f} -> {after:.2f}, loss {losses[0]:.2f} -> {losses[-1]:.2f}")
     assert after > before + 0.25
