@@ -48,6 +48,7 @@ COMMANDS = {
     ("export", "nowhere"): (2, "nowhere is no run folder: it holds no config.yaml"),
     ("serve", "demo", "--which", "trained", "output=nowhere"): (2, "nowhere is no run folder"),
     ("serve", "demo", "rollout.engine=vlm-server"): (2, "rollout.engine='vlm-server'"),
+    ("serve", "demo", "--limit", "3"): (2, "--users, --at and --limit are for a finished run"),
     ("data", "build", "demo", "data.protocol.window=0"): (2, "data.protocol.window=0: must be a whole"),
     ("rewards", "check", "recal"): (2, "unknown reward 'recal'; did you mean 'recall'?"),
     ("rewards", "list"): (0, "Recall@K"),
