@@ -11,10 +11,12 @@ from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine, reward
 from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
+from recrl.rl.distributed.processes import distributed_state
 from recrl.rl.evaluation.answers import scored
 from recrl.rl.evaluation.asked import Asked
 from recrl.rl.evaluation.serving import Serving
 from recrl.rl.evaluation.settings import EvaluationConfig
+from recrl.rl.evaluation.spread import Spread
 from recrl.rl.goal import state
 from recrl.rl.policy.settings import PolicyConfig, TinyConfig
 
@@ -70,21 +72,26 @@ class Watch:
         yield advance
 
 
-def asking(model, folder, watch, identity="weights"):
-    return Asked(*model, Listed(TAGS, SLOTS), CONFIG, 0, watch, folder=folder, identity=identity)
+def asking(model, folder, watch, identity="weights", kind=Asked):
+    return kind(*model, Listed(TAGS, SLOTS), CONFIG, 0, watch, folder=folder, identity=identity)
 
 
-@pytest.mark.parametrize("copies", [1, 4], ids=["greedy", "candidates"])
-def test_after_a_stop_only_what_lacks_is_asked_and_all_is_as_without(model, rows, tmp_path, copies):
+@pytest.mark.parametrize(
+    ("kind", "copies"),
+    [(Asked, 1), (Asked, 4), (Spread, 4)],
+    ids=["greedy", "candidates", "candidates of a process among several"],
+)
+def test_after_a_stop_only_what_lacks_is_asked_and_all_is_as_without(model, rows, tmp_path, kind, copies):
+    distributed_state()
     straight, first, second, third = Watch(), Watch(stop_after=2), Watch(), Watch()
     whole = asking(model, tmp_path / "whole", straight).candidates(rows, None, copies)
     with pytest.raises(_StoppedError):
-        asking(model, tmp_path / "torn", first).candidates(rows, None, copies)
+        asking(model, tmp_path / "torn", first, kind=kind).candidates(rows, None, copies)
     (path,) = (tmp_path / "torn").iterdir()
     noted = path.read_bytes()
     path.write_bytes(noted + b'["tag a\\n')  # a process was killed while it wrote
     for watch in (second, third):
-        again = asking(model, tmp_path / "torn", watch).candidates(rows, None, copies)
+        again = asking(model, tmp_path / "torn", watch, kind=kind).candidates(rows, None, copies)
         assert again.texts == whole.texts
         assert np.array_equal(again.logprobs, whole.logprobs)
     assert path.read_bytes().startswith(noted)
