@@ -235,16 +235,15 @@ def _calibration(table: Table, judge: Verdicts, chosen: Mask) -> dict[str, Any] 
     chosen = chosen & ~np.isnan(judge.good)
     if not chosen.any():
         return None
-    told, true = judge.good[chosen], 1 - table.bad[chosen]
-    bins = np.minimum((told * _BINS).astype(int), _BINS - 1)
-    curve = [
-        (float(told[bins == i].mean()), float(true[bins == i].mean()), int((bins == i).sum()))
-        for i in range(_BINS)
-        if (bins == i).any()
-    ]
-    error = sum(n * abs(a - b) for a, b, n in curve) / len(told)
-    brier = table.share(chosen, (np.nan_to_num(judge.good) - 1 + table.bad) ** 2)
-    return {"error": round(float(error), 4), "brier": brier, "curve": curve}
+    good, true = np.nan_to_num(judge.good), 1 - table.bad
+    bins = np.minimum((good * _BINS).astype(int), _BINS - 1)
+    held = [chosen & (bins == i) for i in range(_BINS)]
+    curve = [(float(good[of].mean()), float(true[of].mean()), int(of.sum())) for of in held if of.any()]
+    apart = np.eye(_BINS)[bins] * (good - true)[:, None]
+    counts = np.concatenate([apart, np.ones((len(good), 1))], axis=1)
+    error = table.interval(chosen, counts, lambda s: np.abs(s[..., :_BINS]).sum(axis=-1) / s[..., _BINS])
+    brier = table.share(chosen, (good - true) ** 2)
+    return {"error": error, "brier": brier, "curve": curve}
 
 
 def compared(table: Table, judges: Sequence[Verdicts]) -> Mapping[str, Any]:

@@ -148,7 +148,7 @@ def _rest(one: Mapping[str, Any]) -> list[str]:
     known = one["calibration"]
     return [
         figure(one["length bias"]),
-        "–" if known is None else f"{known['error']:.3f}",
+        "–" if known is None else figure(known["error"]),
         "–" if known is None else figure(known["brier"]),
         f"{one['cost']['seconds']:.1f}",
         f"{one['cost']['tokens']:,}",

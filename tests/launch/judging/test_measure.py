@@ -123,7 +123,8 @@ def test_flips_orders_and_length_are_noticed():
 def test_calibration_is_the_gap_between_told_and_true():
     found = measure.figures(TABLE, perfect(good=np.full(len(TRUE), 0.75)))["calibration"]
     share = 1 - TRUE[TABLE.parts["all held out"]].mean()
-    assert found["error"] == pytest.approx(abs(0.75 - share), abs=1e-4)
+    assert found["error"]["value"] == pytest.approx(abs(0.75 - share), abs=1e-4)
+    assert found["error"]["low"] <= found["error"]["value"] <= found["error"]["high"]
     assert found["brier"]["value"] == pytest.approx(share * 0.25**2 + (1 - share) * 0.75**2, abs=1e-4)
 
 
