@@ -72,13 +72,18 @@ class Expert(Tags):
         return Clusters(self.data, self.vectors, self.settings.personas, self.settings.clock)
 
     @cached_property
+    def scorer(self) -> TagRanker:
+        """Model of counts behind the arbiter and the baselines."""
+        return TagRanker(self.data)
+
+    @cached_property
     def arbiter(self) -> Ranker:
         """The arbiter of the team's metrics, fitted on training households with experts that score."""
-        ranker, end = TagRanker(self.data), self.data.protocol.statistics_end
-        assert end is not None
+        end = self.data.protocol.statistics_end
+        assert end is not None, "prepared data have their protocol filled in"
 
         def scores(rows: Sequence[Row]) -> Values:
-            return ranker.probabilities(rows).astype(float)
+            return self.scorer.probabilities(rows).astype(float)
 
         buyers = self.data.panel.buyers(0, end)
         plain = Ranker(scores, self.vectors, self.catalog, buyers, self.settings.final)
@@ -157,17 +162,16 @@ class Expert(Tags):
 
     def baselines(self, floors: Mapping[str, float]) -> dict[str, Answerer]:
         """Scoring experts, the household's list without personas, and random tags of each persona."""
-        ranker = TagRanker(self.data)
 
         def drawn(rows: Sequence[Row]) -> Values:
             return np.random.default_rng(0).random((len(rows), len(self.catalog)))
 
         def alike(rows: Sequence[Row]) -> list[str]:
             every = list(range(len(self.catalog)))
-            return Scored(ranker.gains, self.catalog)([{**row, "cell": every} for row in rows])
+            return Scored(self.scorer.gains, self.catalog)([{**row, "cell": every} for row in rows])
 
         return {
-            "scoring experts": Scored(ranker.gains, self.catalog),
+            "scoring experts": Scored(self.scorer.gains, self.catalog),
             "flat routes": alike,
             "random experts": Scored(drawn, self.catalog),
         }
