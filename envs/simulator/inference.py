@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..statistics import Estimate, Values, estimate
 
@@ -198,6 +197,3 @@ def _p_value(mean: float, error: float) -> float:
     if error == 0:
         return 0.0 if mean else 1.0
     return float(2 * norm.sf(abs(mean) / error))
-
-
-Covariates = npt.NDArray[np.float64]
