@@ -95,7 +95,8 @@ def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int 
     compared = drawn(everyone, 800, 10_001).compare(given.hazards, BASE, (90_001, 90_002), lift=lift)
     spread = inference.Pilot.of(*compared.of("CTR"))
     effect = (lift - 1) * spread.mean
-    announced = inference.power(effect, spread.error(shoppers, 1))
+    a, b = compared.of("CTR")
+    announced = inference.resampled_power((b - a).ravel(), shoppers)
     found, effects = 0, []
     for number in range(tests):
         pair = drawn(everyone, shoppers, 20_000 + number).compare(
@@ -106,6 +107,7 @@ def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int 
         effects.append(difference.mean / spread.mean)
     return {
         "announced": announced,
+        "by formula": inference.power(effect, spread.error(shoppers, 1)),
         "found": found / tests,
         "tests": tests,
         "shoppers": shoppers,
