@@ -2,13 +2,13 @@
 
 A figure is ``[seeds, shoppers]``; a shopper's mean over seeds is one observation, shoppers are the sample.
 
-``paired``        difference of two arms on the same shoppers, with the bootstrap interval over them
-``holm``          p-values that hold for several metrics at once
-``power``         probability that a test finds a true difference, said before it runs; ``resampled_power``: for
-                  few shoppers
-``Pilot``         how differences spread over shoppers and seeds
-``split``         the same test as live traffic has it: each shopper sees one arm; with CUPED and without
-``looks``         intervals that hold at all times at once
+``paired``           difference of two arms on the same shoppers, with the bootstrap interval over them
+``holm``             p-values that hold for several metrics at once
+``power``            probability that a test finds a true difference, said before it runs
+``resampled_power``  the same for few shoppers
+``Pilot``            how differences spread over shoppers and seeds
+``split``            the same test as live traffic has it: each shopper sees one arm; with CUPED and without
+``looks``            intervals that hold at all times at once
 """
 
 import math
