@@ -50,7 +50,7 @@ class Setting:
     task: Tags
     hazards: Hazard
     tests: int = 400
-    shoppers: int = 200
+    shoppers: int = 400
 
 
 def fidelity(given: Setting) -> dict[str, Any]:
