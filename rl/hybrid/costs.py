@@ -88,11 +88,10 @@ def seconds(
         prompt_ids = ids, torch.ones_like(ids)
         completions = told.to(model.device), mask[None].to(model.device)
         shared = can_share(model, ids.shape[1] + told.shape[2])
-        learn = partial(continuation_logits, model, prompt_ids, completions, shared)
         model.requires_grad_(True)
         took = {
             "prefill": _clocked(partial(_read, model, ids)),
-            "step": _clocked(partial(_learn, learn)),
+            "step": _clocked(partial(_learn, model, prompt_ids, completions, shared)),
         }
         model.zero_grad(set_to_none=True)
         if number:  # the first one warms up
@@ -108,8 +107,10 @@ def _read(model: PreTrainedModel, ids: Tensor) -> None:
     model(input_ids=ids, use_cache=True, logits_to_keep=1)
 
 
-def _learn(logits_and_labels: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    logits, labels = logits_and_labels()
+def _learn(
+    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], answers: tuple[Tensor, Tensor], shared: bool
+) -> None:
+    logits, labels = continuation_logits(model, prompts, answers, shared)
     nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten()).backward()
 
 
