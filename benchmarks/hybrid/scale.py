@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,9 @@ def measure(scale: Scale, folder: Path, repeats: int = 3) -> dict[str, Any]:
         )
         rows = np.unique(batch)
         seconds = {
-            "lookup": _clocked(lambda rows=rows: store.vectors(rows)),
-            "projection": _clocked(lambda rows=rows: _project(layer, rows)),
-            "step": _clocked(lambda ids=ids: _step(model, ids)),
+            "lookup": _clocked(partial(store.vectors, rows)),
+            "projection": _clocked(partial(_project, layer, rows)),
+            "step": _clocked(partial(_step, model, ids)),
         }
         seconds["projection"] -= seconds["lookup"]
         if number:  # the first one warms up

@@ -33,17 +33,19 @@ _TITLES, _HASHES, _DONE, _JOB = "titles.arrow", "hashes.bin", "done", "job.json"
 
 
 class Encoder(Protocol):
-    """Makes vectors of titles; can be pickled, for machines of a cluster.
+    """Makes vectors of titles; can be pickled, for machines of a cluster."""
 
-    Attributes:
-        dim: Width of a vector.
-        fingerprint: Hash of what the vectors depend on.
-    """
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        ...
 
-    dim: int
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the vectors depend on."""
+        ...
 
-    def __call__(self, titles: Sequence[str]) -> Floats:
+    def __call__(self, titles: Sequence[str], /) -> Floats:
         """``[len(titles), dim]``."""
         ...
 

@@ -12,9 +12,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..policy.slots import of
@@ -77,26 +78,21 @@ def seconds(
         prompts: Token ids.
         answers: Token ids of the answers that every prompt is trained on.
     """
-    told = torch.nn.utils.rnn.pad_sequence([torch.tensor(a) for a in answers], batch_first=True)[None]
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(a)).long() for a in answers], batch_first=True)
+    told = nn.utils.rnn.pad_sequence([torch.tensor(a) for a in answers], batch_first=True)[None]
+    mask = nn.utils.rnn.pad_sequence([torch.ones(len(a)).long() for a in answers], batch_first=True)
     found: dict[str, list[float]] = {"prefill": [], "step": []}
     learning = [p.requires_grad for p in model.parameters()]
     model.eval()
     for number, prompt in enumerate([prompts[0], *prompts]):
         ids = torch.tensor([list(prompt)], device=model.device)
-        given: Any = (ids, torch.ones_like(ids)), (told.to(model.device), mask[None].to(model.device))
+        prompt_ids = ids, torch.ones_like(ids)
+        completions = told.to(model.device), mask[None].to(model.device)
         shared = can_share(model, ids.shape[1] + told.shape[2])
-
-        def read(ids: torch.Tensor = ids) -> None:
-            with torch.no_grad():
-                model(input_ids=ids, use_cache=True, logits_to_keep=1)
-
-        def learn(given: Any = given, shared: bool = shared) -> None:
-            logits, labels = continuation_logits(model, *given, shared)
-            torch.nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten()).backward()
-
         model.requires_grad_(True)
-        took = {"prefill": _clocked(read), "step": _clocked(learn)}
+        took = {
+            "prefill": _clocked(partial(_read, model, ids)),
+            "step": _clocked(partial(_learn, model, prompt_ids, completions, shared)),
+        }
         model.zero_grad(set_to_none=True)
         if number:  # the first one warms up
             for name, value in took.items():
@@ -106,7 +102,19 @@ def seconds(
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def _clocked(work: Callable[[], None]) -> float:
+@torch.no_grad()
+def _read(model: PreTrainedModel, ids: Tensor) -> None:
+    model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+
+def _learn(
+    model: PreTrainedModel, prompts: tuple[Tensor, Tensor], answers: tuple[Tensor, Tensor], shared: bool
+) -> None:
+    logits, labels = continuation_logits(model, prompts, answers, shared)
+    nn.functional.cross_entropy(logits.flatten(0, -2).float(), labels.flatten()).backward()
+
+
+def _clocked(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     if torch.cuda.is_available():

@@ -10,7 +10,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +132,6 @@ def majority(learned: Sequence[Question], asked: Sequence[Question]) -> npt.NDAr
     return np.array([best.get(one.attribute) == one.value for one in asked])
 
 
-def _reading(model: PreTrainedModel, store: Vectors | None):  # type: ignore[no-untyped-def]
+def _reading(model: PreTrainedModel, store: Vectors | None) -> AbstractContextManager[None]:
     layer = of(model)
     return nullcontext() if store is None or layer is None else layer.reading(store)

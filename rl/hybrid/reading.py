@@ -9,6 +9,7 @@ asked in vectors what it can answer in text.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def read(
                 lessons,
                 settings,
                 seed + number,
-                lambda step, loss, name=name: on_step(name, step, loss),
+                partial(on_step, name),
                 checkpoint=folder / name.partition(" ")[0],
                 stop=stop,
             )

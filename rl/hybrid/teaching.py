@@ -94,7 +94,7 @@ def teach(
     for first in range(0, len(prompts), _PART):
         part = folder / f"{first:06d}"
         if not part.exists() or sealed.fault(part) or sealed.read(part)["identity"] != identity:
-            some = prompts[first : first + _PART]
+            some = list(prompts[first : first + _PART])
             encoded: Any = tokenizer.apply_chat_template(some, add_generation_prompt=True, return_dict=True)
             taught = []
             for number, ids in enumerate(encoded["input_ids"], first):

@@ -203,7 +203,7 @@ def loss(model: PreTrainedModel, lessons: Sequence[Lesson]) -> Tensor:
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]]) -> list[list[int]]:
-    encoded: Any = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True)
+    encoded: Any = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
     return encoded["input_ids"]
 
 

@@ -57,9 +57,8 @@ class Adaptor(nn.Module):
         inner = self.inward.out_features
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            nn.init.normal_(
-                self.inward.weight
-            )  # so that what ReLU reads has variance 1, and keeps half of it
+            # What ReLU reads has variance 1 then, of which half is kept.
+            nn.init.normal_(self.inward.weight)
             nn.init.normal_(self.outward.weight, std=spread * (2 / inner) ** 0.5)
         nn.init.zeros_(self.inward.bias)
         nn.init.zeros_(self.outward.bias)
