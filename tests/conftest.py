@@ -14,9 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # threads of several workers would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A vLLM server computes in the process of its engine, as on one GPU: another would import vLLM once more.
+# A start of vLLM takes half as long when a server computes in the process of its engine, as on one GPU,
+# where another would import vLLM once more; and when nothing is compiled, which a few tokens do not pay for.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
+# And so does any start for which garbage is looked for less often.
 if (quicker := str(Path(__file__).parent / "support" / "processes")) not in os.environ.get("PYTHONPATH", ""):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [quicker, os.environ.get("PYTHONPATH")]))
 

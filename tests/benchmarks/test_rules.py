@@ -252,6 +252,7 @@ def test_a_killed_bench_goes_on_and_ends_with_every_run(tmp_path):
     command = [sys.executable, "-m", "recrl.benchmarks.rules.cli", "--config", str(config)]
     command += ["--output", str(out), "--rules", "sft,lagrangian", "--seeds", "1", "--grid", "1e-3"]
     command += ["--weights", "1", "--sweep", "1", "--steps", "3", "--episodes", "8"]
+    command += ["--jobs", "2"]  # a thread each: two would wait for a core of another test
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)

@@ -41,7 +41,7 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
         "rewards": [
             "recall",
             "fresh_food",
-            {"name": "wide_shelf", "params": {"memory": 40}},
+            {"name": "wide_shelf", "params": {"memory": 40, "often": 0.0}},
             {"name": "shop", "sum": {"fresh_food": 0.5, "wide_shelf": 0.5}},
         ],
         "optimizer": {
@@ -78,4 +78,4 @@ def test_a_packages_reward_in_a_constraint_is_saved_and_resumed_bit_for_bit(
         assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
     # The memory counts: its first batch found the shelf empty.
     wide = [line["rewards/wide_shelf/mean"] for line in lines(whole)]
-    assert wide[0] != wide[-1]
+    assert wide[-1] < wide[0] - 0.2
