@@ -43,13 +43,13 @@ def trace(config: RunConfig, user: str, at: dt.date | None, which: str) -> None:
         TaskError, AudienceError: the user cannot be answered.
     """
     folder, display = finished_policy(config.folder, which), Display()
-    if config.task.use != "expert":
+    task = tasks.make(config.task, config.data)
+    if not isinstance(task, Expert):
         raise ConfigError(
             f"{config.folder} is a run of task.use={config.task.use}; name one of task.use=expert, such as "
             "recrl train agents makes"
         )
-    task = tasks.make(config.task, config.data).as_trained(config.folder)
-    assert isinstance(task, Expert)
+    task = task.as_trained(config.folder)
     row = task.household(user, at)
     model, tokenizer = policy.load(config.policy.at(folder))
     form = task.form
