@@ -82,7 +82,9 @@ def losses(
     config: _Config = "explanations",
     output: Annotated[Path, typer.Option(help="Folder of report, figures and scores.")] = Path("runs/losses"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of contexts, head and order.")] = 5,
-    contexts: Annotated[int, typer.Option(min=40, help="Contexts to learn from, of eight texts.")] = 400,
+    contexts: Annotated[
+        int, typer.Option(min=40, help="Contexts to learn from, of up to eight texts.")
+    ] = 400,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each arm.")] = 150,
     rate: Annotated[float, typer.Option(min=0, max=1, help="Learning rate.")] = 1e-3,
     policy: Annotated[
