@@ -70,7 +70,7 @@ def label(
     settings = load(config, overrides or [])
     from ...rewards.judge.suite.pairs import items as shown
     from ..judging import labels
-    from ..judging.bench import suite
+    from ..judging.suites import suite
 
     found = suite(settings, pairs, seed)
     count = labels.ask(shown(found.pairs), output, rater, items, seed, input, typer.echo)
