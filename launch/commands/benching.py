@@ -70,7 +70,7 @@ def label(
     settings = load(config, overrides or [])
     from ...rewards.judge.suite.pairs import items as shown
     from ..judging import labels
-    from ..judging.bench import suite
+    from ..judging.suites import suite
 
     found = suite(settings, pairs, seed)
     count = labels.ask(shown(found.pairs), output, rater, items, seed, input, typer.echo)
@@ -82,7 +82,9 @@ def losses(
     config: _Config = "explanations",
     output: Annotated[Path, typer.Option(help="Folder of report, figures and scores.")] = Path("runs/losses"),
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of contexts, head and order.")] = 5,
-    contexts: Annotated[int, typer.Option(min=40, help="Contexts to learn from, of eight texts.")] = 400,
+    contexts: Annotated[
+        int, typer.Option(min=40, help="Contexts to learn from, of up to eight texts.")
+    ] = 400,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each arm.")] = 150,
     rate: Annotated[float, typer.Option(min=0, max=1, help="Learning rate.")] = 1e-3,
     policy: Annotated[

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
+from ...envs import task as tasks
 from ...envs.statistics import Values, estimate, paired_difference
 from ...envs.storage import sealed
 from ...rewards.judge.suite.pairs import PARTS
@@ -31,8 +32,8 @@ from ...rl.reward_model.training import Graded, distill, scores_of, texts_of
 from ..config.schema import ConfigError, RunConfig
 from ..run.progress import Display
 from . import losses_report
-from .bench import Rows
 from .one_pass import started
+from .suites import Rows
 
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "list-wise": {"loss": "list_wise"},
@@ -83,7 +84,7 @@ def run(config: RunConfig, plan: Plan, output: Path, display: Display) -> Path:
             of another plan.
     """
     _same_plan(config, plan, output)
-    rows = Rows.of(config, plan.contexts)
+    rows = Rows.of(config, tasks.make(config.task, config.data), plan.contexts)
     found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
     drawn: list[list[Ranked]] = []
     for seed in range(plan.seeds):

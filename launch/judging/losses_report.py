@@ -24,7 +24,7 @@ def _sections(found: Mapping[str, Any]) -> list[str]:
         "# Losses that teach a judge",
         f"{plan['seeds']} seeds; each arm starts from {start} ({found['weights'] / 1e6:.2f} million weights) "
         f"and learns for {plan['steps']} steps of {plan['contexts_per_step']} contexts from the same "
-        f"{plan['contexts']:,} contexts of eight candidates. Grades by construction: a rich truth is "
+        f"{plan['contexts']:,} contexts of up to eight candidates. Grades by construction: a rich truth is "
         "superior, a plain truth average, a lie or another defect bad, rich or plain. Shares of pairs of one "
         "context in the right order, a tie counts half; 95 % intervals, households resampled. Human "
         "agreement: not measured.",

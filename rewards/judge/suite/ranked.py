@@ -8,7 +8,8 @@ For one household on one day two authors write four texts each:
 
 So what is rich is as often good as bad, and a lie differs from its truth in one thing. Lies about goods and
 seasons come in mirror images, as in :mod:`.build`. The family ``campaign`` is left out: its two sides are one
-text in two contexts. A wrong season has no plain lie, which would need an occasion.
+text in two contexts. A wrong season has no plain lie, which would need an occasion; and where a change cannot
+be had in an author's words, both its texts of that manner are left out.
 """
 
 from __future__ import annotations
@@ -153,33 +154,40 @@ class _Contexts(Draws):
         return found
 
     def _told(self, family: str) -> list[_Told]:
-        """Worlds of the households of one draw."""
+        """Worlds of the households of one draw; none where it fails."""
         if family in KINDS:
-            exchange = self.exchange(family)
-            if exchange is None:
-                return []
-            kind, found = exchange.kind, []
-            for home, own, foreign, beside in exchange.sides:
-                rich = [world(home.row, kind, [*goods, *beside]) for goods in (own, foreign)]
-                plain = [world(home.row, kind, goods[:1], **_SILENT) for goods in (own, foreign)]
-                found.append(self._of(home, own[0], rich, plain))
-            return found
+            return self._exchanged(family)
         if family == "season":
-            found = []
-            for home, own, foreign in self.seasons():
-                kind, goods = self.told(home, OF_GOODS, 3)
-                if not goods:
-                    return []
-                rich = [world(home.row, kind, goods, season=season) for season in (own, foreign)]
-                plain = [world(home.row, kind, goods[:1], **_SILENT)]
-                found.append(self._of(home, goods[0], rich, plain))
-            return found
+            return self._of_seasons()
         home = self.home()
         kind, goods = self.told(home, OF_GOODS, 1)  # one alone: a change must leave no other reason
         if not goods:
             return []
         rich, plain = world(home.row, kind, goods), world(home.row, kind, goods, **_SILENT)
         return [self._of(home, goods[0], [rich], [plain])]
+
+    def _exchanged(self, family: str) -> list[_Told]:
+        """Two households, each told its own goods and the other's."""
+        exchange, found = self.exchange(family), []
+        if exchange is None:
+            return []
+        for home, own, foreign, beside in exchange.sides:
+            rich = [world(home.row, exchange.kind, [*goods, *beside]) for goods in (own, foreign)]
+            plain = [world(home.row, exchange.kind, goods[:1], **_SILENT) for goods in (own, foreign)]
+            found.append(self._of(home, own[0], rich, plain))
+        return found
+
+    def _of_seasons(self) -> list[_Told]:
+        """Two households, each told its own season and the other's."""
+        found = []
+        for home, own, foreign in self.seasons():
+            kind, goods = self.told(home, OF_GOODS, 3)
+            if not goods:
+                return []
+            rich = [world(home.row, kind, goods, season=season) for season in (own, foreign)]
+            plain = [world(home.row, kind, goods[:1], **_SILENT)]
+            found.append(self._of(home, goods[0], rich, plain))
+        return found
 
     def _of(self, home: Household, good: int, rich: Sequence[Row], plain: Sequence[Row]) -> _Told:
         worlds = {
