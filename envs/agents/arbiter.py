@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..catalog import Catalog
-from ..statistics import Values
 from ..task import Row
+from .experts import Scores
 
 Lists = Sequence[Sequence[int]]
 
@@ -75,7 +75,7 @@ class Ranker:
         model: Fitted regression; None ranks by relevance alone.
     """
 
-    scores: Callable[[Sequence[Row]], Values]
+    scores: Scores
     vectors: npt.NDArray[np.floating]
     catalog: Catalog
     buyers: npt.NDArray[np.floating]
@@ -92,8 +92,9 @@ class Ranker:
 
     def reviews(self, rows: Sequence[Row]) -> "list[Review]":
         """What is known of the candidates of each row."""
-        scores = self.scores(rows) if len(rows) else []
-        return [Review.of(row, own, self) for row, own in zip(rows, scores, strict=True)]
+        if not rows:
+            return []
+        return [Review.of(row, own, self) for row, own in zip(rows, self.scores(rows), strict=True)]
 
     def fitted(self, rows: Sequence[Row], seed: int = 0) -> "Ranker":
         """A ranker fitted on rows of training users, whose ``target`` is read.
@@ -139,7 +140,7 @@ class Review:
     novel: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, row: Row, scores: Values, ranker: Ranker) -> "Review":
+    def of(cls, row: Row, scores: npt.NDArray[np.floating], ranker: Ranker) -> "Review":
         lists, weights = row["candidates"], row["weights"]
         tags = np.array(list(dict.fromkeys(tag for named in lists for tag in named)), int)
         places = np.array([[_place(named, tag) for named in lists] for tag in tags.tolist()])

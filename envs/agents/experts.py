@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..catalog import Catalog
-from ..statistics import Values
 from ..task import Message, Row
 from .personas import Persona, evidence
+
+Scores = Callable[[Sequence[Row]], npt.NDArray[np.floating]]
+"""Scores the options of rows, ``[rows, options]``."""
 
 EVIDENCE = 20
 """Tags of a persona that its expert is shown."""
@@ -86,7 +89,7 @@ class Scored:
         catalog: Tags.
     """
 
-    def __init__(self, scores: Callable[[Sequence[Row]], Values], catalog: Catalog) -> None:
+    def __init__(self, scores: Scores, catalog: Catalog) -> None:
         self._scores, self._catalog = scores, catalog
 
     def __call__(self, rows: Sequence[Row]) -> list[str]:
@@ -95,8 +98,9 @@ class Scored:
         for row in rows:
             if first.setdefault(household(row), len(asked)) == len(asked):
                 asked.append(row)
-        scores = self._scores(asked) if asked else []
-        texts = []
+        if not asked:
+            return []
+        scores, texts = self._scores(asked), []
         for row in rows:
             own = scores[first[household(row)]]
             cell = np.array(row["cell"], int)

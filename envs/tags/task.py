@@ -50,10 +50,10 @@ class Tags(PinnedTask):
     """Lists of distinct tags out of a catalogue; an episode is a user at a week."""
 
     Settings = TagsConfig
-    columns = COLUMNS
-    outcomes = ("target",)
+    columns: tuple[str, ...] = COLUMNS
+    outcomes: tuple[str, ...] = ("target",)
     splits = ("train", "validation", "test")
-    reference = "quota"
+    reference: str | None = "quota"
     answers = "An answer names tags of `catalog.json`, one a line. "
     data: Data
     settings: TagsConfig
