@@ -88,7 +88,7 @@ def same(given: Setting) -> dict[str, Any]:
     }
 
 
-def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 160) -> dict[str, Any]:
+def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 80) -> dict[str, Any]:
     """Click probabilities of the second arm are 2 % higher; power is announced from a pilot on other luck."""
     arm = copying(given.task)
     everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
