@@ -88,7 +88,7 @@ def same(given: Setting) -> dict[str, Any]:
     }
 
 
-def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 160) -> dict[str, Any]:
+def planted(given: Setting, lift: float = 1.02, tests: int = 200, shoppers: int = 80) -> dict[str, Any]:
     """Click probabilities of the second arm are 2 % higher; power is announced from a pilot on other luck."""
     arm = copying(given.task)
     everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
@@ -165,7 +165,7 @@ def speed(given: Setting, sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 100_00
     return {"growth": growth, "peak": memory("VmHWM"), "lived": lived}
 
 
-def off_policy(given: Setting, logs: int = 100, slots: int = 3) -> dict[str, Any]:
+def off_policy(given: Setting, logs: int = 40, slots: int = 3) -> dict[str, Any]:
     """A log of lists of the start; the truth is the mean probability of a click on lists of the target."""
     test = ABTest.of(given.task, (copying(given.task),) * 2, Plan(ORIGIN))
     start = test.start
@@ -191,7 +191,7 @@ def off_policy(given: Setting, logs: int = 100, slots: int = 3) -> dict[str, Any
         def forecast(lists: Slates) -> Any:
             return examined / (1 + np.exp(-BASE.click - BASE.taste * crude[lists]))
 
-        expected = np.mean([forecast(sample(target, slots, rng)[0]).sum(axis=1) for _ in range(8)], axis=0)
+        expected = np.mean([forecast(sample(target, slots, rng)[0]).sum(axis=1) for _ in range(2)], axis=0)
         log = Logged(
             *(start.users, clicks, shown, log_probabilities(target, slates)),
             predicted=forecast(slates),

@@ -34,7 +34,7 @@ PLANTED = 0.02
 SECOND = "neighbours"
 
 _PILOT = (400, (1000, 1001))  # shoppers and seeds of the pilot
-_RESAMPLES = 500  # of an interval of the A/A test
+_RESAMPLES = 500  # of an interval of the A/A test, and of the sweep
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _power(test: ABTest, behaviour: Any) -> dict[str, Any]:
 
 
 def _differences(compared: Compared) -> dict[str, Estimate]:
-    return {metric: found for metric, (found, _) in compared.differences().items()}
+    return {metric: found for metric, (found, _) in compared.differences(_RESAMPLES).items()}
 
 
 def _metrics(test: ABTest, base: Compared, swept: dict[str, dict[str, Estimate]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from ...envs.simulator.fidelity import Fidelity
 
@@ -22,6 +23,8 @@ def differences(metrics: Mapping[str, Any], path: Path) -> None:
     axis.set_yticks(range(len(metrics)), list(metrics))
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=10)  # a metric may change by a multiple, others by a percent
+    axis.set_xticks([-100, -10, -5, 0, 5, 10, 100], ["-100", "-10", "-5", "0", "5", "10", "100"])
     axis.set_xlabel("B less A, % of A (grey: not settled after Holm)")
     _save(figure, path)
 
@@ -36,6 +39,7 @@ def sweep(metrics: Mapping[str, Any], swept: Mapping[str, Any], path: Path) -> N
             _interval(axis, found, row, 1.0, _colour(found))
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.tick_params(axis="x", labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(metric, fontsize=10)
     axes[0, 0].invert_yaxis()
