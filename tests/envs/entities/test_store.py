@@ -1,10 +1,14 @@
+import pickle
+
 import numpy as np
 import polars as pl
 import pytest
 from entities import DIM, TITLES, Hashed, store_in
 
+from recrl.envs.data.shards import ENGINES
 from recrl.envs.entities.build import build
 from recrl.envs.entities.store import Constant, EntityStore, Permuted, StoreError
+from recrl.rewards.shipped.encoder import SentenceEncoder
 
 
 class Failing(Hashed):
@@ -77,3 +81,18 @@ def test_controls(tmp_path):
     permuted = Permuted(store, len(store), seed=0).vectors(np.arange(len(store)))
     assert not (permuted == store.vectors(np.arange(len(store)))).all(axis=1).all()
     assert sorted(permuted[:, 0]) == sorted(store.vectors(np.arange(len(store)))[:, 0])
+
+
+def test_ranges_may_be_filled_in_any_order_by_a_function_that_travels(tmp_path, monkeypatch):
+    """As on a cluster: the work is pickled, and ranges come as they please."""
+
+    def elsewhere(function, parts):
+        sent = pickle.dumps(function)
+        return [pickle.loads(sent)(part) for part in reversed(parts)]
+
+    monkeypatch.setitem(ENGINES, "ray", elsewhere)
+    there = build(TITLES, tmp_path / "there" / "store", Hashed(), size=7, engine="ray")
+    here = store_in(tmp_path / "here")
+    for name in ("vectors.bin", "keys.bin", "places.bin"):
+        assert (there.folder / name).read_bytes() == (here.folder / name).read_bytes()
+    assert pickle.loads(pickle.dumps(SentenceEncoder("somewhere")))._model == "somewhere"
