@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .finished import Run, Which, _day
+from .finished import Run, Which, day
 
 agents_app = typer.Typer(no_args_is_help=True, help="Look into a team of planner, experts and arbiter.")
 
@@ -27,9 +27,9 @@ def trace(
     from ..config.reading import load
     from ..run.finished import finished_policy
 
-    day = _day(at)
+    when = day(at)
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [f"output={run}"])
     from ..run.tracing import trace as traced
 
-    traced(settings, user, day, which)
+    traced(settings, user, when, which)
