@@ -85,7 +85,7 @@ def run(request: Request, display: Display) -> dict[str, Any]:
         *(origin, request.shoppers, request.weeks, request.seeds, request.sweep_seeds, refresh),
         scenarios=(SCENARIOS[0], *chosen),
     )
-    parties = Parties.of(request.names, configs, origin, request.which, request.output)
+    parties = Parties.of(*(request.names, configs, origin, request.which, request.output, request.shoppers))
     test = ABTest.of(parties.task, parties.arms, plan)
     display.say(f"fitting shoppers of {len(data.panel.users):,} households before week {origin}")
     behaviours = {"hazards": fitting.fit(data), SECOND: neighbours.fit(data)}

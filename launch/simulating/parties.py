@@ -34,13 +34,20 @@ class Parties:
 
     @classmethod
     def of(
-        cls, names: Sequence[str], configs: dict[str, RunConfig], origin: int, which: str, output: Path
+        cls,
+        names: Sequence[str],
+        configs: dict[str, RunConfig],
+        origin: int,
+        which: str,
+        output: Path,
+        shoppers: int | None = None,
     ) -> "Parties":
         """Make both arms.
 
         Args:
             origin: First week, for whose users a run's prices are fitted.
             output: Folder in which answers of policies are kept.
+            shoppers: Largest number of users that prices are fitted on; None for all.
 
         Raises:
             SimulatorError: the task lists no tags of a catalogue.
@@ -53,7 +60,7 @@ class Parties:
             )
         floors = dict(config.floors)
         arms = [
-            _policy(name, configs[name], task, origin, which, output)
+            _policy(name, configs[name], task, origin, which, output, shoppers)
             if name in configs
             else baseline(name, task, floors)
             for name in names
@@ -61,14 +68,22 @@ class Parties:
         return cls(task, (arms[0], arms[1]), floors)
 
 
-def _policy(name: str, config: RunConfig, task: Tags, origin: int, which: str, output: Path) -> Arm:
+def _policy(
+    name: str,
+    config: RunConfig,
+    task: Tags,
+    origin: int,
+    which: str,
+    output: Path,
+    shoppers: int | None,
+) -> Arm:
     """The deployed lists of a run, under prices by which its constraints hold for the users of the start."""
     from ..run.recommending import FITTED_ON, Recommending
 
     folder = finished_policy(Path(name), which)
     task = task.as_trained(config.folder)
     audience = task.audience(task.data.panel.monday(origin))
-    fitted = evenly(len(audience.names), FITTED_ON)
+    fitted = evenly(len(audience.names), min(FITTED_ON, shoppers or FITTED_ON))
     answers = output / "answers" / f"{Path(name).resolve().name}-{which}"
     answers.mkdir(parents=True, exist_ok=True)
     asked = Recommending(config, task, audience, fitted, folder, answers, Display(enabled=False))

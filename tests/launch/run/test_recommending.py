@@ -18,9 +18,15 @@ from whole_runs import SMALL, finished, here, recrl
 
 from recrl.envs.data.settings import DataConfig
 from recrl.envs.prompts import arithmetic
+from recrl.envs.simulator.ab_test import eligible
+from recrl.envs.simulator.arms import Moment
+from recrl.envs.simulator.histories import Histories
+from recrl.envs.simulator.world import first_time
 from recrl.envs.tags.settings import TagsConfig
 from recrl.envs.tags.task import Tags
 from recrl.launch.run import pipeline, recommending
+from recrl.launch.simulating.named import configured
+from recrl.launch.simulating.parties import Parties
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +46,21 @@ def lists(run, tmp_path_factory):
     output = tmp_path_factory.mktemp("lists") / "recs.parquet"
     said = here("recommend", str(run), "--limit", "96", "--output", str(output))
     return output, said
+
+
+def test_a_run_takes_part_in_a_simulated_test(run, tmp_path):
+    names = [str(run), "quota"]
+    configs = configured(names, "demo", [], "trained")
+    parties = Parties.of(names, configs, 41, "trained", tmp_path, 40)
+    users = eligible(parties.task.data, 41)[::60]
+    start = Histories.of(parties.task.data.panel, users, 41)
+    policy, quota = (arm.lists(Moment(parties.task, start, 41, [])) for arm in parties.arms)
+    assert policy.shape == quota.shape == (len(users), 10)
+    assert first_time(policy).all()
+    # Under the run's own bound, which prices hold.
+    rows = np.arange(len(users))[:, None]
+    assert start.novel(20)[rows, policy].mean() > 0.75
+    assert parties.floors["novelty"] == 0.85
 
 
 def test_users_now_get_lists_under_the_runs_constraints(lists, cache, panel_task):
