@@ -92,12 +92,16 @@ def test_the_same_configuration_differs_in_nothing(saved):
     assert changes.compare(saved, load(str(saved)), "checkpoint-3") == []
 
 
+# Sections that change nothing of what a checkpoint means.
+_WHOLE = ("rewards.", "rollout.", "evaluation.", "hybrid.")
+
+
 def test_every_setting_is_decided_on_by_default_as_grave(saved):
     """A new setting is refused on a resume until somebody says that it is harmless."""
     harmless = [
         name
         for name in changes._flat(load("demo").model_dump(mode="json"))
-        if changes._HARMLESS.fullmatch(name) and not name.startswith(("rewards.", "rollout.", "evaluation."))
+        if changes._HARMLESS.fullmatch(name) and not name.startswith(_WHOLE)
     ]
     assert set(harmless) <= {
         *("name", "output", "data.cache", "warm_start.save_every"),
