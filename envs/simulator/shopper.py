@@ -135,7 +135,7 @@ class Hazard:
         an exponential, as a trip for one thing is further from the usual than the largest one; others are
         normal."""
         drawn = chance.standard_normal((count, self.loadings.shape[1]), np.float32)
-        size = np.log(chance.standard_exponential(count, np.float32))
+        size = np.log(np.maximum(chance.standard_exponential(count, np.float32), np.float32(1e-6)))
         drawn[:, 0] = (size + np.euler_gamma) * (np.sqrt(6) / np.pi)
         return drawn
 

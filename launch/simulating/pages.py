@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...envs.markdown import table
 
@@ -32,7 +33,7 @@ class Page:
     """
 
     title: str
-    _blocks: list[tuple[str, object]] = field(default_factory=list)
+    _blocks: list[tuple[str, Any]] = field(default_factory=list)
 
     def heading(self, words: str) -> None:
         self._blocks.append(("heading", words))
@@ -54,9 +55,9 @@ class Page:
             if kind == "heading":
                 lines.append(f"## {block}")
             elif kind == "table":
-                lines.append(table(*block))  # type: ignore[misc]
+                lines.append(table(*block))
             elif kind == "picture":
-                path, caption = block  # type: ignore[misc]
+                path, caption = block
                 lines.append(f"![{caption}]({path})")
             else:
                 lines.append(str(block))
@@ -69,13 +70,13 @@ class Page:
             if kind == "heading":
                 parts.append(f"<h2>{_inline(str(block))}</h2>")
             elif kind == "table":
-                head, rows = block  # type: ignore[misc]
+                head, rows = block
                 cells = ["".join(f"<td>{_inline(cell)}</td>" for cell in row) for row in rows]
                 heads = "".join(f"<th>{_inline(cell)}</th>" for cell in head)
                 body = "".join(f"<tr>{row}</tr>\n" for row in cells)
                 parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>")
             elif kind == "picture":
-                path, caption = block  # type: ignore[misc]
+                path, caption = block
                 data = base64.b64encode((folder / path).read_bytes()).decode()
                 parts.append(f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">')
             else:
