@@ -23,8 +23,8 @@ from recrl.envs.simulator.arms import Arm, Moment, baseline
 from recrl.envs.simulator.histories import Histories
 from recrl.envs.simulator.off_policy import Logged, evaluate, log_probabilities, sample
 from recrl.envs.simulator.outcomes import METRICS
-from recrl.envs.simulator.scenario import SCENARIOS, SimulatorError
-from recrl.envs.simulator.shopper import Hazard
+from recrl.envs.simulator.scenario import SCENARIOS, Scenario, SimulatorError
+from recrl.envs.simulator.shopper import Behaviour, Hazard
 from recrl.envs.simulator.world import Slates, World
 from recrl.envs.statistics import estimate
 from recrl.envs.tags.task import Tags
@@ -124,10 +124,9 @@ def ranking(given: Setting, shoppers: int = 500, seeds: int = 2) -> dict[str, An
     pairs = {pair: ABTest.of(given.task, (arms[pair[0]], arms[pair[1]]), plan) for pair in pairwise(names)}
     second = neighbours.fit(given.task.data)
     found: dict[str, Any] = {}
-    for name, behaviour, scenario in [
-        *((one.name, given.hazards, one) for one in SCENARIOS),
-        ("neighbours", second, BASE),
-    ]:
+    worlds: list[tuple[str, Behaviour, Scenario]] = [(one.name, given.hazards, one) for one in SCENARIOS]
+    worlds.append(("neighbours", second, BASE))
+    for name, behaviour, scenario in worlds:
         found[name] = {}
         for (low, high), test in pairs.items():
             differences = test.compare(behaviour, scenario, range(seeds)).differences()

@@ -52,7 +52,7 @@ class Expert(Tags):
     def __init__(self, settings: ExpertConfig, source: DataConfig) -> None:
         check_clusters(settings.use)
         super().__init__(settings, source)
-        self.asking = Asking(self.catalog, settings.slots, request(settings.slots, settings.prompt))
+        self.questions = Asking(self.catalog, settings.slots, request(settings.slots, settings.prompt))
         self.mixture = Mixture(self.data, settings.mix, settings.slots)
         self.summary = ("union recall", f"final recall@{settings.final}")
         self.details = (*self.details, *_TEAM, *self._finals)
@@ -122,7 +122,7 @@ class Expert(Tags):
                 "target": [tag for tag in asked["cell"] if tag in bought],
                 "others": [tag for other in personas if other is not own for tag in other.tags[:slots]],
             }
-            for asked, own in zip(self.asking.rows(row, personas), personas, strict=True)
+            for asked, own in zip(self.questions.rows(row, personas), personas, strict=True)
         ]
 
     def audience(self, at: dt.date | None = None, users: Path | None = None) -> Audience:

@@ -71,8 +71,8 @@ class Compared:
         """Metric -> mean of either arm."""
         found = {}
         for metric in METRICS:
-            means = [inference.mean_over_seeds(values) for values in self.of(metric)]
-            found[metric] = tuple(estimate(one, np.arange(len(one))) for one in means)
+            one, other = map(inference.mean_over_seeds, self.of(metric))
+            found[metric] = estimate(one, np.arange(len(one))), estimate(other, np.arange(len(other)))
         return found
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from ..data import calendar
@@ -60,7 +61,7 @@ class Moment:
         ]
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Sequence[Row]:
         """One row a shopper, as ``recrl recommend`` would show it to a policy on that day."""
         state, data = self.histories, self.task.data
         protocol, panel = data.protocol, self.data.panel
@@ -69,7 +70,12 @@ class Moment:
         rank = np.unique(popularity, return_inverse=True)[1] / (panel.n_tags + 1)
         order = np.argsort(-(state.weeks + rank), axis=1, kind="stable")
         known = (state.weeks > 0).sum(axis=1)
-        table = {"history": order, "history_weight": state.weeks, "history_last": state.age}
+        table: dict[str, npt.NDArray[Any]]
+        table = {
+            "history": order,
+            "history_weight": state.weeks,
+            "history_last": state.age,
+        }
         for name in ("history_weight", "history_last"):
             table[name] = np.take_along_axis(table[name], order, axis=1)
         day = calendar.start_of(panel.week_zero, state.week, protocol.step)
@@ -132,7 +138,7 @@ def baseline(name: str, task: Tags, floors: Mapping[str, float]) -> Arm:
 
 def _lived(panel: Panel, moment: Moment) -> Panel:
     before = panel.week < moment.start
-    parts = [(panel.user[before], panel.week[before], panel.tag[before])]
+    parts: list[tuple[npt.NDArray[Any], ...]] = [(panel.user[before], panel.week[before], panel.tag[before])]
     for number, bought in enumerate(moment.lived):
         shopper, tag = np.nonzero(bought)
         week = np.full(len(tag), moment.start + number)

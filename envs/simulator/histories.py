@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from ..data.panel import IntArray, Panel
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.integer[Any]]
 
 NEVER = 255
 """Weeks since a purchase that never was; longer ages than 254 weeks stand as 254."""
@@ -108,7 +109,7 @@ class Histories:
         self.tags_slow = np.float32(slow) * self.tags_slow + sizes
         self.week += 1
 
-    def notice(self, ignored: tuple[IntArray, IntArray], clicks: Floats) -> None:
+    def notice(self, ignored: tuple[Numbers, Numbers], clicks: Floats) -> None:
         """Remember what was made of a list; call it before :meth:`advance`.
 
         Args:
@@ -121,7 +122,7 @@ class Histories:
         np.add.at(self.tired, ignored, np.float32(1))
         self.pleased = np.float32(DECAYS[1]) * self.pleased + clicks
 
-    def taken(self, chosen: slice | IntArray | Bools) -> Self:
+    def taken(self, chosen: slice | Numbers | Bools) -> Self:
         """Some of the shoppers; views of them where ``chosen`` is a slice."""
         of_each = {
             one.name: getattr(self, one.name)[chosen]

@@ -41,7 +41,7 @@ REWARDS: dict[str, Callable[[Week], Any]] = {
 _LONGEST_PROMPT, _LONGEST_LINE = 20_000, 200
 
 
-class ShopVector(VectorEnv):  # type: ignore[type-arg]
+class ShopVector(VectorEnv):
     """Many shoppers at once.
 
     Args:
@@ -96,7 +96,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
         self._ended = True
         self._rows: list[Row] = []
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begin with other shoppers.
@@ -119,7 +119,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
         self._ended = False
         return self._observed(), {"row": self._rows}
 
-    def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:  # type: ignore[override]
+    def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Show every shopper a list. Where the last episode has ended, begin a new one instead."""
         none = np.zeros(self.num_envs, bool)
         if self._ended:
@@ -141,7 +141,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
 
     def _observed(self) -> dict[str, Any]:
         moment = Moment(self.task, self._world.histories, self.origin, self._baskets)
-        self._rows = moment.rows
+        self._rows = list(moment.rows)
         prompts = tuple(row["prompt"][-1]["content"] for row in self._rows)
         lived = np.full(self.num_envs, len(self._baskets), np.int64)
         return {"prompt": prompts, "week": lived}
@@ -153,7 +153,7 @@ class ShopVector(VectorEnv):  # type: ignore[type-arg]
         return self._behaviour
 
 
-class Shop(gymnasium.Env):  # type: ignore[type-arg]
+class Shop(gymnasium.Env):
     """One shopper; arguments as of :class:`ShopVector`."""
 
     metadata = {"render_modes": []}  # noqa: RUF012

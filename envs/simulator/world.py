@@ -103,8 +103,8 @@ class World:
         """Who opens the list, which slots are looked at, and which are clicked."""
         given = self.scenario
         count, slots = shown.shape
-        opened = chance.random(count) < given.opens
-        reached = given.position ** np.arange(slots) > chance.random(count)[:, None]
+        opened = chance.random((count,)) < given.opens
+        reached = given.position ** np.arange(slots) > chance.random((count, 1))
         luck = chance.random((count, slots))
         looked = opened[:, None] & reached & first_time(shown)
         chances = self.clicks(buy, histories, shown)

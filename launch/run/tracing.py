@@ -70,7 +70,7 @@ def trace(config: RunConfig, user: str, at: dt.date | None, which: str) -> None:
     settings = task.settings
     budget = Budget(settings.personas, settings.personas * settings.slots, settings.final)
     task.arbiter.choose([])  # fitted before the clock runs
-    team = Team(task.planner, expert, task.arbiter, task.asking, budget, tokens=tokens)
+    team = Team(task.planner, expert, task.arbiter, task.questions, budget, tokens=tokens)
     begun = time.perf_counter()
     (passage,) = team.passages([row])
     took = time.perf_counter() - begun

@@ -21,6 +21,7 @@ from ...envs.simulator import fidelity, fitting, inference, neighbours
 from ...envs.simulator.ab_test import ABTest, Compared, Plan, verdict
 from ...envs.simulator.outcomes import METRICS
 from ...envs.simulator.scenario import SCENARIOS, named
+from ...envs.simulator.shopper import Behaviour
 from ...envs.statistics import Estimate
 from ...envs.storage.sealed import write
 from ..run.progress import Display
@@ -88,7 +89,7 @@ def run(request: Request, display: Display) -> dict[str, Any]:
     parties = Parties.of(*(request.names, configs, origin, request.which, request.output, request.shoppers))
     test = ABTest.of(parties.task, parties.arms, plan)
     display.say(f"fitting shoppers of {len(data.panel.users):,} households before week {origin}")
-    behaviours = {"hazards": fitting.fit(data), SECOND: neighbours.fit(data)}
+    behaviours: dict[str, Behaviour] = {"hazards": fitting.fit(data), SECOND: neighbours.fit(data)}
     held = {name: fidelity.compare(data, one) for name, one in behaviours.items()}
     power = _power(test, behaviours["hazards"])
     for line in report.announced(power, len(test.start.users)):

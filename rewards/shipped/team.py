@@ -24,7 +24,9 @@ def marginal_credit(
         bought: tags that the whole household bought, B.
         others: tags that the household's other experts name, O.
     """
-    new = [[*set(wanted).difference(named)] for wanted, named in zip(bought, others, strict=True)]
+    new: list[TagSet] = [
+        [*set(wanted).difference(named)] for wanted, named in zip(bought, others, strict=True)
+    ]
     shares = recall(answers, new, slots)
     return [
         None if not wanted else (share or 0.0) * len(left) / len(set(wanted))
