@@ -54,7 +54,7 @@ def fit(data: Data, seed: int = 0) -> Hazard:
     model.group = _rhythms(panel, users, end)
     visits, purchases = list[tuple[Floats, Bools]](), list[_Week]()
     for histories, bought in _weeks(panel, users, end):
-        came: Bools = bought.any(axis=1)
+        came = np.asarray(bought.any(axis=1))
         visits.append((visit_features(histories), came))
         shoppers = np.flatnonzero(came)
         purchases.append(_Week(histories.taken(shoppers), bought[shoppers]))
