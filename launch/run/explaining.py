@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.markup import escape
-
 from ...envs import task as tasks
 from ...envs.audience import Audience
 from ...rl.evaluation.hold import Priced
@@ -42,10 +40,10 @@ def explain(config: RunConfig, user: str, item: str, at: dt.date | None, which: 
     with TemporaryDirectory() as asked:
         writer = Recommending(config, task, audience, [0], folder, Path(asked), display)
         (text,) = writer.answers([row], _prices(config.folder, _POLICIES[which]))
-    display.say(escape(text))
+    display.say(text)
     claims = task.grounds(row, text)
     for claim, true in claims:
-        display.say(f"  {'[green]true [/]' if true else '[bold red]FALSE[/]'}  {escape(claim)}")
+        display.say(f"  {'true ' if true else 'FALSE'}  {claim}")
     if not claims:
         display.say("  it claims nothing that the data could say")
 
