@@ -2,7 +2,7 @@
 
 ``Track``    data, scorer and vectors of one track
 ``arms``     name -> function of track and rows that gives the lists of the routes
-``tuned``    the temperature at which flat routes find most, on training households
+``tuned``    the temperature of the grid at which flat routes find most, on training households
 
 A hierarchy plans once and each of its experts answers for one persona. A flat route reads the whole context
 and answers by itself: the same scorer, whose log-odds are disturbed by Gumbel noise of its own, which is a
@@ -44,7 +44,7 @@ CLOCK = 0.2
 KNOWN = 250
 """Rows of training households on which arbiters are fitted, and prices and the temperature found."""
 
-TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+TEMPERATURES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 _FOUR = ("own frequency", "popularity", "recency", "EASE")
 
 
@@ -162,7 +162,7 @@ def disjoint(track: Track, rows: Sequence[Row]) -> Routes:
 
 
 def tuned(track: Track) -> float:
-    """The temperature at which the union of flat routes holds most, on training households."""
+    """The temperature of the grid at which the union of flat routes holds most, on training households."""
 
     def recall(temperature: float) -> float:
         found = flat(track, track.known, temperature)

@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def agents(
-    output: Annotated[Path, typer.Option(help="Folder of figures and report.")] = Path("runs/agents"),
+    output: Annotated[Path, typer.Option(help="Folder of figures and report.")] = Path("runs/bench-agents"),
     cache: Annotated[Path, typer.Option(help="Folder of the panel's tables.")] = CACHE,
     households: Annotated[
         int | None, typer.Option(min=10, help="Unseen episodes of each track, evenly spread; all by default.")

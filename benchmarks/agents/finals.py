@@ -1,4 +1,5 @@
-"""Final lists: what is left of a union when ten tags may be shown, every list at the same floor of novelty.
+"""Final lists: what is left of a union when ten tags may be shown, every list priced to hold the same
+floor of novelty.
 
 ``finals``  name -> lists of the test rows, and the prices under which they were made
 """

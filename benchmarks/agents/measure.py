@@ -14,7 +14,7 @@ import numpy.typing as npt
 from recrl.envs.agents.measures import together
 from recrl.envs.statistics import Values, estimate, paired_difference
 
-from .arms import FLAT, HIERARCHY, ONE, SLOTS, Track, arms, tuned
+from .arms import FLAT, HIERARCHY, ONE, SLOTS, TEMPERATURES, Track, arms, tuned
 from .finals import SINGLE, finals, measured
 
 TRACKS = ("category", "type")
@@ -53,7 +53,7 @@ def measure(cell: str, track: Track, households: int) -> dict[str, Any]:
     options = len(track.task.catalog)
     unions = {name: together(track.rows, arm(track, track.rows), options) for name, arm in named.items()}
     told = _told(unions, track.users, [FLAT, ONE, HIERARCHY])
-    return {**about, **told, "temperature": temperature, "slots": SLOTS}
+    return {**about, **told, "temperature": temperature, "temperatures": TEMPERATURES, "slots": SLOTS}
 
 
 def _told(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from recrl.envs.storage.sealed import write
+from recrl.launch.faults import fail
 
 from ..options import MANY, List, split
 
@@ -32,6 +33,8 @@ def simulator(
     from .measure import MEASUREMENTS, Setting
     from .report import report
 
+    if unknown := sorted({*split(only)} - {*MEASUREMENTS}):
+        fail(f"--only {unknown[0]}: unknown; use some of {', '.join(MEASUREMENTS)}", 2)
     output.mkdir(parents=True, exist_ok=True)
     wanted = split(only) or [name for name in MEASUREMENTS if not (output / f"{name}.json").exists()]
     task = Tags(TagsConfig(), DataConfig())

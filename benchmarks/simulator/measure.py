@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from recrl.envs.data.panel import top
 from recrl.envs.simulator import fidelity as fidelities
 from recrl.envs.simulator import fitting, inference, neighbours
 from recrl.envs.simulator.ab_test import ABTest, Plan
@@ -245,9 +246,7 @@ def copying(task: Tags) -> Arm:
 def copied(histories: Histories, slots: int, tie: Any) -> Slates:
     """The tags of most weeks, ties by the higher of ``tie``."""
     scores = histories.weeks + np.asarray(tie, np.float32) * np.float32(0.5)
-    top = np.argpartition(-scores, slots, axis=1)[:, :slots]
-    order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top, order, axis=1).astype(np.int32)
+    return top(scores, slots)
 
 
 def _ids(moment: Moment) -> Any:

@@ -83,10 +83,9 @@ def _planted(found: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         "## A planted effect",
         f"Probabilities of a click are 2 % higher in one arm ({found['shoppers']} shoppers, one life of "
-        f"the weeks, same luck). Power announced from a pilot: {found['announced']:.2f}; found in "
-        f"{found['found']:.2f} of {found['tests']} tests; mean relative difference "
-        f"{100 * found['relative effect']:.1f} %. The normal formula alone says {found['by formula']:.2f}: "
-        "under the same luck few shoppers differ, some by much.",
+        f"the weeks, same luck). Power announced from a pilot: {found['announced']:.2f} by resamples, "
+        f"{found['by formula']:.2f} by the normal formula; found in {found['found']:.3f} of "
+        f"{found['tests']} tests; mean relative difference {100 * found['relative effect']:.1f} %.",
     ]
 
 

@@ -3,7 +3,7 @@
 ``Ranker``      list-wise greedy: what a tag is worth beside those that are chosen already
 ``arbitrated``  a row as the arbiter meets it: the experts' lists in the column ``candidates``
 ``in_turn``     the lists merged in turn, where nobody arbitrates
-``held``        prices of a ranker at which its lists hold bounds
+``held``        a ranker under prices that are meant to hold bounds
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +195,11 @@ def held(
     measured: Callable[[list[list[int]]], Mapping[str, float]],
     rounds: int = 2,
 ) -> Ranker:
-    """The ranker under the lowest prices at which its lists hold floors, each by bisection, in turn.
+    """The ranker under prices that are meant to hold floors on the mean of its lists.
+
+    The prices are found in turn, each by bisection between 0 and 1: the lowest that holds its floor while
+    the others stand as they are. A floor that no price up to 1 holds leaves the price at 1, and a later price
+    may break an earlier floor, for which there are several rounds. Other rows may miss the floors.
 
     Args:
         rows: Rows of training users.

@@ -71,11 +71,11 @@ class Mixture:
 
     def _season(self, origin: int) -> Floats:
         wanted = season(self._panel.monday(origin))
-        weeks = [week for week in range(origin) if season(self._panel.monday(week)) == wanted]
-        if not weeks:
+        inside = [season(self._panel.monday(week)) == wanted for week in range(origin)]
+        if not any(inside):
             return self._general(origin)
-        inside = self._panel.buyers(min(weeks), max(weeks) + 1) / len(weeks)
-        return inside / np.maximum(self._panel.buyers(0, origin) / max(origin, 1), 1e-3)
+        weekly = np.stack([self._panel.buyers(week, week + 1) for week in range(origin)])
+        return weekly[inside].mean(axis=0) / np.maximum(weekly.mean(axis=0), 1e-3)
 
     def _general(self, origin: int) -> Floats:
         return self._panel.popularity(origin)

@@ -121,7 +121,8 @@ class Clusters:
 
     A tag stands where its vector is, and by the clock: how lately and how regularly the household buys it,
     and in which season. It weighs what the history says of its frequency. Every option of the catalogue
-    belongs to the persona whose centre is nearest in the space of the vectors.
+    belongs to the persona whose centre is nearest in the space of the vectors. A row without a history has no
+    persona.
 
     Args:
         data: Data that the rows are of.
@@ -134,7 +135,7 @@ class Clusters:
         self._household, self._personas, self._clock = Household(data, vectors), personas, clock
 
     def __call__(self, rows: Sequence[Row]) -> list[list[Persona]]:
-        return [self._split(row) for row in rows]
+        return [self._split(row) if len(row["history"]) else [] for row in rows]
 
     def _split(self, row: Row) -> list[Persona]:
         from sklearn.cluster import KMeans  # half a second, for those who plan alone
@@ -166,4 +167,4 @@ def weeks_of(panel: Panel, row: Row) -> dict[int, npt.NDArray]:
     order = np.argsort(tags[before], kind="stable")
     tags, weeks = tags[before][order], weeks[before][order]
     names, starts = np.unique(tags, return_index=True)
-    return dict(zip(names.tolist(), np.split(weeks, starts[1:]), strict=True))
+    return dict(zip(names.tolist(), np.split(weeks, starts)[1:], strict=True))

@@ -31,6 +31,11 @@ _AS_JSON = (
 _AS_WORDS = "Answer with one line, such as: tone: plain; audience: regular; occasion: everyday; device: fact"
 
 
+def question(row: Row) -> str:
+    """The last message of the user in a row's prompt."""
+    return next(message["content"] for message in reversed(row["prompt"]) if message["role"] == "user")
+
+
 def guideline_prompt(row: Row, *, as_json: bool = False) -> list[Message]:
     """Chat messages that ask for the guideline of a row.
 
@@ -38,11 +43,10 @@ def guideline_prompt(row: Row, *, as_json: bool = False) -> list[Message]:
         row: Row whose last message of the user tells interests, item and situation.
         as_json: Ask for JSON; else for the text of a guideline.
     """
-    asked = next(m["content"] for m in reversed(row["prompt"]) if m["role"] == "user")
     form = _AS_JSON if as_json else _AS_WORDS
     return [
         {"role": "system", "content": _INSTRUCTIONS},
-        {"role": "user", "content": f"{quoted(asked, 'episode')}\n{form}"},
+        {"role": "user", "content": f"{quoted(question(row), 'episode')}\n{form}"},
     ]
 
 

@@ -48,6 +48,13 @@ class Budget:
     tokens: int | None = None
     by_weight: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tags < self.personas:
+            raise ValueError(
+                f"Budget: tags={self.tags} leave some of personas={self.personas} without any; give at least "
+                "one tag a persona"
+            )
+
     def slots_of(self, personas: Sequence[Persona]) -> list[int]:
         """Tags that each persona's expert may name."""
         if self.by_weight:
@@ -137,7 +144,7 @@ class Team:
 
     def _plan(self, passages: Sequence[Passage]) -> None:
         rows = [passage.row for passage in passages]
-        plans = self._called("planner", passages, lambda: self.planner(rows)) or [[] for _ in rows]
+        plans = self._called("planner", passages, lambda: self.planner(rows), len(rows)) or [[] for _ in rows]
         for passage, personas in zip(passages, plans, strict=True):
             if not personas:
                 passage.missing.setdefault("planner", "empty")
@@ -160,11 +167,11 @@ class Team:
 
     def _ask(self, passages: Sequence[Passage]) -> None:
         asked = [row for passage in passages for row in passage.asked]
-        texts = iter(self._called("expert", passages, lambda: self.expert(asked)) or [""] * len(asked))
+        said = self._called("expert", passages, lambda: self.expert(asked), len(asked))
+        texts = iter(said or [""] * len(asked))
         for passage in passages:
             passage.lists = [self.catalog.parse(next(texts)).top(row["count"]) for row in passage.asked]
-            silent = [str(number) for number, tags in enumerate(passage.lists) if not tags]
-            if silent:
+            if not all(passage.lists):
                 passage.missing.setdefault("expert", "empty")
 
     def _arbitrate(self, passages: Sequence[Passage]) -> None:
@@ -177,7 +184,7 @@ class Team:
             )
             for passage in spoken
         ]
-        texts = self._called("arbiter", spoken, lambda: self.arbiter(rows)) if rows else []
+        texts = self._called("arbiter", spoken, lambda: self.arbiter(rows), len(rows)) if rows else []
         slots = self.budget.slots
         for passage, text in zip(spoken, texts or [""] * len(spoken), strict=True):
             candidates = in_turn(passage.lists, sum(map(len, passage.lists)))
@@ -191,13 +198,16 @@ class Team:
                 passage.answer = list(passage.row["history"][:slots])
 
     def _called(
-        self, role: str, passages: Sequence[Passage], call: Callable[[], list[Found]]
+        self, role: str, passages: Sequence[Passage], call: Callable[[], list[Found]], count: int
     ) -> list[Found] | None:
-        """What a role says; None where it failed, which is noted with every row."""
+        """What a role says, ``count`` answers; None where it failed, which is noted with every row."""
         begun, reason = time.perf_counter(), ""
         found: list[Found] | None = None
         try:
-            found = _within(self.timeouts.get(role), call)
+            said = _within(self.timeouts.get(role), call)
+            if len(said) != count:
+                raise ValueError(f"{len(said)} answers to {count} questions")
+            found = said
         except Late:
             reason = "late"
         except Exception as error:  # whatever a role's fault is, the others answer

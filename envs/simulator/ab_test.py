@@ -180,10 +180,12 @@ def eligible(data: Data, origin: int, *, replayed: bool = False) -> Any:
     """
     first, last = int(data.panel.week.min()), int(data.panel.week.max())
     end = 0 if replayed else data.protocol.statistics_end or 0
-    if not max(end, first + data.protocol.min_active_weeks) <= origin <= last + 1:
+    earliest = max(end, first + data.protocol.min_active_weeks)
+    if not earliest <= origin <= last + 1:
         raise SimulatorError(
-            f"--origin {origin}: shoppers are fitted on weeks before {end}, and the data end with week "
-            f"{last}; give a week from {end} to {last + 1}"
+            f"--origin {origin}: shoppers are fitted on weeks before {end}, need "
+            f"{data.protocol.min_active_weeks} weeks of history, and the data end with week {last}; give a "
+            f"week from {earliest} to {last + 1}"
         )
     purchases = pl.LazyFrame({"user": data.panel.user, "week": data.panel.week})
     users = able(purchases, data.protocol, origin).collect()["user"].sort().to_numpy()
@@ -205,15 +207,21 @@ def verdict(
         others: Name of each other scenario or simulator -> difference.
 
     Returns:
-        ``robust`` where the base is settled and no sign flips; ``not settled``; or where the sign flips.
+        ``not settled`` where the base is not; ``robust`` where it is, and every interval lies on its side of
+        zero; else the names of those whose interval lies on the other side (``flips``), holds nothing but
+        zero (``none``), or holds zero too (``open``).
     """
     if adjusted > inference.LEVEL:
         return OPEN
-    sign = np.sign(base[0].mean)
-    flips = [name for name, found in others.items() if np.sign(found.mean) == -sign]
-    none = [name for name, found in others.items() if found.mean == 0]
-    if flips:
-        return f"flips: {', '.join(flips)}"
-    if none:
-        return f"none: {', '.join(none)}"
-    return ROBUST
+    sides = {name: _side(found, np.sign(base[0].mean)) for name, found in others.items()}
+    told = {side: [name for name in sides if sides[name] == side] for side in ("flips", "none", "open")}
+    return "; ".join(f"{side}: {', '.join(names)}" for side, names in told.items() if names) or ROBUST
+
+
+def _side(found: Estimate, sign: float) -> str:
+    """Where an interval lies, seen from a difference of the given sign."""
+    if found.low * sign > 0 and found.high * sign > 0:
+        return "same"
+    if found.low * sign < 0 and found.high * sign < 0:
+        return "flips"
+    return "none" if found.low == found.high == 0 else "open"

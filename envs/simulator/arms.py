@@ -1,6 +1,7 @@
 """Who is compared: an arm makes a list for every shopper out of what is known before a week.
 
 ``Moment``     a week of a simulation, as rows and as data
+``check``      refuses a task whose rows would hold more than what was simulated
 ``Arm``        a name, and lists for a moment
 ``answering``  an arm of any :class:`recrl.envs.task.Answerer`: it reads rows and writes texts
 ``baseline``   an arm of a baseline of the tag task, by name
@@ -21,7 +22,7 @@ from ..data.prepared import Data
 from ..tags import baselines
 from ..tags.metrics import to_slots
 from ..tags.task import Tags
-from ..task import Answerer, Row
+from ..task import Answerer, Row, Task
 from .histories import Bools, Histories
 from .scenario import SimulatorError
 from .world import Slates
@@ -93,6 +94,25 @@ class Moment:
             }
         )
         return self.task.asking(episodes)
+
+
+def check(task: Task) -> Tags:
+    """The task, where its rows are made of what a :class:`Moment` holds and of nothing else: a task with
+    columns of its own, or histories told product by product, reads the log, and so the real future.
+
+    Raises:
+        SimulatorError: it is another task than ``tags``, or tells histories product by product.
+    """
+    if type(task) is not Tags:
+        raise SimulatorError(
+            f"task.use={task.settings.use}: shoppers answer lists of tags; compare parties of task.use=tags"
+        )
+    if task.histories is not None:
+        raise SimulatorError(
+            f"task.prompt.history={task.settings.prompt.history}: simulated weeks hold no products; set "
+            "task.prompt.history=tags"
+        )
+    return task
 
 
 Lister = Callable[[Moment], Slates]

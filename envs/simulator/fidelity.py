@@ -47,9 +47,10 @@ class Fidelity:
         marginals: Figures of real and simulated weeks.
         popularity: Spearman's correlation of the tags' numbers of purchases.
         together: Spearman's correlation of the lifts of pairs of tags.
-        told_apart: AUC of a classifier on baskets of households that it was not trained on; .5 is perfect.
-        visits: AUC of the visit hazard on real weeks, and ``purchases``: of the purchase hazard given a
-            visit; None for a behaviour that is no forecast.
+        told_apart: AUC of a classifier on baskets of households that it was not trained on; at .5 it cannot
+            tell them apart.
+        visits: AUC of the behaviour's forecast of a visit along real weeks, and ``purchases``: of a purchase
+            given a visit.
         calibration: ``[tenths, 2]``: mean forecast and share bought, by tenth of the forecast.
         per_week: Week -> visit rate, and tags of a visit, real and simulated.
         sizes: Real and simulated numbers of tags of a visit.
@@ -162,7 +163,7 @@ def _marginals(real: _Told, simulated: _Told, household_weeks: int) -> list[Marg
 def _forecasts(
     behaviour: Behaviour, start: Histories, real: Sequence[Bools]
 ) -> tuple[float, float, npt.NDArray[np.float64]]:
-    """AUC of the visit and of the purchase hazard along real histories, and calibration of the latter."""
+    """AUC of the forecasts of visits and purchases along real histories, and calibration of the latter."""
     from sklearn.metrics import roc_auc_score
 
     histories = start.copied()
@@ -190,8 +191,9 @@ def _forecasts(
 def _told_apart(real: _Told, simulated: _Told, seed: int) -> Estimate:
     """AUC of boosted trees that see a basket, its size, its novel and repeated tags and the gap before it.
 
-    Trained on half of the households and tested on the other, with an interval over these. The AUC is the
-    mean, over real baskets of the test half, of the share of simulated ones that look less real.
+    Trained on half of the households and tested on the other. The AUC is the mean, over real baskets of the
+    test half, of the share of simulated ones that look less real. The interval resamples real households of
+    that half; the classifier and the simulated baskets stand as they are.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -63,7 +63,8 @@ class Neighbours:
         stay = 1 - sigmoid(wish.visit + pull)
         before = 1 - sigmoid(wish.visit)
         share = np.where(luck < stay, 0.0, before + (luck - stay) * (1 - before) / (1 - stay))
-        sizes = wish.donors[np.arange(count), (share * NEIGHBOURS).astype(int)]
+        place = np.minimum((share * NEIGHBOURS).astype(int), NEIGHBOURS - 1)  # a share may be rounded to 1
+        sizes = wish.donors[np.arange(count), place]
         came = luck >= stay
         sizes = np.where(came, np.maximum(sizes, 1), 0)
         odds = wish.buy.copy()
@@ -99,7 +100,8 @@ def fit(data: Data, seed: int = 0) -> Neighbours:
     projected = axes[:_DIMENSIONS].T.astype(np.float32)
     places = np.concatenate([_place(before, projected) for before in befores])
     scale = places.std(axis=0) + np.float32(1e-6)
-    scale[:_DIMENSIONS] = places[:, :_DIMENSIONS].std()  # of one unit: their spread says how much they matter
+    kept = projected.shape[1]
+    scale[:kept] = places[:, :kept].std()  # of one unit: their spread says how much they matter
     base = sum(bought for bought, _ in rates) / sum(visits for _, visits in rates)
     return Neighbours(
         axes=projected,

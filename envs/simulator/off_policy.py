@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..data.panel import top
 from ..statistics import Estimate, Values, estimate
 from .scenario import SimulatorError
 from .world import Slates
@@ -112,9 +113,7 @@ def sample(scores: Values, slots: int, rng: np.random.Generator) -> tuple[Slates
     """
     # Sorting perturbed scores draws from Plackett-Luce (Kool, van Hoof and Welling 2019).
     perturbed = scores + rng.gumbel(size=scores.shape)
-    top = np.argpartition(-perturbed, slots, axis=1)[:, :slots]
-    order = np.argsort(-np.take_along_axis(perturbed, top, axis=1), axis=1)
-    slates = np.take_along_axis(top, order, axis=1).astype(np.int32)
+    slates = top(perturbed, slots)
     return slates, log_probabilities(scores, slates)
 
 

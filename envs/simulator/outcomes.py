@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.prepared import Data
-from ..statistics import Values
+from ..statistics import Values, _ratio
 from ..tags.task import Tags
 from .arms import Arm, Moment
 from .histories import Bools
@@ -78,13 +78,13 @@ def lived(
             back |= week.bought.any(axis=1)
         baskets.append(week.bought)
     columns = (
-        _share(clicks, slots),
+        _ratio(clicks, slots),
         clicks / weeks,
         volume / weeks,
-        _share(novel, shown),
+        _ratio(novel, shown),
         ever.mean(axis=1),
         varied / weeks,
-        _share(repeats, volume),
+        _ratio(repeats, volume),
         back.astype(float),
     )
     return np.stack(columns, axis=1)
@@ -107,7 +107,3 @@ def diversity(slates: Slates, listed: Bools, vectors: Vectors) -> Values:
     pairs = sizes * (sizes - 1)
     cosine = (np.square(total).sum(axis=1) - sizes) / np.maximum(pairs, 1)
     return np.where(pairs > 0, 1.0 - cosine, 0.0)
-
-
-def _share(part: Values, whole: Values) -> Values:
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)

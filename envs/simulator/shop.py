@@ -24,7 +24,7 @@ from ..tags.task import Tags
 from ..task import Row
 from . import fitting
 from .ab_test import eligible
-from .arms import Moment
+from .arms import Moment, check
 from .histories import Bools, Histories
 from .replay import Replay
 from .scenario import SCENARIOS, Scenario, SimulatorError
@@ -55,7 +55,8 @@ class ShopVector(VectorEnv):
         reward: One of :data:`REWARDS`.
 
     Raises:
-        SimulatorError: no such reward, fewer households than shoppers, or weeks behind the data.
+        SimulatorError: no such reward, a task that cannot be simulated, fewer households than shoppers, or
+            weeks behind the data.
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -76,6 +77,8 @@ class ShopVector(VectorEnv):
         self.task = task if task is not None else Tags(TagsConfig(), DataConfig())
         protocol, panel = self.task.data.protocol, self.task.data.panel
         self._replayed = behaviour == "replay"
+        if not self._replayed:
+            check(self.task)
         fitting.check(self.task.data)
         self._behaviour = behaviour
         if origin is None:

@@ -86,7 +86,7 @@ def _say(display: Display, task: Expert, user: str, passage: Passage, took: floa
     context = f"{len(row['history'])} kinds of goods; {row['calendar']}"
     table.add_row("context", escape(context), "", "")
     seconds = passage.seconds
-    table.add_row("planner", f"{len(passage.personas)} personas", "0", f"{seconds['planner']:.3f}")
+    table.add_row("planner", f"{len(passage.personas)} personas", "0", f"{seconds.get('planner', 0):.3f}")
     whole, shared = passage.read
     for number, (persona, asked, tags) in enumerate(
         zip(passage.personas, passage.asked, passage.lists, strict=True)
@@ -95,8 +95,10 @@ def _say(display: Display, task: Expert, user: str, passage: Passage, took: floa
         told = f"{lines[0]}\n  seen in: {_listed(names, persona.tags)}\n  names: {_listed(names, tags)}"
         table.add_row(f"expert {number + 1}", escape(told), "", "")
     read = f"{shared:,} (each by itself {whole:,})"
-    table.add_row("experts together", "", read, f"{seconds['expert']:.3f}")
-    table.add_row("arbiter", escape(_listed(names, passage.answer, 99)), "0", f"{seconds['arbiter']:.3f}")
+    table.add_row("experts together", "", read, f"{seconds.get('expert', 0):.3f}")
+    table.add_row(
+        "arbiter", escape(_listed(names, passage.answer, 99)), "0", f"{seconds.get('arbiter', 0):.3f}"
+    )
     table.add_row("in all", "", f"{shared:,}", f"{took:.3f}")
     display.console.print(table, highlight=False)
     for role, reason in passage.missing.items():
@@ -116,7 +118,7 @@ def _draw(task: Expert, user: str, passage: Passage, path: Path) -> None:
     whole, shared = passage.read
     answer = set(passage.answer)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "grey"}
-    style: dict[str, Any] = {"va": "center", "fontsize": 8, "bbox": box}
+    style: dict[str, Any] = {"va": "center", "fontsize": 8, "bbox": box, "parse_math": False}
     middle = count / 2
     context = [
         "context",
@@ -135,9 +137,10 @@ def _draw(task: Expert, user: str, passage: Passage, path: Path) -> None:
     axis.text(10.0, middle, "\n".join(["answer", *(names[tag] for tag in passage.answer)]), **style)
     seconds = passage.seconds
     axis.set_title(
-        f"user {user}: planner {seconds['planner']:.2f} s; experts {seconds['expert']:.2f} s, "
-        f"{shared:,} tokens (each by itself {whole:,}); arbiter {seconds['arbiter']:.2f} s",
+        f"user {user}: planner {seconds.get('planner', 0):.2f} s; experts {seconds.get('expert', 0):.2f} s, "
+        f"{shared:,} tokens (each by itself {whole:,}); arbiter {seconds.get('arbiter', 0):.2f} s",
         fontsize=10,
+        parse_math=False,  # a name may hold $
     )
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)

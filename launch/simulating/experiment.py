@@ -74,7 +74,8 @@ def run(request: Request, display: Display) -> dict[str, Any]:
         Every figure, as ``ab.json`` holds them.
     """
     begun = time.monotonic()
-    chosen = SCENARIOS[1:] if request.scenarios is None else [named(name) for name in request.scenarios]
+    wanted = [one.name for one in SCENARIOS] if request.scenarios is None else request.scenarios
+    chosen = [named(name) for name in dict.fromkeys(wanted) if name != SCENARIOS[0].name]
     configs = configured(request.names, request.config, request.overrides, request.which)
     request.output.mkdir(parents=True, exist_ok=True)
     data = prepare(configs[TASK].data)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...envs import task as tasks
-from ...envs.simulator.arms import Arm, answering, baseline
-from ...envs.simulator.scenario import SimulatorError
+from ...envs.simulator.arms import Arm, answering, baseline, check
 from ...envs.tags.task import Tags
 from ...envs.task import evenly
 from ..config.schema import RunConfig
@@ -50,14 +49,10 @@ class Parties:
             shoppers: Largest number of users that prices are fitted on; None for all.
 
         Raises:
-            SimulatorError: the task lists no tags of a catalogue.
+            SimulatorError: as of :func:`recrl.envs.simulator.arms.check`.
         """
         config = configs[TASK]
-        task = tasks.make(config.task, config.data)
-        if not isinstance(task, Tags):
-            raise SimulatorError(
-                f"task.use={config.task.use}: shoppers answer lists of tags; compare parties of task.use=tags"
-            )
+        task = check(tasks.make(config.task, config.data))
         floors = dict(config.floors)
         arms = [
             _policy(name, configs[name], task, origin, which, output, shoppers)

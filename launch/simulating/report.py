@@ -79,9 +79,10 @@ def made(result: Mapping[str, Any]) -> Page:
 def _differences(page: Page, result: Mapping[str, Any]) -> None:
     page.heading("What B changes")
     page.say(
-        "**robust**: settled after Holm's correction over the metrics, and the sign is the same under "
-        "every scenario and in the second simulator. **not settled**: the corrected p-value is above "
-        ".05. Otherwise the verdict names where the sign flips, or where there is no difference."
+        "**robust**: settled after Holm's correction over the metrics, and the interval lies on the same "
+        "side of zero under every scenario and in the second simulator. **not settled**: the corrected "
+        "p-value is above .05. Otherwise the verdict names where the interval lies on the other side "
+        "(flips), where nothing differs (none), and where the interval holds zero (open)."
     )
     rows = []
     for metric, one in result["metrics"].items():

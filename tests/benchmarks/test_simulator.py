@@ -26,7 +26,10 @@ def test_what_was_measured_is_told_and_what_was_not_is_named(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"found": found}))
     text = report(tmp_path)
     assert "| CTR | 400 | 94.8 % | 1.2 % |" in text
-    assert "announced from a pilot: 0.98; found in 0.97 of 200 tests" in text
+    assert (
+        "announced from a pilot: 0.98 by resamples, 0.81 by the normal formula; found in 0.975 of 200 tests"
+        in text
+    )
     assert "4.0 processor seconds, so 40 for 20 seeds; 15,200 shopper-weeks a second" in text
     assert "| 100,000 | 2.00 | 50,000 | 512 |" in text
     assert text.rstrip().endswith("Not measured yet: fidelity, ranking, off_policy.")
@@ -37,3 +40,4 @@ def test_a_copy_is_what_was_bought_in_most_weeks():
     state = Histories.new([0, 1], 4, 0)
     state.weeks[:] = [[0, 3, 1, 3], [0, 0, 0, 2]]
     assert copied(state, 3, [0.1, 0.2, 0.3, 0.4]).tolist() == [[3, 1, 2], [3, 2, 1]]
+    assert copied(state, 4, [0.1, 0.2, 0.3, 0.4]).tolist() == [[3, 1, 2, 0], [3, 2, 1, 0]]

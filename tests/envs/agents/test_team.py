@@ -11,7 +11,7 @@ from injections import INJECTIONS
 from made_up_household import CATALOG, DATA, VECTORS, row
 
 from recrl.envs.agents.arbiter import Ranker, arbitrated, held, in_turn
-from recrl.envs.agents.asked import AskedArbiter, AskedExpert, AskedPlanner
+from recrl.envs.agents.asked import AskedArbiter, AskedExpert, AskedPlanner, Named, Plan
 from recrl.envs.agents.experts import Asking, Scored
 from recrl.envs.agents.measures import routes, together
 from recrl.envs.agents.planner import Clusters, Household
@@ -98,6 +98,30 @@ def test_a_role_that_fails_is_left_out_and_counted(role):
         assert found.missing == {f"{role}: {reason}": 2}
 
 
+@pytest.mark.parametrize("role", ["planner", "expert", "arbiter"])
+def test_a_role_that_answers_too_few_rows_is_left_out(role):
+    found = team(**{role: lambda rows: []})
+    assert all(passage.answer for passage in found.passages([row(), row()]))
+    assert found.missing == {f"{role}: raised": 2}
+
+
+def test_a_household_without_a_history_costs_no_other_its_plan():
+    nobody = {**row(), "user": 1, "history": [], "history_weight": [], "lookback": []}
+    found = team()
+    ann, other = found.passages([row(), nobody])
+    assert (ann.lists, ann.missing) == ([(0, 1), (3, 6)], {})
+    assert other.missing == {"planner": "empty"}
+    assert other.answer == [0, 1, 3]
+    # One whose purchases nobody knows still has its history.
+    (stranger,) = found.passages([{**row(), "user": 1}])
+    assert stranger.missing == {}
+
+
+def test_a_budget_has_a_tag_for_each_persona():
+    with pytest.raises(ValueError, match="tags=3 leave some of personas=4 without any"):
+        Budget(personas=4, tags=3)
+
+
 def chat_team(model):
     household = Household(DATA, VECTORS)
     return team(
@@ -122,6 +146,14 @@ def test_a_language_model_plays_all_roles_and_names_nothing_unknown():
         "expert": 2,
         "arbiter": 1,
     }
+    # How many tags are wanted is an instruction, and no part of the data.
+    told = [asked[-1]["content"].partition("</episode>")[2] for asked in model.asked]
+    assert sum("Name 2." in words for words in told) == 2
+
+
+def test_a_language_model_may_name_as_many_tags_as_a_budget_has():
+    assert len(Named(tags=["milk"] * 60).tags) == 60
+    assert len(Plan(personas=[{"tags": ["milk"] * 100}]).personas[0].tags) == 100
 
 
 @pytest.mark.parametrize("role", ["planner", "expert", "arbiter"])

@@ -70,12 +70,16 @@ def test_a_verdict_needs_every_scenario():
         return Estimate(mean, mean - 0.1, mean + 0.1, 9, 0)
 
     base = (found(0.5), 0.001)
-    assert verdict(base, 0.01, {"a": found(0.1), "b": found(0.9)}) == ROBUST
-    assert verdict(base, 0.2, {"a": found(0.1)}) == OPEN
-    assert verdict(base, 0.01, {"a": found(0.1), "b": found(-0.01)}) == "flips: b"
-    assert verdict(base, 0.01, {"a": found(0.0)}) == "none: a"
+    zero = Estimate(0.0, 0.0, 0.0, 9, 0)
+    assert verdict(base, 0.01, {"a": found(0.2), "b": found(0.9)}) == ROBUST
+    assert verdict(base, 0.2, {"a": found(0.2)}) == OPEN
+    assert verdict(base, 0.01, {"a": found(0.2), "b": found(-0.2)}) == "flips: b"
+    # An interval that holds zero says nothing of a sign, whatever its mean.
+    others = {"a": found(-0.01), "b": found(0.05), "c": found(-0.2), "d": zero}
+    assert verdict(base, 0.01, others) == "flips: c; none: d; open: a, b"
+    assert verdict((found(-0.5), 0.001), 0.01, {"a": found(-0.2), "b": found(0.2)}) == "flips: b"
 
 
 def test_a_week_outside_of_the_data_is_refused(small):
-    with pytest.raises(SimulatorError, match="--origin 30: shoppers are fitted on weeks before 36"):
+    with pytest.raises(SimulatorError, match=r"--origin 30: .* give a week from 36 to 5[23]$"):
         ABTest.of(small.task, made(small, "random", "quota").arms, Plan(30))

@@ -1,13 +1,17 @@
 """What an arm sees of a simulated week: rows as `recrl recommend` makes them, and data that go on."""
 
+import copy
+
 import numpy as np
 import pytest
 
-from recrl.envs.simulator.arms import Moment, answering, baseline
+from recrl.envs.simulator.arms import Moment, answering, baseline, check
 from recrl.envs.simulator.histories import Histories
 from recrl.envs.simulator.scenario import SimulatorError
 from recrl.envs.simulator.world import simulate
 from recrl.envs.tags.baselines import lists
+from recrl.envs.tags.settings import PromptConfig
+from recrl.envs.tags.task import Tags
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,23 @@ def later(small, start):
     state = start.copied()
     lived = list(simulate(small.hazards, state, 2, 0))
     return Moment(small.task, state, 41, lived)
+
+
+def test_tasks_that_read_the_real_future_are_refused(small):
+    class Other(Tags):
+        pass
+
+    assert check(small.task) is small.task
+    other, told = copy.copy(small.task), copy.copy(small.task)
+    other.__class__, other.settings = Other, small.task.settings.model_copy(update={"use": "other"})
+    with pytest.raises(SimulatorError, match=r"task\.use=other: shoppers answer lists of tags"):
+        check(other)
+    told.settings = small.task.settings.model_copy(update={"prompt": PromptConfig(history="hybrid")})
+    told.histories = object()
+    with pytest.raises(
+        SimulatorError, match=r"task\.prompt\.history=hybrid: .*; set task\.prompt\.history=tags$"
+    ):
+        check(told)
 
 
 def plain(row):

@@ -35,6 +35,11 @@ def logged(problem, rows=4000, seed=0, **forecast):
     return lists, Logged(np.arange(rows), rewards, shown, wanted, **forecast)
 
 
+def test_a_list_may_hold_every_tag(problem):
+    lists, _ = sample(np.tile(problem[0], (20, 1)), 5, np.random.default_rng(0))
+    assert (np.sort(lists, axis=1) == np.arange(5)).all()
+
+
 def test_probabilities_are_those_of_plackett_luce(problem):
     scores = problem[0]
     lists, chance = every_list(scores)

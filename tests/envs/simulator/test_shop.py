@@ -1,5 +1,7 @@
 """The shop as an environment: Gymnasium's own checks, and episodes that are what they say."""
 
+import copy
+
 import gymnasium
 import numpy as np
 import pytest
@@ -75,6 +77,11 @@ def test_a_replay_pays_for_what_was_really_bought(small):
 
 
 def test_what_cannot_be_is_refused(small):
+    told = copy.copy(small.task)
+    told.histories = object()
+    with pytest.raises(SimulatorError, match="simulated weeks hold no products"):
+        shop.ShopVector(1, task=told)
+    assert shop.ShopVector(1, task=told, behaviour="replay", origin=25).task is told
     with pytest.raises(SimulatorError, match="reward='money' is unknown; use one of clicks, volume, return"):
         shop.ShopVector(1, task=small.task, reward="money")
     with pytest.raises(SimulatorError, match=r"num_envs=500: \d+ households have enough history"):

@@ -37,7 +37,7 @@ def reported(tmp_path_factory):
             f"data.cache={folder / 'cache'}",
         ),
         *("task.slots=4", "--output", str(folder / "out"), "--seeds", "2", "--sweep-seeds", "2"),
-        *("--weeks", "4", "--scenario", "curious"),
+        *("--weeks", "4", "--scenario", "curious", "--scenario", "curious"),
     ]
     return folder / "out", arguments, here(*arguments)
 
@@ -101,6 +101,8 @@ def test_who_is_unknown_is_named(reported, tmp_path):
     assert "'beste' is no run folder and no baseline; baselines: quota" in here(*others, code=2)
     weeks = ["ab", "random", "quota", *arguments[3:5], "--output", str(tmp_path / "new"), "--origin", "9"]
     assert "--origin 9: shoppers are fitted on weeks before 36" in here(*weeks, code=2)
+    team = ["ab", "random", "quota", "task.use=arbiter", *arguments[3:5], "--output", str(tmp_path / "new")]
+    assert "task.use=arbiter: shoppers answer lists of tags" in here(*team, code=2)
     beliefs = [*arguments, "--fresh", "--scenario", "optimist"]
     assert "scenario 'optimist' is unknown" in here(*beliefs, code=2)
 
