@@ -2,6 +2,9 @@
 
 import json
 
+from typer.testing import CliRunner
+
+from recrl.benchmarks.simulator.cli import app
 from recrl.benchmarks.simulator.measure import copied
 from recrl.benchmarks.simulator.report import report
 from recrl.envs.simulator.histories import Histories
@@ -41,3 +44,10 @@ def test_a_copy_is_what_was_bought_in_most_weeks():
     state.weeks[:] = [[0, 3, 1, 3], [0, 0, 0, 2]]
     assert copied(state, 3, [0.1, 0.2, 0.3, 0.4]).tolist() == [[3, 1, 2], [3, 2, 1]]
     assert copied(state, 4, [0.1, 0.2, 0.3, 0.4]).tolist() == [[3, 1, 2, 0], [3, 2, 1, 0]]
+
+
+def test_an_unknown_measurement_is_refused_before_anything_is_done(tmp_path):
+    said = CliRunner().invoke(app, ["--only", "same,fidelty", "--output", str(tmp_path / "new")])
+    assert said.exit_code == 2
+    assert "--only fidelty: unknown; use some of fidelity, same" in said.output
+    assert not (tmp_path / "new").exists()
