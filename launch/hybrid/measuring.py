@@ -13,19 +13,20 @@ import numpy as np
 
 from ...envs.entities import marks
 from ...envs.entities.store import Constant, EntityStore, Permuted
-from ...envs.statistics import Estimate, Values, estimate, paired_difference
+from ...envs.statistics import Values, estimate, paired_difference
 from ...envs.storage import sealed
 from ...envs.tags.task import Tags
 from ...envs.task import evenly
 from ...rl.hybrid.costs import arithmetic, seconds
 from ...rl.hybrid.evaluation import Arm, deployed, majority, overlap, perceived, recovered
 from ...rl.hybrid.questions import questions, spelled, split
+from ...rl.hybrid.training import prompt_ids
 from ...rl.policy import slots
 from ..config.schema import ConfigError, RunConfig
 from ..run.progress import Display
 from ..signals import Stop
 from . import report
-from .stages import told, trained
+from .stages import _QUESTIONS, told, trained
 
 # Forms that are plain text, and cost about as much as the hybrid one.
 _SHORT = {"truncated": "latest products", "frequent": "most frequent products"}
@@ -65,15 +66,15 @@ def measure(
     if not dear:
         raise ConfigError(f"--long {long}: no test episode of an unseen user has so many products")
     prompts = {_TEXT: [spelled(row["prompt"]) for row in rows], _HYBRID: [row["prompt"] for row in rows]}
-    ids = {name: _ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
-    # As many products as cost the tokens of the hybrid ones, by what text costs a product.
+    ids = {name: prompt_ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
+    # About as many tokens as the hybrid prompts have, by what text costs a product.
     count = np.mean([_marked(rows[i]["prompt"]) for i in dear])
     tokens = {name: float(np.mean([len(one) for one in some])) for name, some in ids.items()}
     kept = max(1, round(count / ((tokens[_TEXT] - tokens[_HYBRID]) / count + 1)))
     for history, name in _SHORT.items():
         short = told(config, history, kept=kept)  # type: ignore[arg-type]
         prompts[name] = [row["prompt"] for row in _rows(short, least, limit)]
-        ids[name] = _ids(tokenizer, [prompts[name][i] for i in dear])
+        ids[name] = prompt_ids(tokenizer, [prompts[name][i] for i in dear])
     arms = [
         *(Arm(name, some) for name, some in prompts.items()),
         Arm(_CONSTANT, prompts[_HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
@@ -139,13 +140,13 @@ def _quality(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> di
     same = {name: overlap(some, texts[_TEXT]) for name, some in texts.items()}
 
     def gap(name: str) -> dict[str, float]:
-        return _plain(recovered(recall[name], recall[_CONSTANT], recall[_TEXT], users))
+        return asdict(recovered(recall[name], recall[_CONSTANT], recall[_TEXT], users))
 
     return {
-        "recall": {name: _plain(estimate(values, users)) for name, values in recall.items()},
-        "overlap": {name: _plain(estimate(values, users)) for name, values in same.items()},
+        "recall": {name: asdict(estimate(values, users)) for name, values in recall.items()},
+        "overlap": {name: asdict(estimate(values, users)) for name, values in same.items()},
         "differences": {
-            f"{one} - {other}": _plain(paired_difference(recall[one], recall[other], users))
+            f"{one} - {other}": asdict(paired_difference(recall[one], recall[other], users))
             for one, other in (
                 (_TEXT, "own frequency"),
                 (_TEXT, _CONSTANT),
@@ -155,7 +156,7 @@ def _quality(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> di
             )
         },
         "overlap differences": {
-            f"{_HYBRID} - {other}": _plain(paired_difference(same[_HYBRID], same[other], users))
+            f"{_HYBRID} - {other}": asdict(paired_difference(same[_HYBRID], same[other], users))
             for other in _SHORT.values()
         },
         "recovered": {name: gap(name) for name in (_HYBRID, *_SHORT.values(), _PERMUTED)},
@@ -199,7 +200,7 @@ def _perception(
     """Share of right answers about held-out entities, by kind and attribute."""
     assert task.entities is not None
     parts = split(task.entities, config.hybrid.held_out)
-    learned = questions(task.entities, parts["seen"], 20_000, config.seed)
+    learned = questions(task.entities, parts["seen"], _QUESTIONS, config.seed)
     permuted, found = Permuted(store, len(store), config.seed), {}
     for part in ("strings", "types"):
         every = questions(task.entities, parts[part], 10**9, config.seed + 1)
@@ -216,14 +217,5 @@ def _perception(
     return found
 
 
-def _ids(tokenizer: Any, prompts: Sequence[Any]) -> list[list[int]]:
-    encoded = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
-    return encoded["input_ids"]
-
-
 def _marked(prompt: Sequence[Any]) -> int:
     return sum(entity for message in prompt for _, entity in marks.parts(message["content"]))
-
-
-def _plain(found: Estimate) -> dict[str, float]:
-    return asdict(found)

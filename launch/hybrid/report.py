@@ -20,7 +20,7 @@ def written(found: Mapping[str, Any]) -> str:
             "",
             f"`{found['headline']}`, and the share of the full text's list that stands in an arm's. "
             "*recovered*: share of the gap between constant slot and full text. Truncated histories have "
-            f"{found['kept']} products, which cost as many tokens as the hybrid prompt.",
+            f"{found['kept']} products, which cost about as many tokens as the hybrid prompt (see Cost).",
             "",
             f"| prompt | {found['headline']} | overlap with full text | recovered |",
             "|---|---|---|---|",
@@ -37,9 +37,9 @@ def written(found: Mapping[str, Any]) -> str:
             "",
             "## Cost",
             "",
-            "Arithmetic of a forward pass with attention counted, lookup and projection included; a step is "
-            "one prompt with eight answers, forward and backward, all weights trained. Of the "
-            f"{long['episodes']:,} episodes with {long['products']:,} products or more, "
+            "GFLOP are of forward passes, attention and projection counted; a step is one prompt with eight "
+            "answers. Its milliseconds are forward and backward, all weights trained, lookups included. "
+            f"Of the {long['episodes']:,} episodes with {long['products']:,} products or more, "
             f"{found['products']:.0f} of them in a prompt on average.",
             "",
             "| prompt | tokens | full text is longer | prefill, GFLOP | of it attention | adaptor | "
@@ -50,7 +50,8 @@ def written(found: Mapping[str, Any]) -> str:
             "## Self-perception",
             "",
             "Share of questions about one entity that are answered word for word. The adaptor has seen "
-            "neither the strings nor, in the second half, any entity of their types.",
+            "neither the strings nor, in the second half, any entity of their types. The base model of "
+            "`recrl hybrid base` was taught these questions as text, so *full text* is not held out.",
             "",
             "| held out | questions | hybrid | full text | majority | permuted |",
             "|---|---|---|---|---|---|",

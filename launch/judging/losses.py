@@ -111,11 +111,18 @@ def run(config: RunConfig, plan: Plan, output: Path, display: Display) -> Path:
 
 def _same_plan(config: RunConfig, plan: Plan, output: Path) -> None:
     """Note what a folder's arms are made with, or hold it against what they were made with."""
-    told = json.dumps({**asdict(plan), "seeds": None, "tiny": config.policy.tiny.model_dump()}, default=str)
+    files = [] if plan.start is None else [plan.start / name for name in sealed.files(plan.start)]
+    made_with = {
+        **asdict(plan),
+        "seeds": None,
+        "config": config.model_dump(mode="json", include={"task", "data", "policy", "seed"}),
+        "files": {path.name: sealed.fingerprint(path) for path in files},
+    }
+    told = json.dumps(made_with, default=str)
     if (path := output / _PLAN).is_file():
         if path.read_text() != told:
             raise ConfigError(
-                f"--output {output}: holds arms that were trained with other settings; give the same ones, "
+                f"--output {output}: holds arms of other settings, data or weights; give the same ones, "
                 "or another folder"
             )
         return

@@ -4,8 +4,9 @@ A step takes prompts with their teacher's answers (production) and questions abo
 (self-perception). Both are passes of :func:`recrl.rl.prefix.packing.continuation_logits`: a prompt is read
 once for all its answers, and any family of models takes the same path.
 
-``Lesson``  a prompt with slots, its answers, and what the teacher found likely
-``train``   the adaptor, resumable
+``Lesson``      a prompt with slots, its answers, and what the teacher found likely
+``train``       the adaptor, resumable
+``prompt_ids``  token ids of prompts
 """
 
 import zlib
@@ -54,7 +55,7 @@ def lessons_of(
     """Lessons of production: prompts with marked titles, and the teacher's answers to them."""
     return [
         Lesson(ids, one.answers, *((one.tokens, one.chances) if one.tokens.numel() else ()))
-        for ids, one in zip(_prompt_ids(tokenizer, prompts), taught, strict=True)
+        for ids, one in zip(prompt_ids(tokenizer, prompts), taught, strict=True)
     ]
 
 
@@ -63,7 +64,7 @@ def lessons_about(tokenizer: PreTrainedTokenizerBase, asked: Sequence[Question])
     if not asked:
         return []
     told = tokenizer([one.answer + tokenizer.eos_token for one in asked], add_special_tokens=False)
-    ids = _prompt_ids(tokenizer, [one.messages for one in asked])
+    ids = prompt_ids(tokenizer, [one.messages for one in asked])
     return [Lesson(*both) for both in zip(ids, ([answer] for answer in told["input_ids"]), strict=True)]
 
 
@@ -202,7 +203,8 @@ def loss(model: PreTrainedModel, lessons: Sequence[Lesson]) -> Tensor:
     return -(chances * found.log_softmax(dim=-1).gather(1, tokens)).sum(dim=-1).mean()
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]]) -> list[list[int]]:
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]]) -> list[list[int]]:
+    """Token ids of prompts, up to where the answer begins."""
     encoded: Any = tokenizer.apply_chat_template(list(prompts), add_generation_prompt=True, return_dict=True)
     return encoded["input_ids"]
 

@@ -44,13 +44,13 @@ def build(
 
     Args:
         seen: Rows of households that trained judges may learn from.
-        unseen: Rows of other households.
+        unseen: Rows of other households; those of a household that is seen are left out.
         slots: Tags of a list.
         pairs: Number of pairs with a defect; three for every twenty are added that have none, and a tenth
             with orders to the judge. A family that the catalogue has no tags for is left out.
 
     Raises:
-        SuiteError: the rows are too few, or a household is in both.
+        SuiteError: the rows are too few, or hold too few tags.
     """
     known = {row["user"] for row in seen}
     others = [row for row in unseen if row["user"] not in known]
@@ -95,8 +95,7 @@ class _Lists:
 
     def unchanged(self, number: int) -> Pair:
         """A pair with the lines in another order, or numbered; half of them are bad already."""
-        row = self._row()
-        tags = self._own(row)
+        row, tags = self._some()
         bad = number % 4 > 1
         lines = [*self._named(tags[:-1] if bad else tags), *(self._named(tags[:1]) if bad else ())]
         if number % 2:
@@ -108,8 +107,8 @@ class _Lists:
 
     def ordered(self) -> Pair:
         """A pair of which the second list gives the judge orders."""
-        row = self._row()
-        text = "\n".join(self._named(self._own(row)))
+        row, tags = self._some()
+        text = "\n".join(self._named(tags))
         order, second = commanded(text, self._rng)
         return self._pair("injection", order, "households", row, (text, second), (False, True))
 
@@ -160,6 +159,14 @@ class _Lists:
             self._pair("defect", "another household", part, one, texts, (False, True), self._groups)
             for one, texts in ((row, (mine, theirs)), (other, (theirs, mine)))
         ]
+
+    def _some(self) -> tuple[Row, list[int]]:
+        """A household and its list, of two tags at least: with one alone no line can come again."""
+        for _ in range(ATTEMPTS):
+            row = self._row()
+            if len(tags := self._own(row)) > 1:
+                return row, tags
+        raise exhausted((), 1, "households with two tags")
 
     def _row(self) -> Row:
         return self._rows[int(self._rng.integers(len(self._rows)))]

@@ -147,6 +147,8 @@ class _Contexts(Draws):
                 for author, texts in zip(authors, written_by, strict=True)
                 for kind, text in texts[number].items()
             ]
+            if not each:
+                return []
             kinds, texts, names = zip(*each, strict=True)
             if len(set(texts)) < len(texts):  # two authors in one voice, other goods, or no season
                 return []

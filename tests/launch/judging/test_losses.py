@@ -7,7 +7,9 @@ import pytest
 from made_up import CATALOG, rows
 from whole_runs import here
 
-from recrl.launch.judging.losses import ARMS, COMPARISONS, HELD, figures, right
+from recrl.launch.config.reading import load
+from recrl.launch.config.schema import ConfigError
+from recrl.launch.judging.losses import ARMS, COMPARISONS, HELD, Plan, _same_plan, figures, right
 from recrl.rewards.judge.suite.ranked import ranked
 
 KINDS = ("rich truth", "plain truth", "rich lie", "plain lie")
@@ -64,4 +66,19 @@ def test_a_campaign_goes_on_with_the_arms_that_are_missing(tmp_path, cache, pane
     assert "list-wise" not in said
     again = json.loads((tmp_path / "losses.json").read_text())
     assert again["shares"] == result["shares"]
-    assert "arms that were trained with other settings" in here(*command, "--steps", "2", code=2)
+    assert "arms of other settings, data or weights" in here(*command, "--steps", "2", code=2)
+
+
+def test_arms_of_another_seed_configuration_or_start_are_not_taken(tmp_path):
+    start, output = tmp_path / "policy", tmp_path / "out"
+    start.mkdir()
+    (start / "model.safetensors").write_bytes(b"one")
+    plan = Plan(start=start)
+    config = load("explanations", [])
+    _same_plan(config, plan, output)
+    _same_plan(config, plan, output)
+    with pytest.raises(ConfigError, match="other settings"):
+        _same_plan(config.model_copy(update={"seed": 7}), plan, output)
+    (start / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(ConfigError, match="weights"):
+        _same_plan(config, plan, output)

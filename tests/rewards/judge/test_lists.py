@@ -49,3 +49,14 @@ def test_a_catalogue_without_equivalents_has_no_twins():
 def test_rows_of_one_household_make_no_suite():
     with pytest.raises(SuiteError, match="rows of two households"):
         lists.build(SEEN, UNSEEN[:1], SHELVES, 5, 60)
+
+
+def test_a_household_of_one_tag_has_no_list_that_changes_nothing():
+    lone = [{**row, "history": row["history"][:1]} for row in rows(2000, 40)]
+    found = lists.build(SEEN, [*UNSEEN, *lone], SHELVES, 5, 60)
+    assert all(pair.household < 2000 for pair in found if pair.kind in ("invariance", "injection"))
+
+
+def test_rows_of_a_seen_household_are_not_held_out():
+    found = lists.build(SEEN, [*UNSEEN, *SEEN[:20]], SHELVES, 5, 60)
+    assert all(pair.household >= 1000 for pair in found if pair.part != "training")

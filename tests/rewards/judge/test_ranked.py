@@ -9,7 +9,7 @@ from recrl.rewards.judge.panel import Judge
 from recrl.rewards.judge.suite.authors import VOICES
 from recrl.rewards.judge.suite.families import HELD_OUT, LIES, TRAINING
 from recrl.rewards.judge.suite.pairs import PARTS, SuiteError
-from recrl.rewards.judge.suite.ranked import GRADES, ranked
+from recrl.rewards.judge.suite.ranked import GRADES, _Contexts, ranked
 
 SEEN, UNSEEN = rows(0, 60), rows(1000, 60)
 
@@ -89,3 +89,9 @@ def test_contexts_are_drawn_by_their_seed_and_get_the_prompt_of_their_day(contex
 def test_households_that_are_seen_must_not_be_held_out():
     with pytest.raises(SuiteError, match="hold households that are seen"):
         ranked(SEEN, SEEN, CATALOG, 56)
+
+
+def test_a_draw_in_which_no_author_has_a_text_makes_no_context(monkeypatch):
+    monkeypatch.setattr(_Contexts, "_written", lambda self, family, author, told: [{} for _ in told])
+    with pytest.raises(SuiteError, match="0 of"):
+        ranked(SEEN, UNSEEN, CATALOG, 56)
