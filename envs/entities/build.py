@@ -30,6 +30,9 @@ PART = 512
 
 _VECTORS, _SCALES = "vectors.bin", "scales.bin"
 _TITLES, _HASHES, _DONE, _JOB = "titles.arrow", "hashes.bin", "done", "job.json"
+_KEYS, _PLACES = "keys.bin", "places.bin"
+# Files of a store; the job has others.
+_KEPT = (_VECTORS, _SCALES, _TITLES, _KEYS, _PLACES)
 
 
 class Encoder(Protocol):
@@ -95,8 +98,9 @@ def build(
         StoreError: there are no titles.
     """
     aside = folder.with_name(f".{folder.name}.building")
-    aside.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_name(f".{folder.name}.lock"), folder):
+        aside.mkdir(exist_ok=True)
         listed = _listed(titles, aside)
         job = {
             "titles": "{:x}-{:x}".format(*sealed.fingerprint(listed)),
@@ -127,9 +131,11 @@ def build(
             on_part(done, len(parts))
         _index(aside, parts)
         facts = {**job, "entities": entities, "job": job}
-        for left_over in (_DONE, _JOB, _HASHES):
-            sealed.remove(aside / left_over)
-        sealed.publish(aside, folder, facts, sealed.seal(aside, sealed.files(aside)))
+        files = [name for name in sealed.files(aside) if name in _KEPT]
+        sealed.publish(aside, folder, facts, sealed.seal(aside, files))
+        for path in [*folder.iterdir()]:
+            if path.name not in (*_KEPT, sealed.MANIFEST):
+                sealed.remove(path)
     return EntityStore(folder)
 
 
@@ -149,7 +155,7 @@ def _begin(aside: Path, job: dict[str, Any], entities: int) -> None:
     if path.is_file() and json.loads(path.read_text()) == job:
         return
     sealed.remove(aside / _DONE)
-    (aside / _DONE).mkdir()
+    (aside / _DONE).mkdir(exist_ok=True)
     scaled = job["precision"] == "int8"
     widths = {_VECTORS: job["dim"] * (1 if scaled else 2), **({_SCALES: 4} if scaled else {}), _HASHES: 8}
     for name, width in widths.items():
@@ -188,8 +194,8 @@ def _index(aside: Path, parts: Sequence[Part]) -> None:
     assert not missing, f"ranges {missing[:5]} were not filled"
     hashes = np.fromfile(aside / _HASHES, dtype=np.uint64)
     order = np.argsort(hashes, kind="stable")
-    hashes[order].tofile(aside / "keys.bin")
-    order.astype(np.uint32).tofile(aside / "places.bin")
+    hashes[order].tofile(aside / _KEYS)
+    order.astype(np.uint32).tofile(aside / _PLACES)
 
 
 @contextmanager

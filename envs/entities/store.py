@@ -69,11 +69,11 @@ class EntityStore:
         facts = sealed.read(self.folder)
         self.encoder, self.dim, self.precision = facts["encoder"], int(facts["dim"]), facts["precision"]
         self._count = int(facts["entities"])
-        self._vectors = _mapped(self.folder / "vectors.bin", self.precision, (self._count, self.dim))
+        self._vectors = _Mapped(self.folder / "vectors.bin", self.precision, (self._count, self.dim))
         scaled = self.precision == "int8"
-        self._scales = _mapped(self.folder / "scales.bin", "float32", (self._count,)) if scaled else None
-        self._keys = _mapped(self.folder / "keys.bin", "uint64", (self._count,))
-        self._places = _mapped(self.folder / "places.bin", "uint32", (self._count,))
+        self._scales = _Mapped(self.folder / "scales.bin", "float32", (self._count,)) if scaled else None
+        self._keys = _Mapped(self.folder / "keys.bin", "uint64", (self._count,))
+        self._places = _Mapped(self.folder / "places.bin", "uint32", (self._count,))
         self._read = 0
 
     def __len__(self) -> int:
@@ -143,7 +143,3 @@ class _Mapped:
     def forget(self) -> None:
         """Hand the pages back; they are read again where they are touched."""
         self._pages.madvise(mmap.MADV_DONTNEED)
-
-
-def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> _Mapped:
-    return _Mapped(path, dtype, shape)

@@ -182,6 +182,8 @@ class DistinctLines(Constraint):
         return mask
 
     def _advance(self, row: "_Row", token: int) -> None:
+        if row.node == _FULL:  # a token behind the end; the answer stays ended
+            return
         row.node = self._trie.children[row.node][token]
         option = self._trie.option.get(row.node)
         if option is None:

@@ -30,6 +30,9 @@ from .lists import DistinctLines
 NUMBER = "recrl_answer"
 """Field of ``extra_args``: number of an answer within what its writer holds."""
 
+# Sampling parameters that move a list's end, or say themselves which tokens may come.
+_CONTRARY = ("ignore_eos", "min_tokens", "allowed_token_ids", "bad_words", "structured_outputs")
+
 
 @dataclass(eq=False)
 class Limit:
@@ -148,6 +151,19 @@ class ServedLists(_Limits):
 
     What a known prompt favours and may not name is in the table; any other prompt may name every option.
     """
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        """Refuse a list whose request asks for other tokens than the list allows.
+
+        Raises:
+            ValueError: it does; vLLM answers the request with it, as HTTP 400.
+        """
+        if not (sampling_params.extra_args or {}).get(LISTED):
+            return
+        for name in _CONTRARY:
+            if value := getattr(sampling_params, name):
+                raise ValueError(f"{name}={value!r} does not go with a list of options; leave {name} out")
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, device, is_pin_memory)

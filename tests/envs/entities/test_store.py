@@ -8,6 +8,7 @@ from entities import DIM, TITLES, Hashed, store_in
 from recrl.envs.data.shards import ENGINES
 from recrl.envs.entities.build import build
 from recrl.envs.entities.store import Constant, EntityStore, Permuted, StoreError
+from recrl.envs.storage import sealed
 from recrl.rewards.shipped.encoder import SentenceEncoder
 
 
@@ -96,3 +97,18 @@ def test_ranges_may_be_filled_in_any_order_by_a_function_that_travels(tmp_path, 
     for name in ("vectors.bin", "keys.bin", "places.bin"):
         assert (there.folder / name).read_bytes() == (here.folder / name).read_bytes()
     assert pickle.loads(pickle.dumps(SentenceEncoder("somewhere")))._model == "somewhere"
+
+
+@pytest.mark.parametrize("last", ["publish", "remove"])
+def test_a_kill_at_the_end_of_a_job_costs_no_title_and_wedges_nothing(tmp_path, monkeypatch, last):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, last, killed if last == "publish" else lambda path: path.exists() and killed())
+        with pytest.raises(KeyboardInterrupt):
+            build(TITLES, tmp_path / "store", Failing(99), size=10)
+    rest = Failing(0)
+    store = build(TITLES, tmp_path / "store", rest, size=10)
+    assert rest.encoded == 0
+    assert np.abs(store.vectors(store.rows(TITLES)) - Hashed()(TITLES)).max() < 5e-4

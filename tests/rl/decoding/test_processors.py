@@ -15,6 +15,7 @@ from recrl.rl.policy.settings import PolicyConfig, TinyConfig
 
 pytest.importorskip("vllm", reason="rollouts on vLLM are optional; `make test` installs it")
 from vllm import SamplingParams
+from vllm.sampling_params import StructuredOutputsParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
 from recrl.rl.decoding.processors import NUMBER, Held, Limit, ServedLists
@@ -161,3 +162,32 @@ def test_candidates_are_those_that_are_drawn_step_by_step_together(tokenizer):
     assert run(processor, requests, vocabulary, end) == own
     assert len({tuple(tokens) for tokens in own}) > 10
     torch.testing.assert_close(torch.tensor(apart.logprobs), torch.tensor(together.logprobs))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"ignore_eos": True},
+        {"min_tokens": 2},
+        {"allowed_token_ids": [1]},
+        {"bad_words": ["tea"]},
+        {"structured_outputs": StructuredOutputsParams(grammar="root ::= 'a'")},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_a_list_that_asks_for_other_tokens_is_refused_at_admission(asked):
+    (name,) = asked
+    ServedLists.validate_params(SamplingParams(**asked))
+    ServedLists.validate_params(SamplingParams(extra_args={LISTED: 1}))
+    with pytest.raises(ValueError, match=f"{name}=.* leave {name} out"):
+        ServedLists.validate_params(SamplingParams(**asked, extra_args={LISTED: 1}))
+
+
+def test_an_answer_that_goes_on_behind_its_end_stays_ended(tokenizer):
+    lists = DistinctLines(tokenizer, Lines(OPTIONS, 1), 280)
+    lists.begin(1)
+    last = None
+    for token in [*line_tokens(tokenizer, Lines(OPTIONS, 1))[6], *[tokenizer.eos_token_id] * 2]:
+        assert lists.allowed([0], last)[0, token]
+        last = [token]
+    assert lists.allowed([0], last)[0].nonzero().flatten().tolist() == [tokenizer.eos_token_id]
