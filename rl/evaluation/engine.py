@@ -55,3 +55,7 @@ class EngineWriter(Writer):
         asked = [tuple(prompt) for prompt in prompts for _ in range(copies)]
         requests = [Request(prompt, 1, 0, {self._field: number}) for number, prompt in enumerate(asked)]
         return [list(answer.tokens) for (answer,) in self._engine.generate(requests, sampling)]
+
+    def close(self) -> None:
+        """Give up the engine, or its end would take a later one of this process with it."""
+        self._engine.close()

@@ -68,7 +68,7 @@ def test_a_class_in_a_file_is_a_task_and_its_settings_are_checked(tmp_path):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        ("tag", "task.use='tag' is unknown; known: explanations, guidelines, prompts, tags"),
+        ("tag", "task.use='tag' is unknown; known: arbiter, expert, explanations, guidelines, prompts, tags"),
         ("no_such_module:Task", "no module 'no_such_module'"),
         ("no/such/file.py:Task", "no task file .*no/such/file.py"),
         ("recrl.envs.task:Lines", "must name a class that extends recrl.envs.task.Task"),

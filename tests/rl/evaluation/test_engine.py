@@ -47,7 +47,9 @@ def writer(model, tmp_path_factory):
     save_policy(*model, folder)
     # Three at once: the others wait, and take the places of those that end.
     config = RolloutConfig(kv_cache=0.1, sequences=3)
-    return EngineWriter(folder, config.engine_options("float32", 256), len(model[1]))
+    found = EngineWriter(folder, config.engine_options("float32", 256), len(model[1]))
+    yield found
+    found.close()
 
 
 @pytest.mark.parametrize("copies", [1, 3])
