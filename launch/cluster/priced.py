@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from ...envs.audience import Audience, AudienceError
+from ...envs.storage.sealed import remove
 from ...envs.task import Lines, Task, TaskError, evenly
 from ...rl.decoding.known import Noted, note
 from ..config.schema import RunConfig
@@ -38,9 +39,11 @@ def know(config: RunConfig, task: Task, folder: Path, whom: Whom, known: Path, d
     fitted = [chosen[i] for i in evenly(len(chosen), FITTED_ON)]
     # The server is the only engine of vLLM here.
     own = config.model_copy(update={"rollout": config.rollout.model_copy(update={"engine": "transformers"})})
-    answering = Recommending(own, task, audience, fitted, folder, known.with_name("asked"), display)
+    asked = known.with_name("asked")
+    answering = Recommending(own, task, audience, fitted, folder, asked, display)
     prices = answering.fit()
     noted = note(known, form, len(chosen), answering.portions(chosen, prices))
+    remove(asked)
     display.say(f"{each}. {_told(prices, noted, audience)}")
 
 

@@ -4,6 +4,7 @@
 ``serve_finished``  a policy that stays as it is, under the run's name
 """
 
+import gc
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from ...envs import task as tasks
@@ -27,6 +29,7 @@ from ...rl import policy
 from ...rl.decoding.forms import answer_room, deployed_length
 from ...rl.decoding.grammar import answer_grammar, load_xgrammar
 from ...rl.decoding.known import KNOWN, LISTED, PROCESSOR
+from ...rl.policy import slots
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import whole_model
 from ...rl.rollouts.base import RolloutError
@@ -93,6 +96,7 @@ def serve_finished(
         TaskError, AudienceError, DataError: these users cannot be answered.
     """
     _check_vllm()
+    slots.refuse(folder)
     display = Display()
     with tempfile.TemporaryDirectory(prefix="recrl-served-") as scratch:
         application = Application(config.name, Path(scratch) / "defaults.json")
@@ -104,6 +108,9 @@ def serve_finished(
         if _distinct(config, task):
             known = Path(scratch) / "known"
             know(config, task, folder, whom, known, display)
+            gc.collect()  # the policy that prices were fitted by leaves its memory to the server
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             application = replace(application, processor=PROCESSOR, environment={KNOWN: str(known)})
         elif whom != Whom():
             raise ConfigError(

@@ -41,9 +41,11 @@ def base(context: typer.Context, config: Config, overrides: Overrides = None) ->
 
     settings = load(config, overrides or [], resolve=False)
     from ..hybrid.stages import train_base
+    from ..run.folder import RunFolder
     from ..run.progress import Display
 
-    train_base(settings, context.find_root().obj, Display())
+    with RunFolder(settings.hybrid.folder).locked():
+        train_base(settings, context.find_root().obj, Display())
 
 
 @hybrid_app.command()
@@ -53,9 +55,11 @@ def train(context: typer.Context, config: Config, overrides: Overrides = None) -
 
     settings = load(config, overrides or [], resolve=False)
     from ..hybrid.stages import train_adaptor
+    from ..run.folder import RunFolder
     from ..run.progress import Display
 
-    train_adaptor(settings, context.find_root().obj, Display())
+    with RunFolder(settings.hybrid.folder).locked():
+        train_adaptor(settings, context.find_root().obj, Display())
 
 
 @hybrid_app.command(name="eval")
@@ -105,9 +109,12 @@ def export(
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
+    from ..run.exporting import check_slotless
+
+    folder = output or settings.hybrid.folder / "exported"
+    check_slotless(folder)
     from ...rl.hybrid.serving import export as write
     from ..hybrid.stages import trained
 
-    folder = output or settings.hybrid.folder / "exported"
     write(*trained(settings), folder)
     typer.echo(f"model without slots: {folder}")

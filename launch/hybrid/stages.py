@@ -38,6 +38,8 @@ STORE, BASE, POLICY, TEACHER = "store", "base", "policy", "teacher"
 
 # Checkpoints of a base model and of an adaptor.
 _READING, _LEARNING = "reading", "learning"
+# What to do where a stage was stopped.
+_AGAIN = "the same command goes on"
 # Questions that an adaptor learns from.
 _QUESTIONS = 20_000
 
@@ -81,6 +83,7 @@ def make_store(config: RunConfig, engine: Engine, display: Display) -> EntitySto
 
 def train_base(config: RunConfig, stop: Stop, display: Display) -> None:
     """Train a tiny policy to read histories spelled out."""
+    stop.hint = _AGAIN
     settings, folder = config.hybrid.reading, config.hybrid.folder
     if holds_policy(folder / BASE):
         display.say(f"the base model is there: {folder / BASE}")
@@ -131,6 +134,7 @@ def train_base(config: RunConfig, stop: Stop, display: Display) -> None:
 
 def train_adaptor(config: RunConfig, stop: Stop, display: Display) -> None:
     """Train the adaptor of a frozen base model, and write both as a policy."""
+    stop.hint = _AGAIN
     settings, folder = config.hybrid, config.hybrid.folder
     if holds_policy(folder / POLICY):
         display.say(f"the policy is there: {folder / POLICY}")

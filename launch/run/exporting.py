@@ -6,6 +6,7 @@ from pathlib import Path
 from ...envs.faults import MendableError
 from ...envs.storage.sealed import remove, replace
 from ...rl import policy
+from ...rl.policy import slots
 from ..config.schema import ConfigError, RunConfig
 from ..report.card import card
 from .finished import finished_policy
@@ -34,6 +35,19 @@ def check_output(output: Path, fresh: bool) -> None:
         )
 
 
+def check_slotless(output: Path) -> None:
+    """Refuse a folder that holds something else than a policy exported without its slots.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if output.exists() and (not (output / "config.json").is_file() or slots.saved_in(output)):
+        raise ConfigError(
+            f"--output {output} is there and holds no exported policy, and nothing else is replaced; choose "
+            "another folder"
+        )
+
+
 def export(config: RunConfig, which: str, output: Path) -> None:
     """Write a policy as one whole model in the dtype of the run, whole or not at all.
 
@@ -43,6 +57,7 @@ def export(config: RunConfig, which: str, output: Path) -> None:
     """
     run = config.folder
     folder = finished_policy(run, which)
+    slots.refuse(folder)
     display, aside = Display(), output.with_name(f".{output.name}.writing")
     model, tokenizer = policy.load(config.policy.whole(folder))
     remove(aside)

@@ -96,7 +96,11 @@ def train(
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, production, perception, config, seed)
-    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, training, "adaptor's training")
+    kept = (
+        None
+        if checkpoint is None
+        else TrainingCheckpoint(checkpoint, training, "adaptor's training", "the same command goes on")
+    )
     if kept is not None:
         kept.load(training.identity)
     model.eval()  # the frozen model answers as it will: without dropout
@@ -142,6 +146,7 @@ class _Training:
         self.identity = {
             "settings": config.model_dump(mode="json", exclude={"save_every", "folder", "reading"}),
             "seed": seed,
+            "store": [getattr(layer.store, name, None) for name in ("encoder", "dim", "precision")],
             "lessons": [
                 len(production),
                 zlib.crc32(repr([(one.prompt, one.answers) for one in (*production, *perception)]).encode()),

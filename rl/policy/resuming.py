@@ -33,10 +33,13 @@ class TrainingCheckpoint:
         folder: Folder of the checkpoint.
         training: What is kept.
         name: Name of the training in words, for messages.
+        hint: How to go on where a checkpoint could not be written.
     """
 
-    def __init__(self, folder: Path, training: Training, name: str) -> None:
-        self.folder, self.training, self.name = folder, training, name
+    def __init__(
+        self, folder: Path, training: Training, name: str, hint: str = "go on with --resume auto"
+    ) -> None:
+        self.folder, self.training, self.name, self.hint = folder, training, name, hint
         self._aside = folder.with_name(f".{folder.name}.writing")
         self._identity: dict[str, Any] = {}
 
@@ -56,7 +59,7 @@ class TrainingCheckpoint:
             if before != identity:
                 other = before if isinstance(before, dict) else {}
                 names = [name for name in identity if other.get(name) != identity[name]]
-                why = f"it is of a {self.name} with other {', '.join(names) or 'settings'}"
+                why = f"its {self.name} had other {', '.join(names) or 'settings'}"
         if why is not None:
             logger.warning("%s is not gone on from, the %s begins anew: %s", self.folder, self.name, why)
             return
@@ -81,6 +84,6 @@ class TrainingCheckpoint:
             free = shutil.disk_usage(self.folder.parent).free / 2**30
             raise CheckpointError(
                 f"{self.folder} could not be written after step {step} of the {self.name}: "
-                f"{type(error).__name__}: {error}. {free:.2f} GiB are free there; make room, and go on with "
-                "--resume auto"
+                f"{type(error).__name__}: {error}. {free:.2f} GiB are free there; make room; "
+                f"{self.hint}"
             ) from error

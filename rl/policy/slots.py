@@ -15,6 +15,7 @@ folder that it is saved to, a checkpoint too, is one that :func:`recrl.rl.policy
 ``read_marks``       a tokenizer that reads marked titles (:mod:`recrl.envs.entities.marks`)
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.entities import marks
 from ...envs.entities.store import EntityStore, StoreError, Vectors
 from .errors import PolicyError
+from .folders import ADAPTER_SETTINGS, holds_adapters
 
 SETTING = "entity_slots"
 """Attribute of a model's configuration: ``store`` (folder), ``encoder`` (its hash), ``dim``, ``inner``."""
@@ -154,6 +156,29 @@ def restore(model: PreTrainedModel, folder: str, tokenizer: PreTrainedTokenizerB
         raise PolicyError(f"policy.model={folder} has entity slots, and its weights hold no adaptor for them")
     layer.adaptor.load_state_dict(weights)
     read_marks(tokenizer, store, layer.num_embeddings)
+
+
+def saved_in(folder: Path) -> bool:
+    """Whether the model of a folder has slots, or the one that its adapters change."""
+    places = [folder, folder / "base"]
+    if holds_adapters(folder):
+        named = json.loads((folder / ADAPTER_SETTINGS).read_text()).get("base_model_name_or_path")
+        places += [Path(named)] if named else []
+    files = [place / "config.json" for place in places]
+    return any(SETTING in json.loads(file.read_text()) for file in files if file.is_file())
+
+
+def refuse(folder: Path) -> None:
+    """Refuse a policy with slots where other programs are to read it.
+
+    Raises:
+        PolicyError: it has slots.
+    """
+    if saved_in(folder):
+        raise PolicyError(
+            f"{folder} has entity slots, which no other program reads; write the policy of hybrid.folder "
+            "without them by recrl hybrid export"
+        )
 
 
 def copy(model: Any, to: PreTrainedModel) -> None:
