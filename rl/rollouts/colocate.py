@@ -57,6 +57,7 @@ class ColocatedEngine:
         if several:
             # Each rank's engine stays on the rank's own device.
             options = {**options, "distributed_executor_backend": "external_launcher"}
+        gc.collect()  # an engine of before, once it is collected, ends the process groups of any other
         try:
             with left_alone():
                 self._llm: Any = LLM(str(policy), weight_transfer_config={"backend": BACKEND}, **options)
