@@ -62,5 +62,5 @@ def paired_difference(a: Values, b: Values, users: npt.NDArray[np.integer], *, s
     return estimate(a - b, users, seed=seed)
 
 
-def _ratio(numerator: npt.NDArray, denominator: npt.NDArray) -> Values:
+def ratio(numerator: npt.NDArray, denominator: npt.NDArray) -> Values:
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1), np.nan)

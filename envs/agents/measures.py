@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..statistics import Values, _ratio
+from ..statistics import Values, ratio
 from ..tags.baselines import member_mask
 from ..task import Row
 
@@ -46,9 +46,9 @@ def together(rows: Sequence[Row], found: Routes, options: int) -> dict[str, Valu
     target, lately = (member_mask(rows, name, options) for name in ("target", "lookback"))
     novel, shown = target & ~lately, named > 0
     return {
-        "duplicate work": _ratio(named.sum(axis=1) - shown.sum(axis=1), named.sum(axis=1)),
-        "union recall": _ratio((shown & target).sum(axis=1), target.sum(axis=1)),
-        "union recall novel": _ratio((shown & novel).sum(axis=1), novel.sum(axis=1)),
-        "exclusive recall": _ratio(((named == 1) & target).sum(axis=1) / found.shape[1], target.sum(axis=1)),
+        "duplicate work": ratio(named.sum(axis=1) - shown.sum(axis=1), named.sum(axis=1)),
+        "union recall": ratio((shown & target).sum(axis=1), target.sum(axis=1)),
+        "union recall novel": ratio((shown & novel).sum(axis=1), novel.sum(axis=1)),
+        "exclusive recall": ratio(((named == 1) & target).sum(axis=1) / found.shape[1], target.sum(axis=1)),
         "tags": shown.sum(axis=1).astype(float),
     }

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.prepared import Data
-from ..statistics import Values, _ratio
+from ..statistics import Values, ratio
 from ..tags.task import Tags
 from .arms import Arm, Moment
 from .histories import Bools
@@ -78,13 +78,13 @@ def lived(
             back |= week.bought.any(axis=1)
         baskets.append(week.bought)
     columns = (
-        _ratio(clicks, slots),
+        ratio(clicks, slots),
         clicks / weeks,
         volume / weeks,
-        _ratio(novel, shown),
+        ratio(novel, shown),
         ever.mean(axis=1),
         varied / weeks,
-        _ratio(repeats, volume),
+        ratio(repeats, volume),
         back.astype(float),
     )
     return np.stack(columns, axis=1)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..catalog import Catalog, ParsedAnswer
 from ..data.prepared import Data
-from ..statistics import Values, _ratio
+from ..statistics import Values, ratio
 from ..task import Row
 from .baselines import member_mask
 
@@ -73,7 +73,7 @@ def per_episode(
         return np.take_along_axis(mask, safe, axis=1) & shown
 
     def recall(of: npt.NDArray[np.bool_]) -> Values:
-        return _ratio(at_slots(of).sum(axis=1), of.sum(axis=1))
+        return ratio(at_slots(of).sum(axis=1), of.sum(axis=1))
 
     hits = at_slots(target)
     n_shown, n_used = shown.sum(axis=1), (slots != MISSING).sum(axis=1)
@@ -85,8 +85,8 @@ def per_episode(
         ideal = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(length, sizes)]
         return {
             f"hit@{length}": hits[:, :length].any(axis=1).astype(float),
-            f"recall@{length}": _ratio(hits[:, :length].sum(axis=1), sizes),
-            f"ndcg@{length}": _ratio(hits[:, :length] @ discount[:length], ideal),
+            f"recall@{length}": ratio(hits[:, :length].sum(axis=1), sizes),
+            f"ndcg@{length}": ratio(hits[:, :length] @ discount[:length], ideal),
         }
 
     whole = at(k)
@@ -102,7 +102,7 @@ def per_episode(
         f"recall@{k} calendar": recall(target & surging),
         f"recall@{k} equivalent": _recall_with_equivalents(data.catalog, target, slots, shown),
         "novelty": np.where(n_shown > 0, novel_shown.sum(axis=1) / np.maximum(n_shown, 1), 0.0),
-        "novel precision": _ratio((hits & novel_shown).sum(axis=1), novel_shown.sum(axis=1)),
+        "novel precision": ratio((hits & novel_shown).sum(axis=1), novel_shown.sum(axis=1)),
         "validity": (slots >= 0).sum(axis=1) / np.maximum(n_used, 1),
         "duplicates": ((slots >= 0) & ~shown).sum(axis=1) / np.maximum(n_used, 1),
     }
@@ -145,7 +145,7 @@ def exclusive_recall(
         found[name] = mask & target
     total = np.sum([mask.astype(int) for mask in found.values()], axis=0)
     return {
-        name: _ratio((mask & (total == 1)).sum(axis=1), target.sum(axis=1)) for name, mask in found.items()
+        name: ratio((mask & (total == 1)).sum(axis=1), target.sum(axis=1)) for name, mask in found.items()
     }
 
 
@@ -163,4 +163,4 @@ def _recall_with_equivalents(
     np.add.at(targets_of, (row, classes[tag]), 1)
     row, slot = np.nonzero(shown)
     np.add.at(shown_of, (row, classes[slots[row, slot]]), 1)
-    return _ratio(np.minimum(targets_of, shown_of).sum(axis=1), target.sum(axis=1))
+    return ratio(np.minimum(targets_of, shown_of).sum(axis=1), target.sum(axis=1))

@@ -26,7 +26,7 @@ from ..config.schema import ConfigError, RunConfig
 from ..run.progress import Display
 from ..signals import Stop
 from . import report
-from .stages import _QUESTIONS, told, trained
+from .stages import QUESTIONS, told, trained
 
 # Forms that are plain text, and cost about as much as the hybrid one.
 _SHORT = {"truncated": "latest products", "frequent": "most frequent products"}
@@ -200,7 +200,7 @@ def _perception(
     """Share of right answers about held-out entities, by kind and attribute."""
     assert task.entities is not None
     parts = split(task.entities, config.hybrid.held_out)
-    learned = questions(task.entities, parts["seen"], _QUESTIONS, config.seed)
+    learned = questions(task.entities, parts["seen"], QUESTIONS, config.seed)
     permuted, found = Permuted(store, len(store), config.seed), {}
     for part in ("strings", "types"):
         every = questions(task.entities, parts[part], 10**9, config.seed + 1)

@@ -27,7 +27,7 @@ from ...rl.hybrid.training import lessons_about, lessons_of, train
 from ...rl.policy import slots
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import placed, save_policy
-from ...rl.policy.warmstart import StoppedWarmStart
+from ...rl.policy.resuming import StoppedTraining
 from ..config.schema import ConfigError, RunConfig
 from ..run.preconditions import check_lengths
 from ..run.progress import Display
@@ -36,12 +36,13 @@ from ..signals import Stop
 STORE, BASE, POLICY, TEACHER = "store", "base", "policy", "teacher"
 """Folders of the results, in ``hybrid.folder``."""
 
+QUESTIONS = 20_000
+"""Questions that an adaptor learns from."""
+
 # Checkpoints of a base model and of an adaptor.
 _READING, _LEARNING = "reading", "learning"
 # What to do where a stage was stopped.
 _AGAIN = "the same command goes on"
-# Questions that an adaptor learns from.
-_QUESTIONS = 20_000
 
 
 def told(config: RunConfig, history: History, **wording: Any) -> Tags:
@@ -124,7 +125,7 @@ def train_base(config: RunConfig, stop: Stop, display: Display) -> None:
                 lambda name, step, loss: advance(done[name] + step, f"{name}, loss {loss:.3f}"),
                 stop.wished,
             )
-        except StoppedWarmStart as stopped:
+        except StoppedTraining as stopped:
             stop.check(f"after step {stopped.step} of a stage of the base model")
             raise
     save_policy(model, tokenizer, folder / BASE)
@@ -173,7 +174,7 @@ def train_adaptor(config: RunConfig, stop: Stop, display: Display) -> None:
         )
     if taught is None:
         stop.check("after a part of the teacher's answers")
-    asked = questions(task.entities, seen["seen"], _QUESTIONS, config.seed)
+    asked = questions(task.entities, seen["seen"], QUESTIONS, config.seed)
     lessons = lessons_of(tokenizer, prompts, taught or []), lessons_about(tokenizer, asked)
     with display.stage("training the adaptor", settings.steps) as advance, stop.deferred():
         try:
@@ -186,7 +187,7 @@ def train_adaptor(config: RunConfig, stop: Stop, display: Display) -> None:
                 checkpoint=folder / _LEARNING,
                 stop=stop.wished,
             )
-        except StoppedWarmStart as stopped:
+        except StoppedTraining as stopped:
             stop.check(f"after step {stopped.step} of the adaptor's training")
             raise
     model.requires_grad_(True)

@@ -27,7 +27,8 @@ from ...rl.evaluation.tables import evaluation
 from ...rl.optimizer.start import describe, reference_multipliers
 from ...rl.policy.folders import holds_policy
 from ...rl.policy.loading import placed, save_policy
-from ...rl.policy.warmstart import StoppedWarmStart, warm_start
+from ...rl.policy.resuming import StoppedTraining
+from ...rl.policy.warmstart import warm_start
 from ...rl.trainer.averaging import WeightAverage
 from ...rl.trainer.constrained import ConstrainedGRPOTrainer
 from ...rl.trainer.make import make_trainer
@@ -299,7 +300,7 @@ def _warm_up(setup: Setup, model: PreTrainedModel, tokenizer: PreTrainedTokenize
                 checkpoint=setup.folder / _WARMING,
                 stop=stop.wished,
             )
-        except StoppedWarmStart as stopped:
+        except StoppedTraining as stopped:
             stop.check(f"after step {stopped.step} of the warm start")
             raise
     stop.check("after the warm start")

@@ -74,7 +74,7 @@ def read(
         on_step: Function that is called with the stage, the step and its loss.
 
     Raises:
-        StoppedWarmStart: ``stop`` said so; a checkpoint of this step is written.
+        StoppedTraining: ``stop`` said so; a checkpoint of this step is written.
     """
     lessons = Lessons(task)
     stages = (("short histories", short, config.short), ("whole histories", long, config.long))

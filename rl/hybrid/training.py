@@ -21,15 +21,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.task import Message
-from ..policy.resuming import TrainingCheckpoint
+from ..policy.resuming import StoppedTraining, TrainingCheckpoint
 from ..policy.slots import EntityEmbedding, of
 from ..policy.supervised import Supervised
-from ..policy.warmstart import StoppedWarmStart
 from ..prefix.packing import continuation_logits
 from ..prefix.sharing import can_share
 from .questions import Question
 from .settings import HybridConfig
 from .teaching import Taught
+
+# The training in words, for messages.
+_NAME = "adaptor's training"
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,14 @@ def train(
         Loss of each step.
 
     Raises:
-        StoppedWarmStart: ``stop`` said so; a checkpoint of this step is written.
+        StoppedTraining: ``stop`` said so; a checkpoint of this step is written.
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, production, perception, config, seed)
     kept = (
         None
         if checkpoint is None
-        else TrainingCheckpoint(checkpoint, training, "adaptor's training", "the same command goes on")
+        else TrainingCheckpoint(checkpoint, training, _NAME, "the same command goes on")
     )
     if kept is not None:
         kept.load(training.identity)
@@ -113,7 +115,7 @@ def train(
         if kept is not None and (stopped or step % config.save_every == 0) and step < config.steps:
             kept.save()
         if stopped and step < config.steps:
-            raise StoppedWarmStart(step)
+            raise StoppedTraining(step, _NAME)
     return training.losses
 
 

@@ -26,6 +26,18 @@ class Training(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+class StoppedTraining(Exception):  # noqa: N818  (no fault)
+    """A training was asked to stop, and is saved if it has a checkpoint.
+
+    Attributes:
+        step: Last step that was taken.
+    """
+
+    def __init__(self, step: int, name: str) -> None:
+        super().__init__(f"stopped after step {step} of the {name}")
+        self.step = step
+
+
 class TrainingCheckpoint:
     """The folder that a training is kept in.
 

@@ -26,7 +26,7 @@ from ...envs.task import Message, Row, Task
 from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
 from .adapters import has_adapters
-from .resuming import TrainingCheckpoint
+from .resuming import StoppedTraining, TrainingCheckpoint
 from .settings import WarmStartConfig
 from .supervised import Supervised
 
@@ -37,18 +37,6 @@ ROOM = 2 * 2**30
 
 # Batches drawn together and sorted by length.
 _POOL = 32
-
-
-class StoppedWarmStart(Exception):  # noqa: N818  (no fault)
-    """The warm start was asked to stop, and is saved if it has a checkpoint.
-
-    Attributes:
-        step: Last step that was taken.
-    """
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"stopped after step {step} of the warm start")
-        self.step = step
 
 
 def warm_start(
@@ -77,7 +65,7 @@ def warm_start(
         Mean negative log-likelihood per token of each step.
 
     Raises:
-        StoppedWarmStart: ``stop`` said so; a checkpoint of this step is written.
+        StoppedTraining: ``stop`` said so; a checkpoint of this step is written.
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, [task.size(row) for row in rows], config, seed)
@@ -102,7 +90,7 @@ def warm_start(
         if kept is not None and (stopped or due):
             kept.save()
         if stopped:
-            raise StoppedWarmStart(step + 1)
+            raise StoppedTraining(step + 1, "warm start")
     return training.losses
 
 

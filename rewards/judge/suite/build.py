@@ -15,7 +15,7 @@ import numpy as np
 from ....envs.explanations.facts import OF_GOODS
 from ....envs.task import Row
 from .authors import Author
-from .draws import ATTEMPTS, KINDS, Draws, exhausted
+from .draws import ATTEMPTS, KINDS, Draws, attempted, exhausted
 from .families import CHANGES, HELD_OUT, TRAINING, padded, reordered
 from .injections import commanded
 from .pairs import Pair, Part, SuiteError
@@ -73,12 +73,7 @@ class _Pairs(Draws):
 
     def of(self, family: str, part: Part, wanted: int) -> list[Pair]:
         """Pairs of a family; pairs of lies in mirror images, so an even number."""
-        found: list[Pair] = []
-        for _ in range(ATTEMPTS * wanted):
-            if len(found) >= wanted:
-                return found
-            found += self._pairs(family, part)
-        raise exhausted(found, wanted, f"{family} ({part})")
+        return attempted(lambda: self._pairs(family, part), wanted, f"{family} ({part})")
 
     def unchanged(self, wanted: int) -> list[Pair]:
         """Pairs with a change that makes a text no better or worse, half of them of held-out authors."""

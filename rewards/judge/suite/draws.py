@@ -2,6 +2,7 @@
 
 ``Draws``      households of some rows, and what is drawn of them
 ``Exchange``   goods of two households, each of which is told the other's
+``attempted``  as many of a family as are wanted, by one attempt after the other
 ``exhausted``  the refusal of rows that hold too little
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from .worlds import Household
 
 if TYPE_CHECKING:
     from ....envs.catalog import Catalog
+
+Drawn = TypeVar("Drawn")
 
 ATTEMPTS = 200
 """Attempts for each pair or context that is wanted, before a family is given up."""
@@ -162,6 +165,24 @@ class Draws:
         """How much less popular one good is than another."""
         same = self.catalog.equivalence_class
         return abs(np.log1p(self._known[same[one]]) - np.log1p(self._known[same[other]]))
+
+
+def attempted(draw: Callable[[], list[Drawn]], wanted: int, what: str) -> list[Drawn]:
+    """What attempts drew until there were as many as wanted, or a few more.
+
+    Args:
+        draw: One attempt; it may find none, or several that belong together.
+        what: Name of what is drawn.
+
+    Raises:
+        SuiteError: the attempts were used up before.
+    """
+    found: list[Drawn] = []
+    for _ in range(ATTEMPTS * wanted):
+        if len(found) >= wanted:
+            return found
+        found += draw()
+    raise exhausted(found, wanted, what)
 
 
 def exhausted(found: Sequence[Any], wanted: int, what: str) -> SuiteError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....envs.task import Row
-from .draws import ATTEMPTS, exhausted
+from .draws import ATTEMPTS, attempted, exhausted
 from .injections import commanded
 from .pairs import Kind, Pair, Part, SuiteError
 
@@ -86,12 +86,7 @@ class _Lists:
 
     def of(self, family: str, part: Part, wanted: int) -> list[Pair]:
         """Pairs of a family; exchanged lists in mirror images, so an even number."""
-        found: list[Pair] = []
-        for _ in range(ATTEMPTS * wanted):
-            if len(found) >= wanted:
-                return found
-            found += self._pairs(family, part)
-        raise exhausted(found, wanted, f"{family} ({part})")
+        return attempted(lambda: self._pairs(family, part), wanted, f"{family} ({part})")
 
     def unchanged(self, number: int) -> Pair:
         """A pair with the lines in another order, or numbered; half of them are bad already."""

@@ -25,7 +25,7 @@ from ....envs.task import Row
 from ..checkers import attractiveness
 from ..findings import Grade
 from .authors import Author
-from .draws import ATTEMPTS, KINDS, Draws, exhausted
+from .draws import KINDS, Draws, attempted
 from .families import CHANGES, HELD_OUT, TRAINING
 from .pairs import PARTS, Part, SuiteError
 from .worlds import Household, world, written
@@ -124,12 +124,7 @@ class _Contexts(Draws):
 
     def of(self, family: str, part: Part, wanted: int) -> list[Ranked]:
         """Contexts of a family; those of lies about goods and seasons in mirror images."""
-        found: list[Ranked] = []
-        for _ in range(ATTEMPTS * wanted):
-            if len(found) >= wanted:
-                return found
-            found += self._contexts(family, part)
-        raise exhausted(found, wanted, f"contexts of {family} ({part})")
+        return attempted(lambda: self._contexts(family, part), wanted, f"contexts of {family} ({part})")
 
     def _contexts(self, family: str, part: Part) -> list[Ranked]:
         """Contexts that one draw makes: two mirror images, one, or none where it fails."""

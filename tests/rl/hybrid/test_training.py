@@ -16,8 +16,9 @@ from recrl.rl.hybrid.settings import HybridConfig, TeacherConfig
 from recrl.rl.hybrid.teaching import teach
 from recrl.rl.hybrid.training import lessons_about, lessons_of, loss, train
 from recrl.rl.policy import slots
+from recrl.rl.policy.resuming import StoppedTraining
 from recrl.rl.policy.settings import PolicyConfig, TinyConfig, WarmStartConfig
-from recrl.rl.policy.warmstart import StoppedWarmStart, warm_start
+from recrl.rl.policy.warmstart import warm_start
 
 CATALOG = Catalog([f"tag {letter}" for letter in "abcdefghijkl"])
 CONFIG = HybridConfig(
@@ -116,7 +117,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_bits(ready, 
         slots.of(model).adaptor.load_state_dict(start)
         for last in stops:
             seen = []
-            with pytest.raises(StoppedWarmStart, match=f"step {last}"):
+            with pytest.raises(StoppedTraining, match=f"step {last}"):
                 train(
                     model,
                     *given,

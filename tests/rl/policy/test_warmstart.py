@@ -22,8 +22,9 @@ from recrl.rl import policy
 from recrl.rl.decoding.deploy import deploy
 from recrl.rl.distributed.checkpoints import CheckpointError
 from recrl.rl.policy import warmstart as module
+from recrl.rl.policy.resuming import StoppedTraining
 from recrl.rl.policy.settings import PolicyConfig, TinyConfig, WarmStartConfig
-from recrl.rl.policy.warmstart import StoppedWarmStart, _Batches, warm_start
+from recrl.rl.policy.warmstart import _Batches, warm_start
 
 
 def test_lists_hold_target_tags_and_are_filled_from_the_history_to_their_length():
@@ -204,7 +205,7 @@ def test_stopped_after_any_step_and_resumed_equals_uninterrupted(tmp_path, whole
         patch.setattr(module, "_loss", spy)
         for step in range(1, STEPS + 1):
             torch.manual_seed(step)  # a resume does not depend on what was random before it
-            with pytest.raises(StoppedWarmStart) as stopped:
+            with pytest.raises(StoppedTraining) as stopped:
                 started(checkpoint, stop_after=step)
             assert stopped.value.step == step
             assert [path.name for path in tmp_path.iterdir()] == ["warm"]
@@ -236,7 +237,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
         )
 
     whole = run(None)
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         run(tmp_path / "warm", 2)
     assert run(tmp_path / "warm") == whole
 
@@ -253,7 +254,7 @@ def test_adapters_alone_are_trained_kept_and_gone_on_from(tmp_path):
         model, tokenizer = policy.load(config, options=TAGS.tags, texts=["a"])
         before = {name: value.clone() for name, value in model.state_dict().items()}
         steps = WarmStartConfig(steps=4, prompts_per_step=4, lists_per_prompt=2, learning_rate=0.1)
-        with contextlib.suppress(StoppedWarmStart):
+        with contextlib.suppress(StoppedTraining):
             warm_start(
                 *(model, tokenizer, forty_rows(), Listed(TAGS, 3), steps, 0),
                 lambda step, _: taken.append(step),
@@ -289,7 +290,7 @@ def test_a_killed_warm_start_loses_the_steps_since_its_checkpoint_and_nothing_el
 
 
 def test_what_was_written_but_not_yet_named_is_gone_on_from(tmp_path, whole):
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         started(tmp_path / "warm", stop_after=5)
     (tmp_path / "warm").rename(tmp_path / ".warm.writing")
     found = started(tmp_path / "warm")
@@ -306,7 +307,7 @@ def test_what_was_written_but_not_yet_named_is_gone_on_from(tmp_path, whole):
     ],
 )
 def test_the_checkpoint_of_another_warm_start_is_not_gone_on_from(tmp_path, caplog, change, message):
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         started(tmp_path / "warm", stop_after=2)
     found = started(tmp_path / "warm", save_every=4, **change)
     assert message in caplog.text
@@ -314,13 +315,13 @@ def test_the_checkpoint_of_another_warm_start_is_not_gone_on_from(tmp_path, capl
 
 
 def test_another_cadence_goes_on(tmp_path, whole):
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         started(tmp_path / "warm", stop_after=2)
     assert_equal(started(tmp_path / "warm", save_every=3), whole)
 
 
 def test_damage_anywhere_begins_anew_with_a_warning(tmp_path, caplog, whole):
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         started(tmp_path / "good", stop_after=4)
     for number, name in enumerate(["state.json", "state.safetensors", "manifest.json"]):
         bad = tmp_path / f"bad {number}"
@@ -336,7 +337,7 @@ def test_damage_anywhere_begins_anew_with_a_warning(tmp_path, caplog, whole):
 
 
 def test_a_planted_state_runs_no_code_and_is_one_line(tmp_path):
-    with pytest.raises(StoppedWarmStart):
+    with pytest.raises(StoppedTraining):
         started(tmp_path / "warm", stop_after=1)
     marker = tmp_path / "marker"
     for name in ("state.json", "state.safetensors"):
