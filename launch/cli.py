@@ -75,6 +75,9 @@ def train(
 
     settings = load(config, overrides or [])
     _pipeline().train(settings, resume=resume, fresh=fresh, stop=context.find_root().obj)
+    from ..rl.distributed.processes import leave
+
+    leave()
 
 
 @app.command()

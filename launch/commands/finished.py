@@ -51,9 +51,11 @@ def recommend(
         flags = [str(part) for flag, value in given.items() if value is not None for part in (flag, value)]
         command = ["recommend", str(run), *(overrides or []), *flags, *(["--fresh"] if fresh else [])]
         raise SystemExit(several(command, gpus, run, Display()))
+    from ...rl.distributed.processes import leave
     from ..run.recommending import recommend as answer_all
 
     answer_all(settings, request, context.find_root().obj)
+    leave()
 
 
 def explain(

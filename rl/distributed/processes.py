@@ -69,6 +69,17 @@ def on_all_or_none(work: Callable[[], T], failure: type[Exception]) -> T:
     return found
 
 
+def leave() -> None:
+    """Wait for the other processes and end the talk with them, as the last thing that a program does.
+
+    The threads and callbacks of a process group that outlives the interpreter can abort a process whose work
+    is done; its machine then counts as failed, and the launcher of the first one waits for it for minutes.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 def whole(parameters: Sequence[torch.Tensor], accelerator: Accelerator) -> AbstractContextManager[Any]:
     """Context in which parameters are whole; where ZeRO-3 shards them, every process has to enter it."""
     plugin = accelerator.state.deepspeed_plugin if hasattr(accelerator.state, "deepspeed_plugin") else None

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from faults import BATCH, FAULTS, engine
 
 from recrl.rewards import RewardError
-from recrl.rl.distributed.processes import distributed_state, on_all_or_none
+from recrl.rl.distributed.processes import distributed_state, leave, on_all_or_none
 
 server, output = sys.argv[1], Path(sys.argv[2])
 state = distributed_state()
@@ -29,6 +29,5 @@ for on_error in ("raise", "missing"):
             outcome = {"error": str(error)}
         found[f"{fault}, {on_error}"] = {**outcome, "seconds": time.monotonic() - started}
         built.close()
-gather_object([None])  # neither leaves while the other is still talking
-state.destroy_process_group()
+leave()
 (output / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))

@@ -22,6 +22,7 @@ from recrl.envs.catalog import Catalog
 from recrl.rewards import RewardEngine, RewardSpec
 from recrl.rewards.scoring.binding import LIVE
 from recrl.rl import policy
+from recrl.rl.distributed.processes import leave
 from recrl.rl.optimizer.problem import Problem
 from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
 from recrl.rl.trainer.make import distributed_state
@@ -241,6 +242,7 @@ def main() -> None:
 
         resumed_ranks.runs(output / "resumed all weights")
         resumed_ranks.runs(output / "resumed adapters", adapters=True)
+    leave()
 
 
 if __name__ == "__main__":

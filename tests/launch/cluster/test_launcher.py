@@ -121,12 +121,34 @@ def test_a_dry_run_asks_neither_gpus_nor_the_resolver(monkeypatch):
     assert settings["NCCL_SOCKET_IFNAME"] == "eth1"
 
 
+LEFT = """
+import atexit
+import os
+from pathlib import Path
+
+import torch
+
+
+@atexit.register
+def say():
+    file = Path(__file__).with_name(f"still-{os.environ.get('RANK')}")
+    file.write_text(str(torch.distributed.is_initialized()))
+
+
+def constant(completions):
+    return [0.5] * len(completions)
+"""
+
+
 @pytest.mark.slow
 @NO_GPU
 def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache, panel_task):
-    """ZeRO-3 to its end: policy, evaluation and report."""
+    """ZeRO-3 to its end: policy, evaluation and report; then nobody is spoken to any more."""
     run = tmp_path / "run"
+    (tmp_path / "left.py").write_text(LEFT)
+    watching = {"name": "constant", "use": f"{tmp_path / 'left.py'}:constant", "range": [0, 1]}
     config = {**SMALL, "output": str(run), "data": {"cache": str(cache)}}
+    config["rewards"] = [*SMALL["rewards"], watching]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     finished("launch", str(tmp_path / "config.yaml"), "--strategy", "zero3", "--gpus", "2")
     assert [row["step"] for row in lines(run)] == [1, 2, 3, 4]
@@ -138,6 +160,7 @@ def test_a_whole_run_whose_weights_are_spread_over_two_processes(tmp_path, cache
     assert all(trained[name].shape == value.shape for name, value in warm.items())
     assert not all(trained[name].equal(value) for name, value in warm.items())
     assert (run / "report.md").exists()
+    assert [(tmp_path / f"still-{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
 
 
 @pytest.mark.slow
