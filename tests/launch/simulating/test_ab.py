@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from whole_runs import here
+from small_run import TREE
+from whole_runs import finished, here
 
 from recrl.envs.simulator.outcomes import METRICS
+from recrl.launch.config import plain_yaml
 from recrl.launch.simulating.pages import Page
 
 USERS, TAGS = 130, 12
@@ -135,6 +137,34 @@ def test_a_browser_shows_all_of_the_page(reported, tmp_path, width):
     assert min(said["pictures"]) > 500
     # Tables of many columns scroll by themselves where the window is narrow.
     assert width < 1000 or max(said["cut"]) <= 0
+
+
+@pytest.mark.slow
+def test_the_policy_of_a_run_is_asked_once_for_each_shopper(reported, tmp_path):
+    output, _, _ = reported
+    run, data = tmp_path / "run", {"source": str(output.parent / "log.parquet")}
+    tree = {**TREE, "output": str(run), "data": {**data, "cache": str(output.parent / "cache")}}
+    (tmp_path / "run.yaml").write_text(plain_yaml.write({**tree, "task": {"slots": 4}}))
+    finished("train", str(tmp_path / "run.yaml"))
+    sizes = [
+        "--shoppers",
+        "40",
+        "--weeks",
+        "4",
+        "--seeds",
+        "2",
+        "--sweep-seeds",
+        "2",
+        "--scenario",
+        "curious",
+    ]
+    here("ab", str(run), "own frequency", *sizes, "--output", str(tmp_path / "ab"))
+    result = json.loads((tmp_path / "ab" / "ab.json").read_text())
+    assert result["arms"] == [str(run), "own frequency"]
+    assert result["plan"]["shoppers"] == 40
+    assert result["plan"]["refresh"] == 4
+    # A policy after four steps knows less than what a household bought before.
+    assert result["metrics"]["CTR"]["difference"]["mean"] > 0
 
 
 def test_a_report_is_not_replaced_unless_it_is_asked_for(reported):
