@@ -11,6 +11,7 @@ and ``open_bandit`` of the module of that name.
 """
 
 import time
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,12 +98,13 @@ def planted(given: Setting, lift: float = 1.02, tests: int = 1000, shoppers: int
 
     arm = copying(given.task)
     everyone = ABTest.of(given.task, (arm, arm), Plan(ORIGIN))
-    # Large, as few shoppers differ: resamples of a pilot whose effect is off by a tenth are off in power.
     compared = everyone.compare(given.hazards, BASE, range(90_000, 90_020), lift=lift)
     spread = inference.Pilot.of(*compared.of("CTR"))
     effect = (lift - 1) * spread.mean
     a, b = compared.of("CTR")
-    announced = inference.resampled_power((b - a).ravel(), shoppers)
+    # Each life of the weeks is a pilot by itself; how far they are apart says how far off their mean may be.
+    announced = np.array([inference.resampled_power(one, shoppers) for one in b - a])
+    margin = 1.96 * announced.std(ddof=1) / np.sqrt(len(announced))
     found, effects = 0, []
     for number in range(tests):
         pair = drawn(everyone, shoppers, 20_000 + number).compare(
@@ -112,7 +114,8 @@ def planted(given: Setting, lift: float = 1.02, tests: int = 1000, shoppers: int
         found += p <= inference.LEVEL and difference.mean > 0
         effects.append(difference.mean / spread.mean)
     return {
-        "announced": announced,
+        "announced": announced.mean(),
+        "announced interval": [announced.mean() - margin, announced.mean() + margin],
         "by formula": inference.power(effect, spread.error(shoppers, 1)),
         "found": found / tests,
         "interval": [*binomtest(found, tests).proportion_ci(method="wilson")],
@@ -151,7 +154,7 @@ def speed(
     growth = {}
     for size in sizes:
         drawn = np.random.default_rng(size).choice(len(users.users), size)
-        before = memory("VmRSS")
+        tracemalloc.start()
         world = World(given.hazards, users.taken(drawn), BASE, 0)
         slates = copied(world.histories, given.task.slots, given.hazards.base)
         wall, processor = time.perf_counter(), time.process_time()
@@ -159,8 +162,9 @@ def speed(
         growth[size] = {
             "seconds": time.perf_counter() - wall,
             "processor seconds": time.process_time() - processor,
-            "bytes": memory("VmRSS") - before,
+            "bytes": tracemalloc.get_traced_memory()[1],
         }
+        tracemalloc.stop()
     pair = (baseline("popularity", given.task, {}), baseline("own frequency", given.task, {}))
     test = ABTest.of(given.task, pair, Plan(ORIGIN, 1_900, refresh=1))
     processor, wall = time.process_time(), time.perf_counter()

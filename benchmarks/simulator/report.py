@@ -80,13 +80,14 @@ def _same(found: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _planted(found: Mapping[str, Any], folder: Path) -> list[str]:
+    least, most = found["announced interval"]
     low, high = found["interval"]
     return [
         "## A planted effect",
         f"Probabilities of a click are 2 % higher in one arm ({found['shoppers']} shoppers, one life of "
-        f"the weeks, same luck). Power announced from resamples of a pilot: {found['announced']:.2f}. Found "
-        f"in {found['found']:.3f} [{low:.3f}, {high:.3f}] of {found['tests']:,} tests; mean relative "
-        f"difference {100 * found['relative effect']:.1f} %. The normal formula says "
+        f"the weeks, same luck). Power announced from resamples of pilots: {found['announced']:.3f} "
+        f"[{least:.3f}, {most:.3f}]. Found in {found['found']:.3f} [{low:.3f}, {high:.3f}] of "
+        f"{found['tests']:,} tests; mean relative difference {100 * found['relative effect']:.1f} %. The normal formula says "
         f"{found['by formula']:.2f}: under the same luck few shoppers differ, by much, so that a test which "
         "draws few of these has a small mean and a small error at once.",
     ]
@@ -136,7 +137,7 @@ def _speed(found: Mapping[str, Any], folder: Path) -> list[str]:
         f"{2 * 8 * 1900 * lived['seeds'] / lived['processor seconds']:,.0f} shopper-weeks a second, lists "
         f"and metrics included. Peak memory {found['peak'] / 2**30:.1f} GiB, that of the largest size below.",
         "One week of synthetic households (real ones, drawn with repetition), on one thread.",
-        table(["shoppers", "processor seconds", "shopper-weeks a second", "MiB more"], rows),
+        table(["shoppers", "processor seconds", "shopper-weeks a second", "MiB at most"], rows),
         "![Seconds over shoppers](plots/speed.png)",
     ]
 

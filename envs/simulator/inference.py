@@ -122,13 +122,13 @@ def resampled_power(apart: Values, shoppers: int, draws: int = 2000, seed: int =
     Args:
         apart: ``[values]`` differences of the pilot's shoppers and seeds.
     """
-    from scipy.stats import norm
+    from scipy.stats import t
 
     kept = apart[~np.isnan(apart)]
     rng = np.random.default_rng(seed)
     drawn = kept[rng.integers(len(kept), size=(draws, shoppers))]
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(shoppers)
-    return float((drawn.mean(axis=1) > norm.isf(LEVEL / 2) * errors).mean())
+    return float((drawn.mean(axis=1) > t.isf(LEVEL / 2, shoppers - 1) * errors).mean())
 
 
 def smallest(error: float, wanted: float = 0.8, level: float = LEVEL) -> float:
