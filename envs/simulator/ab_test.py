@@ -63,9 +63,9 @@ class Compared:
         place = list(METRICS).index(metric)
         return self.a[:, :, place], self.b[:, :, place]
 
-    def differences(self, resamples: int = 2000) -> dict[str, tuple[Estimate, float]]:
+    def differences(self) -> dict[str, tuple[Estimate, float]]:
         """Metric -> paired difference and its p-value."""
-        return {metric: inference.paired(*self.of(metric), resamples) for metric in METRICS}
+        return {metric: inference.paired(*self.of(metric)) for metric in METRICS}
 
     def means(self) -> dict[str, tuple[Estimate, Estimate]]:
         """Metric -> mean of either arm."""

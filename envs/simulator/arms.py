@@ -65,8 +65,8 @@ class Moment:
     def rows(self) -> Sequence[Row]:
         """One row a shopper, as ``recrl recommend`` would show it to a policy on that day."""
         state, data = self.histories, self.task.data
-        protocol, panel = data.protocol, self.data.panel
-        popularity = panel.popularity(state.week)
+        protocol, panel = data.protocol, data.panel
+        popularity = panel.popularity(self.start)
         # Most weeks first, ties by popularity, then by id.
         rank = np.unique(popularity, return_inverse=True)[1] / (panel.n_tags + 1)
         order = np.argsort(-(state.weeks + rank), axis=1, kind="stable")

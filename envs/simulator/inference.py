@@ -2,7 +2,7 @@
 
 A figure is ``[seeds, shoppers]``; a shopper's mean over seeds is one observation, shoppers are the sample.
 
-``paired``           difference of two arms on the same shoppers, with the bootstrap interval over them
+``paired``           difference of two arms on the same shoppers, with an interval over them
 ``holm``             p-values that hold for several metrics at once
 ``power``            probability that a test finds a true difference, said before it runs
 ``resampled_power``  the same for few shoppers
@@ -17,24 +17,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..statistics import Estimate, Values, estimate
+from ..statistics import Estimate, Values
 
 LEVEL = 0.05
 """Error probability of all intervals and tests."""
 
 
-def paired(a: Values, b: Values, resamples: int = 2000) -> tuple[Estimate, float]:
+def paired(a: Values, b: Values) -> tuple[Estimate, float]:
     """Mean of ``b - a`` over shoppers.
+
+    The interval is Student's. Few shoppers may differ at all, and some by much (of NER three quarters do not;
+    the kurtosis is 25): on resamples of such differences it covered in 95 % of tests of 400 shoppers, the
+    percentile bootstrap in 94 % and the bootstrap-t in 93 %.
 
     Args:
         a, b: ``[seeds, shoppers]``; NaN where undefined.
 
     Returns:
-        The estimate, and a two-sided p-value by the normal approximation of its mean.
+        The estimate, and a two-sided p-value that agrees with its interval.
+
+    Raises:
+        ValueError: fewer than two shoppers have a defined difference.
     """
+    from scipy.stats import t
+
     apart = mean_over_seeds(b - a)
-    found = estimate(apart, np.arange(len(apart)), resamples=resamples)
-    return found, _p_value(found.mean, standard_error(apart))
+    kept = apart[~np.isnan(apart)]
+    if len(kept) < 2:
+        raise ValueError(f"the difference is defined for {len(kept)} shoppers; two are needed")
+    mean, error = float(kept.mean()), standard_error(kept)
+    half = float(t.isf(LEVEL / 2, len(kept) - 1)) * error
+    p_value = float(mean == 0) if error == 0 else float(2 * t.sf(abs(mean) / error, len(kept) - 1))
+    return Estimate(mean, mean - half, mean + half, len(kept), len(apart) - len(kept)), p_value
 
 
 def mean_over_seeds(values: Values) -> Values:
@@ -108,13 +122,13 @@ def resampled_power(apart: Values, shoppers: int, draws: int = 2000, seed: int =
     Args:
         apart: ``[values]`` differences of the pilot's shoppers and seeds.
     """
-    from scipy.stats import norm
+    from scipy.stats import t
 
     kept = apart[~np.isnan(apart)]
     rng = np.random.default_rng(seed)
     drawn = kept[rng.integers(len(kept), size=(draws, shoppers))]
     errors = drawn.std(axis=1, ddof=1) / math.sqrt(shoppers)
-    return float((drawn.mean(axis=1) > norm.isf(LEVEL / 2) * errors).mean())
+    return float((drawn.mean(axis=1) > t.isf(LEVEL / 2, shoppers - 1) * errors).mean())
 
 
 def smallest(error: float, wanted: float = 0.8, level: float = LEVEL) -> float:
@@ -208,11 +222,3 @@ def looks(apart: Values, count: int = 10, seed: int = 0) -> list[Look]:
 
 
 _FEWEST = 100  # shoppers of the first look: the sequence is asymptotic
-
-
-def _p_value(mean: float, error: float) -> float:
-    from scipy.stats import norm
-
-    if error == 0:
-        return 0.0 if mean else 1.0
-    return float(2 * norm.sf(abs(mean) / error))

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 
@@ -21,9 +22,13 @@ class Replay:
     """
 
     def __init__(self, panel: Panel, histories: Histories) -> None:
-        self.histories = histories
+        self.histories, self._panel = histories, panel
         last = int(panel.week.max()) + 1
         self._weeks: Iterator[tuple[int, Bools]] = baskets(panel, histories.users, histories.week, last)
+
+    def fork(self) -> Self:
+        """The same shoppers now, to go on by themselves."""
+        return type(self)(self._panel, self.histories.copied())
 
     def step(self, slates: Slates) -> Week:
         """Hold every shopper's list against the week that was, and let it pass."""

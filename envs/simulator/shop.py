@@ -7,9 +7,10 @@ An episode is some weeks of a shopper; ``gymnasium.make_vec`` lives many of them
 is one of :data:`REWARDS`; ``info`` holds the row of the task (as rewards read it), and what happened.
 """
 
+import copy
 import string
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import gymnasium
 import numpy as np
@@ -54,6 +55,10 @@ class ShopVector(VectorEnv):
         weeks: Length of an episode.
         reward: One of :data:`REWARDS`.
 
+    Attributes:
+        users: Households with enough history before the first week.
+        rows: Row of each shopper in the week that comes.
+
     Raises:
         SimulatorError: no such reward, a task that cannot be simulated, fewer households than shoppers, or
             weeks behind the data.
@@ -87,17 +92,17 @@ class ShopVector(VectorEnv):
             raise SimulatorError(f"origin={origin}, weeks={weeks}: the data end with week {panel.week.max()}")
         self.origin, self.weeks, self.reward = origin, weeks, reward
         self.scenario = scenario
-        self._users = eligible(self.task.data, origin, replayed=self._replayed)
-        if num_envs > len(self._users):
+        self.users = eligible(self.task.data, origin, replayed=self._replayed)
+        if num_envs > len(self.users):
             raise SimulatorError(
-                f"num_envs={num_envs}: {len(self._users)} households have enough history before week {origin}"
+                f"num_envs={num_envs}: {len(self.users)} households have enough history before week {origin}"
             )
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = _spaces(self.task, weeks)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._ended = True
-        self._rows: list[Row] = []
+        self.rows: list[Row] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -110,7 +115,7 @@ class ShopVector(VectorEnv):
         super().reset(seed=seed)
         chosen = (options or {}).get("users")
         if chosen is None:
-            chosen = self.np_random.choice(self._users, self.num_envs, replace=False)
+            chosen = self.np_random.choice(self.users, self.num_envs, replace=False)
         histories = Histories.of(self.task.data.panel, np.asarray(chosen, np.int32), self.origin)
         if self._replayed:
             self._world: World | Replay = Replay(self.task.data.panel, histories)
@@ -120,7 +125,7 @@ class ShopVector(VectorEnv):
             self._world = World(self._fitted(), histories, self.scenario, luck, lookback=lookback)
         self._baskets: list[Bools] = []
         self._ended = False
-        return self._observed(), {"row": self._rows}
+        return self._observed(), {"row": self.rows}
 
     def step(self, actions: Sequence[str]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Show every shopper a list. Where the last episode has ended, begin a new one instead."""
@@ -135,17 +140,23 @@ class ShopVector(VectorEnv):
         rewards = REWARDS[self.reward](week).astype(float)
         observed = self._observed()
         info = {
-            "row": self._rows,
+            "row": self.rows,
             "clicks": week.clicked.sum(axis=1),
             "bought": week.bought,
             "visit": week.bought.any(axis=1),
         }
         return observed, rewards, none, np.full(self.num_envs, self._ended), info
 
+    def fork(self) -> Self:
+        """The same shoppers now, to live on by themselves under the same luck."""
+        other = copy.copy(self)
+        other._world, other._baskets = self._world.fork(), [*self._baskets]
+        return other
+
     def _observed(self) -> dict[str, Any]:
         moment = Moment(self.task, self._world.histories, self.origin, self._baskets)
-        self._rows = list(moment.rows)
-        prompts = tuple(row["prompt"][-1]["content"] for row in self._rows)
+        self.rows = list(moment.rows)
+        prompts = tuple(row["prompt"][-1]["content"] for row in self.rows)
         lived = np.full(self.num_envs, len(self._baskets), np.int64)
         return {"prompt": prompts, "week": lived}
 

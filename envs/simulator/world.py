@@ -69,10 +69,10 @@ class World:
         self.behaviour, self.histories, self.scenario = behaviour, histories, scenario
         self.seed, self.lookback, self.lift = seed, lookback, lift
 
-    def fork(self, seed: int) -> Self:
-        """The same shoppers now, with other luck from here on."""
+    def fork(self, seed: int | None = None) -> Self:
+        """The same shoppers now, to live on by themselves: with the same luck, or another seed's."""
         return type(self)(
-            *(self.behaviour, self.histories.copied(), self.scenario, seed),
+            *(self.behaviour, self.histories.copied(), self.scenario, self.seed if seed is None else seed),
             lookback=self.lookback,
             lift=self.lift,
         )

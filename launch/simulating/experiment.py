@@ -35,7 +35,6 @@ PLANTED = 0.02
 SECOND = "neighbours"
 
 _PILOT = (400, (1000, 1001))  # shoppers and seeds of the pilot
-_RESAMPLES = 500  # of an interval of the A/A test, and of the sweep
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def _power(test: ABTest, behaviour: Any) -> dict[str, Any]:
 
 
 def _differences(compared: Compared) -> dict[str, Estimate]:
-    return {metric: found for metric, (found, _) in compared.differences(_RESAMPLES).items()}
+    return {metric: found for metric, (found, _) in compared.differences().items()}
 
 
 def _metrics(test: ABTest, base: Compared, swept: dict[str, dict[str, Estimate]]) -> dict[str, Any]:
@@ -187,9 +186,7 @@ def _same(base: Compared) -> dict[str, Any]:
     found = {}
     for metric in METRICS:
         values, _ = base.of(metric)
-        tests = [
-            inference.paired(values[i : i + 1], values[i + 1 : i + 2], _RESAMPLES)[0] for i in _pairs(values)
-        ]
+        tests = [inference.paired(values[i : i + 1], values[i + 1 : i + 2])[0] for i in _pairs(values)]
         found[metric] = {"tests": len(tests), "covered": sum(one.low <= 0 <= one.high for one in tests)}
     return found
 

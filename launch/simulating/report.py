@@ -64,9 +64,9 @@ def made(result: Mapping[str, Any]) -> Page:
         f"A is `{a}`, B is `{b}`: the same {plan['shoppers']:,} shoppers and the same luck under both, "
         f"for {plan['weeks']} weeks from {plan['first day']} (week {plan['origin']}), lived "
         f"{plan['seeds']} times under the base scenario and {plan['sweep_seeds']} times under each other "
-        f"one; lists are new every {plan['refresh']} weeks. Intervals are 95 %, bootstrapped over "
-        "shoppers. All of it holds in this simulator under these assumptions, and says nothing of live "
-        "traffic."
+        f"one; lists are new every {plan['refresh']} weeks. Intervals are 95 % over shoppers: "
+        "Student's for differences, bootstrapped for means. All of it holds in this simulator under these "
+        "assumptions, and says nothing of live traffic."
     )
     _differences(page, result)
     _assumptions(page, result)

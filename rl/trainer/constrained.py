@@ -214,7 +214,8 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
             group_size=self._group_size,
             tokenizer=self._tokenizer,
             pieces=self._pieces if self.model.training and self.credit == "tag" else None,
-            early=self.engine.elsewhere and not (self.tools or self.environment_factories),
+            early=self.engine.elsewhere
+            and not (self.tools or self.environment_factories or self.rollout_func),
         )
         try:
             output = super()._generate_and_score_completions(inputs)

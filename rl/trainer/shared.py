@@ -253,6 +253,17 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
             answers = generate(policy, prompt_ids, self._sampling, on_answered=self.answered)
         return answers, None
 
+    def sample(self, prompts: list[Any]) -> tuple[Any, Any, Any]:
+        """Sample one answer to each prompt as a step does; for rollout functions of several turns, which call
+        it equally often on every rank.
+
+        Returns:
+            Token ids of the prompts and of the answers, and the answers' log-probabilities where an engine
+            says them, else None.
+        """
+        asked, images, more = self._tokenize_prompts(prompts)
+        return asked, *self._generate_single_turn(asked, images, more, 1)
+
     def answered(self, members: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
         """React to the answers to one prompt, once all are there; those to others may not be.
 

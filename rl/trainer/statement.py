@@ -10,7 +10,7 @@ from trl import GRPOConfig
 
 from ...rewards import Reward, RewardEngine, RewardSpec, RewardSpecError
 from ...rewards.registry import as_reward, resolve_all
-from ...rewards.scoring.binding import BATCH, LIVE
+from ...rewards.scoring.binding import BATCH, LIVE, derived_by
 from ..goal import state
 from ..optimizer.constraints import Constraint
 from ..optimizer.problem import Problem
@@ -101,7 +101,8 @@ def _engine(
     known += ["completion_ids", *([ENVIRONMENTS] if environments else [])]
     everything = {**dict.fromkeys(LIVE), **resources}
     if open_ended:
-        known += [name for name in _read(resolve_all(specs)) if name not in {*BATCH, *known, *everything}]
+        there = {*BATCH, *derived_by(resources), *known, *everything}
+        known += [name for name in _read(resolve_all(specs)) if name not in there]
     return RewardEngine(specs, resources=everything, columns=list(dict.fromkeys(known)))
 
 

@@ -12,7 +12,8 @@ from recrl.envs.simulator.histories import Histories
 SAME = {"CTR": {"tests": 400, "covered": 0.9475, "any look": 0.0125}}
 PLANTED = {
     **{"announced": 0.98, "by formula": 0.81, "found": 0.975, "tests": 200, "shoppers": 160},
-    "relative effect": 0.0201,
+    **{"relative effect": 0.0201, "interval": [0.94, 0.99]},
+    "announced interval": [0.97, 0.99],
 }
 SPEED = {
     "growth": {
@@ -20,7 +21,7 @@ SPEED = {
         "100000": {"processor seconds": 2.0, "seconds": 9.0, "bytes": 2**29},
     },
     "peak": 2**30,
-    "lived": {"seeds": 2, "processor seconds": 4.0, "seconds": 30.0},
+    "lived": {"seeds": 20, "processor seconds": 4.0, "seconds": 30.0},
 }
 
 
@@ -29,13 +30,10 @@ def test_what_was_measured_is_told_and_what_was_not_is_named(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps({"found": found}))
     text = report(tmp_path)
     assert "| CTR | 400 | 94.8 % | 1.2 % |" in text
-    assert (
-        "announced from a pilot: 0.98 by resamples, 0.81 by the normal formula; found in 0.975 of 200 tests"
-        in text
-    )
-    assert "4.0 processor seconds, so 40 for 20 seeds; 15,200 shopper-weeks a second" in text
+    assert "resamples of pilots: 0.980 [0.970, 0.990]. Found in 0.975 [0.940, 0.990] of 200 tests" in text
+    assert "4.0 processor seconds, 30.0 by the clock; 152,000 shopper-weeks a second" in text
     assert "| 100,000 | 2.00 | 50,000 | 512 |" in text
-    assert text.rstrip().endswith("Not measured yet: fidelity, ranking, off_policy.")
+    assert text.rstrip().endswith("Not measured yet: fidelity, ranking, off_policy, open_bandit.")
     assert (tmp_path / "plots" / "speed.png").stat().st_size > 1000
 
 

@@ -46,7 +46,7 @@ def test_an_a_a_test_covers_zero(small):
     for place, metric in enumerate(METRICS):
         covered = []
         for i in range(0, 40, 2):
-            found, _ = inference.paired(values[i : i + 1, :, place], values[i + 1 : i + 2, :, place], 500)
+            found, _ = inference.paired(values[i : i + 1, :, place], values[i + 1 : i + 2, :, place])
             covered.append(found.low <= 0 <= found.high)
         assert np.mean(covered) >= 0.8, metric
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t, ttest_rel
 
 from recrl.envs.simulator import inference
 from recrl.envs.simulator.inference import Pilot, holm, looks, paired, power, smallest, split
@@ -38,7 +38,7 @@ def test_power_of_rare_differences_is_read_off_the_pilot():
     rng = np.random.default_rng(5)
     pilot, tests = rng.poisson(0.07, 4000).astype(float), rng.poisson(0.07, (2000, 60)).astype(float)
     errors = tests.std(axis=1, ddof=1) / np.sqrt(60)
-    found = (tests.mean(axis=1) > norm.isf(0.025) * errors).mean()
+    found = (tests.mean(axis=1) > t.isf(0.025, 59) * errors).mean()
     assert inference.resampled_power(pilot, 60) == pytest.approx(found, abs=0.06)
 
 
@@ -77,3 +77,17 @@ def test_looks_hold_all_at_once_and_find_what_is_there():
     # Wider than the interval of one look alone.
     assert found[-1].high - found[-1].mean > norm.isf(0.025) / np.sqrt(1000)
     assert inference.LEVEL == 0.05
+
+
+def test_a_paired_difference_is_scipys():
+    rng = np.random.default_rng(0)
+    a = rng.random((3, 40))
+    b = a + rng.normal(0.1, 0.5, (3, 40))
+    b[:, 7] = np.nan
+    found, p = paired(a, b)
+    known = ttest_rel(*(np.delete(one.mean(axis=0), 7) for one in (b, a)))
+    low, high = known.confidence_interval(0.95)
+    assert (found.low, found.high, p) == pytest.approx((low, high, known.pvalue))
+    assert (found.episodes, found.dropped) == (39, 1)
+    with pytest.raises(ValueError, match="defined for 1 shoppers; two are needed"):
+        paired(a[:, 6:8], b[:, 6:8])

@@ -88,3 +88,18 @@ def test_what_cannot_be_is_refused(small):
         shop.ShopVector(500, task=small.task)
     with pytest.raises(SimulatorError, match="origin=50, weeks=4: the data end with week 51"):
         shop.ShopVector(1, task=small.task, behaviour="replay", origin=50)
+
+
+@pytest.mark.parametrize("name", ["recrl/Shop-v0", "recrl/Replay-v0"])
+def test_forks_part_by_what_they_are_shown_alone(small, name):
+    env = made(small, name, number=60, weeks=3).unwrapped
+    env.reset(seed=0)
+    likes, other, same = env, env.fork(), env.fork()
+    answers = [small.task.catalog.render(row["history"][:4]) for row in env.rows]
+    for _ in range(2):
+        shown = (answers, [""] * 60, answers)
+        weeks = [one.step(texts) for one, texts in zip((likes, other, same), shown, strict=True)]
+    prompts, alone, again = (observed["prompt"] for observed, *_ in weeks)
+    assert prompts == again
+    # What was shown before is told in what is observed, unless the future is the real one.
+    assert (prompts != alone) == (name == "recrl/Shop-v0")

@@ -1,5 +1,7 @@
 """A week of a shop: what a list does under each assumption, and nothing else."""
 
+import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,7 @@ from recrl.envs.data.panel import top
 from recrl.envs.simulator.histories import Histories, baskets
 from recrl.envs.simulator.replay import Replay
 from recrl.envs.simulator.scenario import SCENARIOS, Scenario, SimulatorError, named
-from recrl.envs.simulator.world import World, first_time
+from recrl.envs.simulator.world import BLOCK, World, first_time
 
 BASE = SCENARIOS[0]
 
@@ -109,3 +111,26 @@ def test_scenarios_have_names_of_their_own():
     assert Scenario("mine").assumptions == BASE.assumptions
     with pytest.raises(SimulatorError, match="scenario 'curios' is unknown; did you mean 'curious'"):
         named("curios")
+
+
+def test_a_week_grows_with_its_shoppers_and_no_faster(small):
+    """Of one block of shoppers, and of four: time within twice of linear, and memory within a fifth."""
+    start = Histories.of(small.task.data.panel, np.arange(100), 44)
+    seconds, bytes_more = [], []
+    for count in (BLOCK, 4 * BLOCK):
+        drawn = np.random.default_rng(0).choice(len(start.users), count)
+        slates = np.tile(np.arange(4, dtype=np.int32), (count, 1))
+        took = []
+        for _ in range(3):
+            world = World(small.hazards, start.taken(drawn), BASE, 0)
+            begun = time.process_time()
+            world.step(slates)
+            took.append(time.process_time() - begun)
+        seconds.append(min(took))
+        world = World(small.hazards, start.taken(drawn), BASE, 0)
+        tracemalloc.start()
+        world.step(slates)
+        bytes_more.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert seconds[1] < 8 * seconds[0]
+    assert bytes_more[1] < 4.8 * bytes_more[0]

@@ -1,14 +1,19 @@
 """`recrl ab` from the command line: its report opens from disk, and what cannot be is refused in one line."""
 
+import html
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
 import pytest
-from whole_runs import here
+from small_run import TREE
+from whole_runs import finished, here
 
 from recrl.envs.simulator.outcomes import METRICS
+from recrl.launch.config import plain_yaml
 from recrl.launch.simulating.pages import Page
 
 USERS, TAGS = 130, 12
@@ -88,6 +93,78 @@ def test_the_page_stands_alone(reported):
     pictures = len([*(output / "plots").glob("*.png")])
     assert len(page.found) == pictures == 5
     assert all(value.startswith("data:image/png;base64,") for value in page.found)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Said by the browser: what went wrong, sizes of pictures, what sticks out of the page, out of its cell or
+# into the block below, and columns that stand behind the end of their table.
+PROBE = """<script>
+const wrong = []; addEventListener("error", event => wrong.push(String(event.message)), true);
+addEventListener("load", () => {
+  const text = one => { const range = document.createRange(); range.selectNodeContents(one);
+    return range.getBoundingClientRect(); };
+  const cells = [...document.querySelectorAll("th, td")], blocks = [...document.body.children];
+  const said = { wrong, width: innerWidth, wide: document.documentElement.scrollWidth - innerWidth,
+    pictures: [...document.images].map(one => one.complete && one.naturalWidth),
+    out: cells.filter(one => text(one).width > one.clientWidth + 1).map(one => one.innerText),
+    over: blocks.filter((one, i) => i && blocks[i - 1].getBoundingClientRect().bottom >
+      one.getBoundingClientRect().top + 1).map(one => one.innerText),
+    cut: [...document.querySelectorAll("table")].map(one => one.scrollWidth - one.clientWidth) };
+  document.title = JSON.stringify(said);
+});
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [600, 1280])
+def test_a_browser_shows_all_of_the_page(reported, tmp_path, width):
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"needs one of {', '.join(BROWSERS)}")
+    page = tmp_path / "report.html"
+    text = (reported[0] / "report.html").read_text()
+    page.write_text(text.replace("<head>", f"<head>{PROBE}", 1))
+    settings = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    shown = subprocess.run(
+        [browser, *settings, f"--window-size={width},900", "--dump-dom", page.as_uri()],
+        **{"capture_output": True, "text": True, "timeout": 120, "check": True},
+    ).stdout
+    said = json.loads(html.unescape(shown.split("<title>")[1].split("</title>")[0]))
+    assert said["width"] == width
+    assert said["wrong"] == said["out"] == said["over"] == []
+    assert said["wide"] <= 0
+    assert len(said["pictures"]) == 5
+    assert min(said["pictures"]) > 500
+    # Tables of many columns scroll by themselves where the window is narrow.
+    assert width < 1000 or max(said["cut"]) <= 0
+
+
+@pytest.mark.slow
+def test_the_policy_of_a_run_is_asked_once_for_each_shopper(reported, tmp_path):
+    output, _, _ = reported
+    run, data = tmp_path / "run", {"source": str(output.parent / "log.parquet")}
+    tree = {**TREE, "output": str(run), "data": {**data, "cache": str(output.parent / "cache")}}
+    (tmp_path / "run.yaml").write_text(plain_yaml.write({**tree, "task": {"slots": 4}}))
+    finished("train", str(tmp_path / "run.yaml"))
+    sizes = [
+        "--shoppers",
+        "40",
+        "--weeks",
+        "4",
+        "--seeds",
+        "2",
+        "--sweep-seeds",
+        "2",
+        "--scenario",
+        "curious",
+    ]
+    here("ab", str(run), "own frequency", *sizes, "--output", str(tmp_path / "ab"))
+    result = json.loads((tmp_path / "ab" / "ab.json").read_text())
+    assert result["arms"] == [str(run), "own frequency"]
+    assert result["plan"]["shoppers"] == 40
+    assert result["plan"]["refresh"] == 4
+    # A policy after four steps knows less than what a household bought before.
+    assert result["metrics"]["CTR"]["difference"]["mean"] > 0
 
 
 def test_a_report_is_not_replaced_unless_it_is_asked_for(reported):
