@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from recrl.envs.statistics import Estimate
+
 from ..figures import grid, save
 from .cells import ARMS, FREE, HELD, LAGRANGIAN
-from .summary import Interval
 
-Point: TypeAlias = tuple[Interval, Interval]
+Point: TypeAlias = tuple[Estimate, Estimate]
 """A constrained value and the objective."""
 
 _MARKERS = dict(zip(ARMS, "sDv<>P^oX", strict=True))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from recrl.envs.markdown import code, table
+from recrl.envs.statistics import Estimate
 
 from .. import BenchmarkError
 from . import plots, summary
 from .cells import ARMS, FREE, HELD, LAGRANGIAN, MODES, SAMPLED, SFT, SUM, Cell, Chosen, Plan, Record
 from .execute import EPISODES, PLAN, SETTINGS, read
-from .summary import TOLERANCE, Episodes, Interval, Search
+from .summary import TOLERANCE, Episodes, Search
 
 _NONE = "-"
 _CREDIT = (
@@ -124,7 +125,7 @@ class _Report:
         number = next((k for k, c in enumerate(self._constraints) if c["sign"] > 0), 0)
         shown, sign = self._constraints[number], self._constraints[number]["sign"]
 
-        def value(cells: Sequence[Cell], mode: str) -> Interval:
+        def value(cells: Sequence[Cell], mode: str) -> Estimate:
             return summary.of_column(self._episodes, cells, mode, number + 1)
 
         points = {
@@ -236,11 +237,11 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _interval(found: Interval) -> str:
+def _interval(found: Estimate) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _signed(found: Interval) -> str:
+def _signed(found: Estimate) -> str:
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 

@@ -11,46 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recrl.envs.statistics import Estimate, pooled
+
 from .cells import GATE, LAGRANGIAN, SFT, SUM, TRL, Cell, Record
 
 Values = npt.NDArray[np.floating]
 
-RESAMPLES = 2000
 TOLERANCE = 0.005
 """What may be missed of a bound, and of the best objective, where a policy counts as found."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over users and seeds with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def pooled(values: Sequence[Values], users: npt.NDArray[np.integer], seed: int = 0) -> Interval:
-    """Mean over seeds and episodes; users and seeds are both resampled, each user with all its episodes.
-
-    One seed is no sample of seeds: its interval is over users alone.
-
-    Args:
-        values: Values ``[episode]`` of each seed, of the same episodes; NaN = undefined.
-        users: User of each episode.
-        seed: Seed of the bootstrap.
-    """
-    found = np.stack(values).astype(float)
-    defined = ~np.isnan(found)
-    _, cluster = np.unique(users, return_inverse=True)
-    clusters, n = int(cluster.max()) + 1, len(found)
-    sums = np.stack([np.bincount(cluster, np.nan_to_num(row), clusters) for row in found])  # [seed, user]
-    counts = np.stack([np.bincount(cluster, row, clusters) for row in defined.astype(float)])
-    random = np.random.default_rng(seed)
-    drawn = random.multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)  # [resample, user]
-    seeds = random.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)  # [resample, seed]
-    total = ((drawn @ sums.T) * seeds).sum(axis=1)
-    low, high = np.nanquantile(total / ((drawn @ counts.T) * seeds).sum(axis=1), [0.025, 0.975])
-    return Interval(float(found[defined].mean()), float(low), float(high))
 
 
 class Episodes:
@@ -79,21 +47,21 @@ class Episodes:
         return self._read[cell]
 
 
-def of_column(episodes: Episodes, cells: Sequence[Cell], mode: str, column: int) -> Interval:
+def of_column(episodes: Episodes, cells: Sequence[Cell], mode: str, column: int) -> Estimate:
     """Objective or a constraint of the runs of one rule."""
     return pooled([episodes.values(cell, mode, column) for cell in cells], episodes.users(cells[0]))
 
 
 def slack(
     episodes: Episodes, cells: Sequence[Cell], mode: str, column: int, constraint: Mapping[str, Any]
-) -> Interval:
+) -> Estimate:
     """Slack of a constraint of the runs of one rule; 0 or more where it is met."""
     sign, bound = constraint["sign"], constraint["bound"]
     values = [sign * (episodes.values(cell, mode, column).astype(float) - bound) for cell in cells]
     return pooled(values, episodes.users(cells[0]))
 
 
-def difference(episodes: Episodes, one: Sequence[Cell], other: Sequence[Cell], mode: str) -> Interval | None:
+def difference(episodes: Episodes, one: Sequence[Cell], other: Sequence[Cell], mode: str) -> Estimate | None:
     """Objective of the runs of one rule less that of another's, on the same episodes and seeds; None where
     they share no seed yet."""
     paired = [(a, b) for a in one for b in other if a.seed == b.seed]
@@ -117,7 +85,7 @@ class Order:
 
     lower: str
     higher: str
-    difference: Interval
+    difference: Estimate
 
     @property
     def verdict(self) -> str:

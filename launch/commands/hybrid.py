@@ -98,6 +98,20 @@ def evaluate(
 
 
 @hybrid_app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folder of each seed: its hybrid.folder.")],
+    output: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("runs/hybrid-report"),
+) -> None:
+    """One report of the evaluations of several seeds, or anew of one."""
+    from ..hybrid.report import write
+    from ..hybrid.seeds import read
+
+    found = [read(folder) for folder in folders]
+    output.mkdir(parents=True, exist_ok=True)
+    typer.echo(f"report: {write(found, output)}")
+
+
+@hybrid_app.command()
 def export(
     config: Config,
     overrides: Overrides = None,

@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,24 @@ import numpy as np
 
 from ...envs.entities import marks
 from ...envs.entities.store import Constant, EntityStore, Permuted
-from ...envs.statistics import Values, estimate, paired_difference
+from ...envs.statistics import Values
 from ...envs.storage import sealed
 from ...envs.tags.task import Tags
 from ...envs.task import evenly
 from ...rl.hybrid.costs import arithmetic, seconds
-from ...rl.hybrid.evaluation import Arm, deployed, majority, overlap, perceived, recovered
+from ...rl.hybrid.evaluation import Arm, deployed, majority, overlap, perceived
 from ...rl.hybrid.questions import questions, spelled, split
 from ...rl.hybrid.training import prompt_ids
 from ...rl.policy import slots
 from ..config.schema import ConfigError, RunConfig
 from ..run.progress import Display
 from ..signals import Stop
-from . import report
+from . import report, seeds
+from .quality import CONSTANT, FREQUENT, HYBRID, LATEST, OWN, PERMUTED, POPULARITY, TEXT, Episodes, quality
 from .stages import QUESTIONS, told, trained
 
 # Forms that are plain text, and cost about as much as the hybrid one.
-_SHORT = {"truncated": "latest products", "frequent": "most frequent products"}
-_TEXT, _HYBRID, _CONSTANT, _PERMUTED = "full text", "hybrid", "constant slot", "permuted entities"
+_SHORT = {"truncated": LATEST, "frequent": FREQUENT}
 
 
 def measure(
@@ -44,7 +43,8 @@ def measure(
     asked: int,
     timed: int,
 ) -> Path:
-    """Answer test episodes of unseen users in every arm and write ``evaluation.json`` and ``report.md``.
+    """Answer test episodes of unseen users in every arm; write ``evaluation.json``, values of every episode
+    and the report.
 
     Args:
         least: Products that a history has at least; ``limit``: largest number of episodes.
@@ -65,20 +65,20 @@ def measure(
     dear = [i for i, row in enumerate(rows) if _bought(task, row) >= long]
     if not dear:
         raise ConfigError(f"--long {long}: no test episode of an unseen user has so many products")
-    prompts = {_TEXT: [spelled(row["prompt"]) for row in rows], _HYBRID: [row["prompt"] for row in rows]}
+    prompts = {TEXT: [spelled(row["prompt"]) for row in rows], HYBRID: [row["prompt"] for row in rows]}
     ids = {name: prompt_ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
     # About as many tokens as the hybrid prompts have, by what text costs a product.
     count = np.mean([_marked(rows[i]["prompt"]) for i in dear])
     tokens = {name: float(np.mean([len(one) for one in some])) for name, some in ids.items()}
-    kept = max(1, round(count / ((tokens[_TEXT] - tokens[_HYBRID]) / count + 1)))
+    kept = max(1, round(count / ((tokens[TEXT] - tokens[HYBRID]) / count + 1)))
     for history, name in _SHORT.items():
         short = told(config, history, kept=kept)  # type: ignore[arg-type]
         prompts[name] = [row["prompt"] for row in _rows(short, least, limit)]
         ids[name] = prompt_ids(tokenizer, [prompts[name][i] for i in dear])
     arms = [
         *(Arm(name, some) for name, some in prompts.items()),
-        Arm(_CONSTANT, prompts[_HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
-        Arm(_PERMUTED, prompts[_HYBRID], Permuted(store, len(store), config.seed)),
+        Arm(CONSTANT, prompts[HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
+        Arm(PERMUTED, prompts[HYBRID], Permuted(store, len(store), config.seed)),
     ]
     texts: dict[str, list[str]] = {}
     for arm in arms:
@@ -88,16 +88,13 @@ def measure(
                 advance(done)
                 stop.check("while the arms were answered")
 
-            batch = (
-                config.evaluation.batch_size if arm.name != _TEXT else min(4, config.evaluation.batch_size)
-            )
+            batch = config.evaluation.batch_size if arm.name != TEXT else min(4, config.evaluation.batch_size)
             texts[arm.name] = deployed(model, tokenizer, arm, task.form, batch, on_batch)
     floors = config.floors
     texts |= {
-        name: answerer(rows)
-        for name, answerer in task.baselines(floors).items()
-        if name in ("own frequency", "popularity")
+        name: answerer(rows) for name, answerer in task.baselines(floors).items() if name in (OWN, POPULARITY)
     }
+    episodes = _episodes(task, rows, texts)
     display.say("questions about held-out entities, and times")
     found = {
         "model": {
@@ -110,15 +107,16 @@ def measure(
         "long": {"products": long, "episodes": len(dear)},
         "kept": kept,
         "products": float(count),
+        "seed": config.seed,
         "headline": task.headline,
-        **_quality(task, rows, texts),
-        "costs": _costs(model, tokenizer, ids, texts[_TEXT], timed),
+        **quality([episodes]),
+        "costs": _costs(model, tokenizer, ids, texts[TEXT], timed),
         "perception": _perception(config, model, tokenizer, store, task, asked),
     }
     folder = config.hybrid.folder
-    sealed.write(folder / "evaluation.json", json.dumps(found, indent=1))
-    sealed.write(folder / "report.md", report.written(found))
-    return folder / "report.md"
+    episodes.save(folder)
+    sealed.write(folder / seeds.EVALUATION, json.dumps(found, indent=1))
+    return report.write([seeds.read(folder)], folder)
 
 
 def _rows(task: Tags, least: int, limit: int | None) -> list[dict[str, Any]]:
@@ -133,34 +131,13 @@ def _bought(task: Tags, row: Any) -> int:
     return len(task.histories.products.before(int(row["user"]), int(row["origin"]))[0])
 
 
-def _quality(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> dict[str, Any]:
-    users = np.array([row["user"] for row in rows])
+def _episodes(task: Tags, rows: Sequence[Any], texts: dict[str, list[str]]) -> Episodes:
     assert task.headline is not None
-    recall = {name: task.metrics(rows, some, dict)[task.headline] for name, some in texts.items()}
-    same = {name: overlap(some, texts[_TEXT]) for name, some in texts.items()}
-
-    def gap(name: str) -> dict[str, float]:
-        return asdict(recovered(recall[name], recall[_CONSTANT], recall[_TEXT], users))
-
-    return {
-        "recall": {name: asdict(estimate(values, users)) for name, values in recall.items()},
-        "overlap": {name: asdict(estimate(values, users)) for name, values in same.items()},
-        "differences": {
-            f"{one} - {other}": asdict(paired_difference(recall[one], recall[other], users))
-            for one, other in (
-                (_TEXT, "own frequency"),
-                (_TEXT, _CONSTANT),
-                (_HYBRID, _TEXT),
-                (_HYBRID, _SHORT["truncated"]),
-                (_HYBRID, _SHORT["frequent"]),
-            )
-        },
-        "overlap differences": {
-            f"{_HYBRID} - {other}": asdict(paired_difference(same[_HYBRID], same[other], users))
-            for other in _SHORT.values()
-        },
-        "recovered": {name: gap(name) for name in (_HYBRID, *_SHORT.values(), _PERMUTED)},
-    }
+    return Episodes(
+        np.array([row["user"] for row in rows]),
+        {name: task.metrics(rows, some, dict)[task.headline] for name, some in texts.items()},
+        {name: overlap(some, texts[TEXT]) for name, some in texts.items()},
+    )
 
 
 def _costs(
@@ -181,7 +158,7 @@ def _costs(
         chosen = [some[i] for i in evenly(len(some), timed)]
         found[name] = {
             "tokens": float(np.mean([len(one) for one in some])),
-            "ratio": float(np.mean([len(a) / len(b) for a, b in zip(ids[_TEXT], some, strict=True)])),
+            "ratio": float(np.mean([len(a) / len(b) for a, b in zip(ids[TEXT], some, strict=True)])),
             "entities": float(np.mean(entities)),
             **{
                 f"{part} arithmetic": dict(

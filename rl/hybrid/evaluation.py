@@ -18,7 +18,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...envs.entities.store import Vectors
-from ...envs.statistics import Estimate, Values
+from ...envs.statistics import Estimate, Values, pooled
 from ...envs.task import Lines, Message, Text
 from ..decoding.deploy import answer_texts, deploy
 from ..policy.slots import of
@@ -76,28 +76,17 @@ def overlap(texts: Sequence[str], others: Sequence[str]) -> Values:
 
 
 def recovered(
-    arm: Values,
-    low: Values,
-    high: Values,
-    users: npt.NDArray[np.integer],
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+    arm: Sequence[Values], low: Sequence[Values], high: Sequence[Values], users: npt.NDArray[np.integer]
 ) -> Estimate:
-    """``(arm - low) / (high - low)`` of means over the same episodes, with a bootstrap over users.
+    """``(arm - low) / (high - low)`` of means over the same episodes, with the bootstrap of
+    :func:`recrl.envs.statistics.pooled`.
 
     Args:
-        arm, low, high: Values of an arm, of the lower and of the upper end of the gap, ``[episodes]``.
+        arm, low, high: Values of an arm, of the lower and of the upper end of the gap, for each seed
+            ``[episodes]``.
     """
-    defined = ~np.isnan(arm + low + high)
-    _, cluster = np.unique(users[defined], return_inverse=True)
-    won, gap = (np.bincount(cluster, values[defined]).astype(float) for values in (arm - low, high - low))
-    draws = np.random.default_rng(seed).multinomial(len(won), np.full(len(won), 1 / len(won)), size=resamples)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = (draws @ won) / (draws @ gap)
-        mean = float(won.sum() / gap.sum())
-    bounds = np.quantile(shares, [0.025, 0.975])
-    return Estimate(mean, float(bounds[0]), float(bounds[1]), int(defined.sum()), int((~defined).sum()))
+    won, gap = ([one - floor for one, floor in zip(values, low, strict=True)] for values in (arm, high))
+    return pooled(won, users, per=gap)
 
 
 def perceived(

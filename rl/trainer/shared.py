@@ -9,6 +9,7 @@ These private steps of TRL 1.16 are replaced:
 ``_prepare_inputs``                     shuffles groups, not samples
 ``_tokenize_prompts``                   tokenises each prompt once
 ``_get_dataloader``                     leaves the rows where they are
+``create_model_from_path``              loads the reference whole (:mod:`recrl.rl.trainer.references`)
 
 ``_generate``, ``_calculate_rewards`` and ``training_step`` are only timed (:mod:`recrl.rl.trainer.timing`).
 ``tests/rl/prefix/test_sharing.py`` holds them against the installed TRL.
@@ -33,7 +34,6 @@ from trl.trainer.utils import split_tensor_dict
 
 from ..decoding.generate import generate
 from ..optimizer.groups import permute_groups
-from ..policy import slots
 from ..prefix import attention
 from ..prefix.packing import backbone, score, without_adapters
 from ..prefix.settings import Kernel, PrefixSharing
@@ -41,6 +41,7 @@ from ..prefix.sharing import Sharing, attempt, disagreement, precision
 from ..rollouts.asking import RolloutClient
 from ..rollouts.base import RolloutEngine
 from ..sampling import Sampling
+from . import references
 from .preconditions import check_groups, check_lengths
 from .resumable import ResumableGRPOTrainer
 from .timing import Part, StepClock
@@ -91,16 +92,14 @@ class SharedPrefixGRPOTrainer(ResumableGRPOTrainer):
                 "rollout.engine answers in one turn; leave tools and environment_factory out, or leave the "
                 "rollouts to TRL (rollout.engine=transformers)"
             )
-        super().__init__(model, reward_funcs, args, train_dataset, *trls, **options)
+        with references.loaded_like(model):
+            super().__init__(model, reward_funcs, args, train_dataset, *trls, **options)
         policy = without_adapters(self.accelerator.unwrap_model(self.model))
         if not self._is_vlm:
             check_lengths(self.args, train_dataset, policy, self._tokenizer)
         self.sharing = Sharing(policy, prefix_sharing, prefix_attention)
-        if self.ref_model is not None:
-            reference = self.accelerator.unwrap_model(self.ref_model)
-            slots.copy(policy, reference)  # TRL loads the reference itself, without
-            if self.sharing.reason is None:
-                attention.install(reference)
+        if self.ref_model is not None and self.sharing.reason is None:
+            attention.install(self.accelerator.unwrap_model(self.ref_model))
         self._sharing_checked = False
         self.rollouts = rollouts
         self._client = None if rollouts is None else RolloutClient(rollouts, self.model, self.accelerator)

@@ -19,7 +19,6 @@ from recrl.benchmarks.rules.cells import ARMS, FREE, HELD, MODES, SAMPLED, Cell,
 from recrl.benchmarks.rules.cli import app
 from recrl.benchmarks.rules.execute import EPISODES, PLAN, RESULTS, SETTINGS, Bench, read
 from recrl.benchmarks.scale import resume
-from recrl.envs.statistics import estimate
 from recrl.launch.config.reading import load
 
 PLANNED = Plan(
@@ -107,18 +106,6 @@ def test_a_cell_is_the_shared_configuration_but_for_its_own_values():
 
 
 # --- what is found ---
-
-
-def test_the_interval_of_one_seed_is_that_over_users_and_seeds_that_differ_widen_it():
-    random = np.random.default_rng(0)
-    users = random.integers(0, 40, 200)
-    values = random.random(200)
-    values[::7] = np.nan
-    alone, known = summary.pooled([values], users), estimate(values, users)
-    assert (alone.mean, alone.low, alone.high) == pytest.approx((known.mean, known.low, known.high))
-    apart = summary.pooled([values - 0.2, values, values + 0.2], users)
-    assert apart.mean == pytest.approx(known.mean)
-    assert apart.high - apart.low > 1.5 * (alone.high - alone.low)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from recrl.rewards.scoring.binding import LIVE
 from recrl.rl import policy
 from recrl.rl.distributed.processes import leave
 from recrl.rl.optimizer.problem import Problem
+from recrl.rl.policy import slots
 from recrl.rl.trainer.constrained import ConstrainedGRPOTrainer
 from recrl.rl.trainer.make import distributed_state
 
@@ -127,6 +128,8 @@ def trainer_for(
     set_seed(0)
     model, tokenizer = policy_and_tokenizer()
     model = change(model)
+    if (layer := slots.of(model)) is not None:
+        slots.read_marks(tokenizer, layer.store, layer.num_embeddings)
     engine = RewardEngine(
         list(rewards),
         resources={**dict.fromkeys(LIVE), "catalog": CATALOG, "slots": SLOTS},
@@ -168,8 +171,10 @@ class Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-# Options of each run; the last one samples its rollouts.
+# Options of each run; ``sampled`` samples its rollouts, ``slots`` has prompts of entity slots.
 RUNS: dict[str, dict[str, Any]] = {
+    # The first, so that a reference is loaded before DeepSpeed has begun.
+    "slots": {"rollout_func": scripted, "num_iterations": 2, "beta": 0.1},
     "sequence": {"rollout_func": scripted, "num_iterations": 2},
     "tag": {
         "rollout_func": uneven,
@@ -178,6 +183,8 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "sampled": {"max_steps": 2},
 }
+# Kinds of launch that each run is for; others are for all.
+KINDS = {"tag": ("one", "ddp"), "slots": ("one", "zero2", "zero3")}
 
 
 # Kinds of launch that resume a run too.
@@ -222,10 +229,14 @@ def record_reads(trainer: ConstrainedGRPOTrainer) -> list[tuple[int, int]]:
 
 
 def main() -> None:
+    import resumed_ranks
+    import slotted
+
     output, kind = Path(sys.argv[1]), sys.argv[2]
-    for name in [name for name in RUNS if name != "tag" or not kind.startswith("zero")]:
-        folder = output / name
-        trainer = trainer_for(folder, prefix_sharing="off" if kind == "one" else "on", **RUNS[name])
+    hybrid = slotted.options(output / "slotted" / "policy")
+    for name in [name for name in RUNS if kind in KINDS.get(name, (kind,))]:
+        folder, chosen = output / name, RUNS[name] | (hybrid if name == "slots" else {})
+        trainer = trainer_for(folder, prefix_sharing="off" if kind == "one" else "on", **chosen)
         lengths, answers = record_lengths(trainer.engine), record_answers(trainer)
         reads = record_reads(trainer)
         trainer.train()
@@ -238,10 +249,10 @@ def main() -> None:
             torch.save({name: value.clone() for name, value in weights.items()}, folder / "weights.pt")
             (folder / "ranks.json").write_text(json.dumps(ranks))
     if kind in RESUMED:
-        import resumed_ranks
-
         resumed_ranks.runs(output / "resumed all weights")
-        resumed_ranks.runs(output / "resumed adapters", adapters=True)
+        resumed_ranks.runs(output / "resumed adapters", resumed_ranks.ADAPTERS)
+        if kind in KINDS["slots"]:
+            resumed_ranks.runs(output / "resumed slots", hybrid)
     leave()
 
 

@@ -1,6 +1,8 @@
 """A run on several processes that stops in its middle, and the one that goes on, for test_distributed.py."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,10 +44,11 @@ def adapted(model: Any) -> Any:
     return model
 
 
+# Adapters, held to what they began with by a KL term.
 ADAPTERS: dict[str, Any] = {"change": adapted, "beta": 0.1}
 
 
-def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: bool = False) -> dict:
+def run(folder: Path, chosen: Mapping[str, Any], *, stop: bool = False, resume: bool = False) -> dict:
     trainer = trainer_for(
         folder,
         max_steps=STEPS,
@@ -72,13 +75,12 @@ def run(folder: Path, chosen: dict[str, Any], *, stop: bool = False, resume: boo
     return {"weights": passed.weights[-1], "average": average, "duals": duals[0]}
 
 
-def runs(output: Path, *, adapters: bool = False) -> None:
+def runs(output: Path, chosen: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Writes how the whole run and the resumed one ended, and the policy of each.
 
     Args:
-        adapters: Train adapters, held to what they began with by a KL term.
+        chosen: Further options of the trainer.
     """
-    chosen = ADAPTERS if adapters else {}
     whole = run(output / "whole", chosen)
     run(output / "parts", chosen, stop=True)
     resumed = run(output / "parts", chosen, resume=True)

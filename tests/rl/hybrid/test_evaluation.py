@@ -16,13 +16,13 @@ def test_the_recovered_share_is_one_of_means_and_its_interval_resamples_users():
     users = np.repeat(np.arange(100), 3)
     low = rng.random(300)
     high = low + 0.2 + 0.05 * rng.standard_normal(300)
-    found = recovered(0.3 * low + 0.7 * high, low, high, users)
+    found = recovered([0.3 * low + 0.7 * high], [low], [high], users)
     assert found.mean == pytest.approx(0.7)
     assert found.low == pytest.approx(0.7)
-    noisy = recovered(0.3 * low + 0.7 * high + 0.1 * rng.standard_normal(300), low, high, users)
+    noisy = recovered([0.3 * low + 0.7 * high + 0.1 * rng.standard_normal(300)], [low], [high], users)
     assert noisy.low < noisy.mean < noisy.high
     assert (noisy.mean - noisy.low) == pytest.approx(1.96 * 0.1 / np.sqrt(300) / 0.2, rel=0.35)
-    twice = recovered(*(np.repeat(x, 2) for x in (low, low, high)), np.repeat(users, 2))
+    twice = recovered(*([np.repeat(x, 2)] for x in (low, low, high)), np.repeat(users, 2))
     assert (twice.mean, twice.episodes) == (0.0, 600)
 
 

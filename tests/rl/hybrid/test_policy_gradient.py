@@ -2,45 +2,27 @@
 
 import fixed_rollouts
 import pytest
+import slotted
 import torch
-from entities import TITLES, store_in
 
-from recrl.envs.entities.marks import mark
 from recrl.rl.policy import slots
-from recrl.rl.policy.loading import load, save_policy
+from recrl.rl.policy.loading import load
 from recrl.rl.policy.settings import PolicyConfig
 
 STEPS = 20
 
 
-def rows():
-    return [
-        {**row, "prompt": [{"role": "user", "content": mark(TITLES[i % 12]) + mark(TITLES[(i + 5) % 40])}]}
-        for i, row in enumerate(fixed_rollouts.rows())
-    ]
-
-
 def train(output, folder, stop=None, resume=None):
-    def loaded(model):
-        if not folder.exists():
-            _, tokenizer = fixed_rollouts.policy_and_tokenizer()
-            slots.add(model, store_in(folder.parent), 16, seed=0)
-            save_policy(model, tokenizer, folder)
-        return load(PolicyConfig(model=str(folder)))[0]
-
     trainer = fixed_rollouts.trainer_for(
         output,
-        data=rows(),
-        change=loaded,
         max_steps=STEPS,
         save_strategy="steps",
         save_steps=100,
         beta=0.1,
         learning_rate=1e-2,
         prefix_sharing="on",
+        **slotted.options(folder),
     )
-    layer = slots.of(trainer.model)
-    slots.read_marks(trainer.processing_class, layer.store, layer.num_embeddings)
     seen, score = [], trainer.engine.score
 
     def spy(prompts, *arguments):

@@ -99,6 +99,8 @@ def results(launched):
         ("zero1", "sequence"),
         ("zero2", "sequence"),
         ("zero3", "sequence"),
+        ("zero2", "slots"),
+        ("zero3", "slots"),
         NO_HOSTS,
     ],
 )
@@ -108,7 +110,7 @@ def test_two_processes_equal_one_on_the_same_rollouts(results, kind, name):
     assert len(ranks) == 2
     duals = ranks[0]["duals"]
     assert duals == ranks[1]["duals"], "the ranks hold different multipliers"
-    assert duals["step"] == single["duals"]["step"] == {"sequence": 2, "tag": 4}[name]
+    assert duals["step"] == single["duals"]["step"] == {"sequence": 2, "tag": 4, "slots": 2}[name]
     for field in ("I", "xi", "count", "present"):
         for mine, theirs in zip(duals[field], single["duals"][field], strict=True):
             assert float.fromhex(mine) == pytest.approx(float.fromhex(theirs), abs=1e-6)
@@ -145,8 +147,14 @@ def test_the_ranks_held_different_numbers_of_tags_and_some_samples_of_the_segmen
     assert float.fromhex(ranks[0]["duals"]["I"][0]) > 0
 
 
-@pytest.mark.parametrize("kind", RESUMED)
-@pytest.mark.parametrize("trained", ["all weights", "adapters"])
+@pytest.mark.parametrize(
+    ("kind", "trained"),
+    [
+        *((kind, trained) for kind in RESUMED for trained in ("all weights", "adapters")),
+        ("zero2", "slots"),
+        ("zero3", "slots"),
+    ],
+)
 def test_a_run_of_two_processes_goes_on_as_if_it_had_not_stopped(launched, kind, trained):
     """With sampled answers, a batch that serves two steps, and an average of weights; that is the policy."""
     output, adapters = launched(kind) / f"resumed {trained}", trained == "adapters"
