@@ -6,6 +6,7 @@ from copy import copy
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -103,7 +104,9 @@ class DistinctLines(Constraint):
         # Per node the tokens that go on from it; last, for a full list, the end.
         self._after = [torch.tensor([*children], dtype=torch.long) for children in self._trie.children]
         self._after.append(torch.tensor([tokenizer.eos_token_id]))
+        self._place = {token: place for place, token in enumerate(self._trie.children[_ROOT])}
         self._rows: list[_Row] = []
+        self._closed = np.zeros((0, 0), dtype=bool)
         self._bonuses: Tensor | None = None
         self._barred: Sequence[Collection[int]] = ()
 
@@ -134,11 +137,28 @@ class DistinctLines(Constraint):
         if self._bonuses is not None:
             # What is left to be named; a named option favours no token any more.
             self._left = self._bonuses.clone()
+        # First tokens of lines behind which no option is left, ``[answers, first tokens]``: they are many
+        # where few options are allowed.
+        self._closed = np.zeros((answers, len(self._place)), dtype=bool)
+        before, last = None, None
         for row, barred in zip(self._rows, self._barred or [()] * answers, strict=True):
+            if last is not None and barred is before:  # copies of an answer stand next to each other
+                self._begin_as(last, row, barred)
+                continue
             for option in set(barred):
                 self._use_up(row, option)
             row.lines = min(self._count, len(self._trie.path) - len(set(barred)))
             row.node = _ROOT if row.lines else _FULL
+            before, last = barred, row
+
+    def _begin_as(self, other: "_Row", row: "_Row", barred: Collection[int]) -> None:
+        """Begin an answer that may name what another one may, which has just begun."""
+        row.lines, row.node, row.taken = other.lines, other.node, other.taken.copy()
+        for node, tokens in other.used_up.items():
+            row.used_up[node] = tokens.copy()
+        self._closed[row.answer] = self._closed[other.answer]
+        if self._bonuses is not None:
+            self._left[row.answer, [*barred]] = -torch.inf
 
     def bonus(self, answers: Sequence[int]) -> Tensor | None:
         if self._bonuses is None:
@@ -172,13 +192,16 @@ class DistinctLines(Constraint):
         if last is not None:
             for row, token in zip(rows, last, strict=True):
                 self._advance(row, token)
-        after = [self._after[row.node] for row in rows]
-        used_up = [(i, token) for i, row in enumerate(rows) for token in row.used_up.get(row.node, ())]
         mask = torch.zeros(len(rows), self._vocabulary, dtype=torch.bool)
-        row_of = torch.arange(len(rows)).repeat_interleave(torch.tensor([*map(len, after)]))
-        mask[row_of, torch.cat(after)] = True
-        if used_up:
-            mask[tuple(torch.tensor(used_up).T)] = False
+        beginning = [i for i, row in enumerate(rows) if row.node == _ROOT]
+        if beginning:
+            open_ = torch.from_numpy(~self._closed[[rows[i].answer for i in beginning]])
+            mask[torch.tensor(beginning)[:, None], self._after[_ROOT]] = open_
+        for i, row in enumerate(rows):
+            if row.node != _ROOT:
+                mask[i, self._after[row.node]] = True
+                if used_up := row.used_up.get(row.node):
+                    mask[i, used_up] = False
         return mask
 
     def _advance(self, row: "_Row", token: int) -> None:
@@ -198,7 +221,11 @@ class DistinctLines(Constraint):
             self._left[row.answer, option] = -torch.inf
         for parent, edge, node in self._trie.path[option]:
             row.taken[node] += 1
-            if row.taken[node] == self._trie.below[node]:
+            if row.taken[node] < self._trie.below[node]:
+                continue
+            if parent == _ROOT:
+                self._closed[row.answer, self._place[edge]] = True
+            else:
                 row.used_up[parent].append(edge)
 
 
@@ -210,6 +237,5 @@ class _Row:
         self.named = 0
         self.node = _ROOT
         self.taken: dict[int, int] = defaultdict(int)  # node -> options at or below it that are used up
-        self.used_up: dict[int, list[int]] = defaultdict(
-            list
-        )  # node -> tokens behind which no option is left
+        # Node but the root -> tokens behind which no option is left.
+        self.used_up: dict[int, list[int]] = defaultdict(list)
