@@ -52,7 +52,7 @@ def paper(
             execute(output, stages, wanted, jobs, tell)
         path = report.write(output, stages)
     except (BenchmarkError, ConfigError) as error:
-        fail(str(error), 2)
+        fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, Interruption):
         fail("stopped; the same command goes on with the stages that have not ended", INTERRUPTED)
     tell(f"report: {path}")

@@ -113,7 +113,8 @@ def execute(output: Path, stages: Mapping[str, Stage], wanted: Sequence[str], jo
         if name in done:
             tell(f"{name}: there")
     output.mkdir(parents=True, exist_ok=True)
-    folders = {name: folder_of(output, name).absolute() for name in stages}
+    # As they are named: what stages write of them shall hold elsewhere too.
+    folders = {name: folder_of(output, name) for name in stages}
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     running: list[_Running] = []

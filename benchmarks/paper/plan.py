@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from recrl.launch.config import plain_yaml
 
 from .. import BenchmarkError
@@ -49,17 +51,22 @@ def read(path: Path) -> dict[str, Stage]:
     """
     from .tables import TABLES
 
-    known = (*TABLES, "base")
-    told = plain_yaml.read(path.read_text())
+    known = {*TABLES, "base"}
+    try:
+        told = plain_yaml.read(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BenchmarkError(f"--plan {path}: {error}") from error
     stages: dict[str, Stage] = {}
+    if not isinstance(told, dict) or (told.keys() - known):
+        raise BenchmarkError(f"--plan {path}: give commands by stage; stages: {', '.join(sorted(known))}")
     for name, commands in told.items():
-        if name not in known:
-            raise BenchmarkError(f"{path}: unknown stage {name}; known: {', '.join(known)}")
         stage = Stage(name, tuple(commands))
         for command in stage.commands:
             if shlex.split(command)[0] not in _STARTS:
-                raise BenchmarkError(f"{path}: {name}: {command}: begin it with recrl or python -m")
+                raise BenchmarkError(f"--plan {path}: {name}: {command}: begin it with recrl or python -m")
         if unknown := stage.needs - stages.keys():
-            raise BenchmarkError(f"{path}: {name} needs {', '.join(sorted(unknown))}, which come after it")
+            raise BenchmarkError(
+                f"--plan {path}: {name} needs {', '.join(sorted(unknown))}, which come after it"
+            )
         stages[name] = stage
     return stages

@@ -69,28 +69,35 @@ def tags(folders: Folders) -> Table:
             arm: {seed: each.values(cell, mode, 0).astype(float) for seed, (each, cell) in of.items()}
             for arm, of in runs.items()
         }
-        rows += [
-            _step(low, high, values, users, measure) for low, high in _STEPS if {low, high} <= values.keys()
-        ]
+        steps = [one for one in _STEPS if values.keys() >= set(one)]
         if base and mode == FREE:
             for name, file in BASELINES.items():
                 with np.load(base / f"{file}.npz") as found:
-                    same = dict.fromkeys(values[SFT], found[mode])
-                rows.append(_step(name, SFT, {SFT: values[SFT], name: same}, users, measure))
+                    values[name] = dict.fromkeys(plan.seeds, found[mode])
+                steps.append((name, SFT))
+        means = {arm: Figure.of(pooled([*one.values()], users)) for arm, one in values.items()}
+        rows += [_step(low, high, values, means, users, measure) for low, high in steps]
     took = [record["seconds"]["whole"] for record in read(folder)]
     return Table("Tag prediction", about, rows, f"{sum(took) / 60:.0f} in {len(took)} runs, some at once")
 
 
-def _step(low: str, high: str, values: Mapping[str, Mapping[int, Any]], users: Any, measure: str) -> Row:
+def _step(
+    low: str,
+    high: str,
+    values: Mapping[str, Mapping[int, Any]],
+    means: Mapping[str, Figure],
+    users: Any,
+    measure: str,
+) -> Row:
     """An order of two arms; their values ``[episode]`` by seed are paired."""
     told = low in _HR and high in _HR and measure == _MODES[HELD]
-    seeds = [seed for seed in values[high] if seed in values[low]]
+    apart = [values[high][seed] - values[low][seed] for seed in values[high] if seed in values[low]]
     return Row(
         f"{_NAMES.get(low, low)} < {_NAMES[high]}",
         measure,
-        Figure.of(pooled([values[high][seed] - values[low][seed] for seed in seeds], users)),
-        Figure.of(pooled([*values[low].values()], users)),
-        Figure.of(pooled([*values[high].values()], users)),
+        Figure.of(pooled(apart, users)),
+        means[low],
+        means[high],
         f"{_HR[low]:.2f} < {_HR[high]:.2f} HR@30" if told else "",
     )
 
