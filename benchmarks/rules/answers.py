@@ -1,6 +1,7 @@
 """Answers of one policy, judged episode by episode: ``python -m recrl.benchmarks.rules.answers JOB.json``.
 
 ``judge``  means and episodes of a policy's answers
+``keep``   the same, written
 """
 
 import json
@@ -82,9 +83,8 @@ def _deployed(setup: Setup, rows: list[dict[str, Any]], texts: list[str], tokeni
     return np.column_stack([objective, constrained]).astype(np.float32)
 
 
-def main() -> None:
-    """Main function of the process."""
-    job = Job(**json.loads(Path(sys.argv[1]).read_text()))
+def keep(job: Job) -> None:
+    """Judge a policy, and write its means and episodes."""
     judged, values = judge(job)
     output = Path(job.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    keep(Job(**json.loads(Path(sys.argv[1]).read_text())))

@@ -71,7 +71,9 @@ def rules(
             base = _base(config, override or [], steps, episodes)
             numbers = {"grid": split(grid), "weights": split(weights), "sweep": split(sweep)}
             plan = _plan(base, split(rules), numbers, (seeds, tuning_seed, sweep_seeds))
-            threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+            # A variable that limits threads says that other work has the other cores.
+            cores = int(os.environ.get("OMP_NUM_THREADS", "0").split(",")[0]) or len(os.sched_getaffinity(0))
+            threads = max(1, cores // jobs)
             execute(Bench(output, base, jobs, threads, tell), plan)
         path = report.write(output)
     except (BenchmarkError, ConfigError) as error:

@@ -1,7 +1,7 @@
 """``recrl judge grade`` and ``recrl judge distill``: from a judge's grades to a reward."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,23 +49,11 @@ def distill(
     which: Which = "warm",
 ) -> None:
     """Distil grades into a model that scores: the rewards judge_score and explanation_acceptance."""
-    from pydantic import ValidationError
-
-    from ...rl.reward_model.settings import DistillConfig
     from ..config.reading import load
-    from ..config.schema import ConfigError
     from ..run.finished import finished_policy
 
-    try:
-        config = DistillConfig.model_validate(
-            {
-                **{"loss": loss, "strictness": strictness, "steps": steps, "contexts_per_step": contexts},
-                **{"learning_rate": rate, "seed": seed},
-            }
-        )
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error
+    given = {"strictness": strictness, "contexts_per_step": contexts, "learning_rate": rate, "seed": seed}
+    config = _distilling(loss=loss, steps=steps, **given)
     finished_policy(run, which)
     settings = load(str(run / "config.yaml"), [f"output={run}"])
     from ..judging.grading import distill as distilled
@@ -82,14 +70,33 @@ def flywheel(
     probed: Annotated[int, typer.Option(min=2, help="Unseen rows of each probe.")] = 300,
     rubric: Annotated[str, typer.Option(help="explanations, tags, or a file.")] = "explanations",
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of a distillation.")] = 300,
+    loss: Annotated[str, typer.Option(help="list_wise, pair_logistic or point_wise.")] = "list_wise",
 ) -> None:
     """Grade, distil, train, again: a reward that follows the policy, and a probe of where the two part."""
-    from ...rl.reward_model.settings import DistillConfig
     from ..config.reading import load
 
+    distilled = _distilling(loss=loss, steps=steps)
     settings = load(config, overrides or [])
     from ..judging.flywheel import Plan, spin
 
-    plan = Plan(rounds, rows, probed, rubric, distilled=DistillConfig(steps=steps))
+    plan = Plan(rounds, rows, probed, rubric, distilled=distilled)
     path = spin(settings, plan, context.find_root().obj)
     typer.echo(f"report: {path}")
+
+
+def _distilling(**given: Any) -> Any:
+    """Settings of a distillation.
+
+    Raises:
+        ConfigError: one of them is refused.
+    """
+    from pydantic import ValidationError
+
+    from ...rl.reward_model.settings import DistillConfig
+    from ..config.schema import ConfigError
+
+    try:
+        return DistillConfig.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ConfigError(f"{fault['loc'][0]}={fault['input']!r}: {fault['msg']}") from error

@@ -24,7 +24,7 @@ COMMANDS = {
     ("--help",): (0, "Train a policy under constraints"),
     ("--version",): (0, "recrl 0.1.0"),
     ("train", "--help"): (0, "YAML file, or the name of a shipped one"),
-    ("bench",): (0, "benchmarks: agents, conflict, hybrid, offers, rewards, rules, scale, simulator"),
+    ("bench",): (0, "benchmarks: agents, conflict, hybrid, offers, paper, rewards, rules, scale, simulator"),
     ("train", "broken.yaml"): (2, "'broken.yaml' is no YAML that a configuration can be"),
     ("train", "nowhere.yaml"): (2, "no configuration 'nowhere.yaml'"),
     ("train", "demo", "train.stepz=5"): (2, "unknown setting 'train.stepz'; did you mean 'steps'?"),
