@@ -104,7 +104,7 @@ class ConstrainedGRPOTrainer(SharedPrefixGRPOTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel,
-        reward_funcs: RewardLike | Sequence[RewardLike] | RewardEngine,
+        reward_funcs: RewardLike | Sequence[RewardLike] | RewardEngine | None = None,
         args: GRPOConfig | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Any = None,

@@ -26,7 +26,7 @@ ENVIRONMENTS = "environments"
 
 
 def stated(
-    rewards: RewardLike | Sequence[RewardLike] | RewardEngine,
+    rewards: RewardLike | Sequence[RewardLike] | RewardEngine | None,
     objective: str | Problem | None,
     constraints: Sequence[str | Constraint],
     rule: str,
@@ -80,15 +80,16 @@ def stated(
 
 
 def _engine(
-    rewards: RewardLike | Sequence[RewardLike],
+    rewards: RewardLike | Sequence[RewardLike] | None,
     columns: Iterable[str],
     resources: Mapping[str, Any],
     environments: bool,
     open_ended: bool,
 ) -> RewardEngine:
     given: list[Any] = list(rewards) if isinstance(rewards, list | tuple) else [rewards]
-    if not given:
-        raise RewardSpecError("reward_funcs names no reward; give the objective at least")
+    if given in ([], [None]):
+        hint = "; get_reward of an environment has no range, see docs/trainer.md" if environments else ""
+        raise RewardSpecError(f"reward_funcs names no reward; give the objective at least{hint}")
     for reward in given:
         if isinstance(reward, nn.Module):
             name = getattr(getattr(reward, "config", None), "name_or_path", None) or "path-or-hub-name"

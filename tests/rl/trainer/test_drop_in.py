@@ -24,6 +24,7 @@ from transformers import (
 from trl import GRPOConfig
 
 from recrl import ConstrainedGRPOTrainer, Reward
+from recrl.rewards import RewardSpecError
 from recrl.rl.prefix.sharing import Sharing
 from recrl.rl.trainer.shared import SharedPrefixGRPOTrainer
 
@@ -349,6 +350,8 @@ def test_an_environment_with_a_reward_of_its_own_is_refused_by_name(make, callin
     tokenizer, _ = calling
     with pytest.raises(ValueError, match=r"environment Judging scores .* get_reward, .*name='Judging'"):
         make(environment_factory=Judging, processing_class=tokenizer)
+    with pytest.raises(RewardSpecError, match=r"names no reward; .*; get_reward of an environment"):
+        make(environment_factory=Judging, processing_class=tokenizer, reward_funcs=None)
 
 
 def test_an_engine_answers_one_turn(make, calling):

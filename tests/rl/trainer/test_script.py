@@ -169,6 +169,7 @@ def reward_model():
         (lambda completions: [], {}, r"Reward\(function, range=\(low, high\), name=\.\.\.\)"),
         (7, {}, "a reward is a int; write a function, a Reward, a name or a config entry"),
         ([], {}, "reward_funcs names no reward"),
+        (None, {}, "reward_funcs names no reward; give the objective at least$"),
         ({"name": "x", "wieght": 1}, {}, "wieght: Extra inputs are not permitted"),
         (reward_model, {}, r"a LlamaForSequenceClassification scores as .*'use': 'reward_model'"),
         ([brevity, Reward(vowels, range=(0, 1))], {}, r"objective: say which of script_brevity, vowels"),
