@@ -87,9 +87,9 @@ def _planted(found: Mapping[str, Any], folder: Path) -> list[str]:
         f"Probabilities of a click are 2 % higher in one arm ({found['shoppers']} shoppers, one life of "
         f"the weeks, same luck). Power announced from resamples of pilots: {found['announced']:.3f} "
         f"[{least:.3f}, {most:.3f}]. Found in {found['found']:.3f} [{low:.3f}, {high:.3f}] of "
-        f"{found['tests']:,} tests; mean relative difference {100 * found['relative effect']:.1f} %. The normal formula says "
-        f"{found['by formula']:.2f}: under the same luck few shoppers differ, by much, so that a test which "
-        "draws few of these has a small mean and a small error at once.",
+        f"{found['tests']:,} tests; mean relative difference {100 * found['relative effect']:.1f} %. The "
+        f"normal formula says {found['by formula']:.2f}: under the same luck few shoppers differ, by much, "
+        "so that a test which draws few of these has a small mean and a small error at once.",
     ]
 
 
