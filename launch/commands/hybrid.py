@@ -77,23 +77,28 @@ def evaluate(
     ] = 200,
     timed: Annotated[int, typer.Option(min=1, help="Prompts that are timed.")] = 12,
 ) -> None:
-    """Full text, hybrid, truncated histories and controls on unseen users: quality and cost."""
+    """Full text, hybrid, truncated histories and controls on unseen users: quality and cost.
+
+    Started again after a kill, it goes on.
+    """
     from ..config.reading import load
 
     settings = load(config, overrides or [], resolve=False)
     from ..hybrid.measuring import measure
+    from ..run.folder import RunFolder
     from ..run.progress import Display
 
-    path = measure(
-        settings,
-        context.find_root().obj,
-        Display(),
-        least=least,
-        long=long,
-        limit=episodes,
-        asked=questions,
-        timed=timed,
-    )
+    with RunFolder(settings.hybrid.folder).locked():
+        path = measure(
+            settings,
+            context.find_root().obj,
+            Display(),
+            least=least,
+            long=long,
+            limit=episodes,
+            asked=questions,
+            timed=timed,
+        )
     typer.echo(f"report: {path}")
 
 

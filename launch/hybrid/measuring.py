@@ -1,10 +1,15 @@
 """What compressed prompts keep and what they cost, on users that nothing was trained on.
 
 ``measure``  the tables of :mod:`recrl.launch.hybrid.report`, as JSON
+``as_dear``  how many products as text cost what a hybrid history costs
 """
 
+import hashlib
 import json
+import shutil
+from bisect import bisect_right
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,15 @@ from ...envs.entities import marks
 from ...envs.entities.store import Constant, EntityStore, Permuted
 from ...envs.statistics import Values
 from ...envs.storage import sealed
+from ...envs.tags.histories import Histories
+from ...envs.tags.settings import History
 from ...envs.tags.task import Tags
 from ...envs.task import evenly
+from ...rl.decoding.journal import Journal
 from ...rl.hybrid.costs import arithmetic, seconds
 from ...rl.hybrid.evaluation import Arm, deployed, majority, overlap, perceived
 from ...rl.hybrid.questions import questions, spelled, split
+from ...rl.hybrid.settings import AGAIN
 from ...rl.hybrid.training import prompt_ids
 from ...rl.policy import slots
 from ..config.schema import ConfigError, RunConfig
@@ -26,10 +35,13 @@ from ..run.progress import Display
 from ..signals import Stop
 from . import report, seeds
 from .quality import CONSTANT, FREQUENT, HYBRID, LATEST, OWN, PERMUTED, POPULARITY, TEXT, Episodes, quality
-from .stages import QUESTIONS, told, trained
+from .stages import POLICY, QUESTIONS, told, trained
 
-# Forms that are plain text, and cost about as much as the hybrid one.
-_SHORT = {"truncated": LATEST, "frequent": FREQUENT}
+ANSWERS = "answers"
+"""Folder of the answers of an evaluation that has not ended."""
+
+# Forms that are plain text, and cost as much as the hybrid one.
+_SHORT: dict[History, str] = {"truncated": LATEST, "frequent": FREQUENT}
 
 
 def measure(
@@ -54,7 +66,9 @@ def measure(
 
     Raises:
         ConfigError: no episode has such a history.
+        Interruption: a signal came; what was answered until then is not asked again.
     """
+    stop.hint = AGAIN
     model, tokenizer = trained(config)
     layer = slots.of(model)
     assert layer is not None
@@ -65,34 +79,21 @@ def measure(
     dear = [i for i, row in enumerate(rows) if _bought(task, row) >= long]
     if not dear:
         raise ConfigError(f"--long {long}: no test episode of an unseen user has so many products")
+    kept = as_dear(task, [rows[i] for i in dear], tokenizer)
     prompts = {TEXT: [spelled(row["prompt"]) for row in rows], HYBRID: [row["prompt"] for row in rows]}
-    ids = {name: prompt_ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
-    # About as many tokens as the hybrid prompts have, by what text costs a product.
-    count = np.mean([_marked(rows[i]["prompt"]) for i in dear])
-    tokens = {name: float(np.mean([len(one) for one in some])) for name, some in ids.items()}
-    kept = max(1, round(count / ((tokens[TEXT] - tokens[HYBRID]) / count + 1)))
     for history, name in _SHORT.items():
-        short = told(config, history, kept=kept)  # type: ignore[arg-type]
-        prompts[name] = [row["prompt"] for row in _rows(short, least, limit)]
-        ids[name] = prompt_ids(tokenizer, [prompts[name][i] for i in dear])
+        prompts[name] = [row["prompt"] for row in _rows(told(config, history, kept=kept), least, limit)]
+    ids = {name: prompt_ids(tokenizer, [some[i] for i in dear]) for name, some in prompts.items()}
     arms = [
         *(Arm(name, some) for name, some in prompts.items()),
         Arm(CONSTANT, prompts[HYBRID], Constant(store, np.arange(min(len(store), 20_000)))),
         Arm(PERMUTED, prompts[HYBRID], Permuted(store, len(store), config.seed)),
     ]
-    texts: dict[str, list[str]] = {}
-    for arm in arms:
-        with display.stage(arm.name, len(rows)) as advance, stop.deferred():
-
-            def on_batch(done: int, advance: Any = advance) -> None:
-                advance(done)
-                stop.check("while the arms were answered")
-
-            batch = config.evaluation.batch_size if arm.name != TEXT else min(4, config.evaluation.batch_size)
-            texts[arm.name] = deployed(model, tokenizer, arm, task.form, batch, on_batch)
-    floors = config.floors
+    texts = _answered(config, model, tokenizer, task, arms, stop, display)
     texts |= {
-        name: answerer(rows) for name, answerer in task.baselines(floors).items() if name in (OWN, POPULARITY)
+        name: answerer(rows)
+        for name, answerer in task.baselines(config.floors).items()
+        if name in (OWN, POPULARITY)
     }
     episodes = _episodes(task, rows, texts)
     display.say("questions about held-out entities, and times")
@@ -106,7 +107,7 @@ def measure(
         "least": least,
         "long": {"products": long, "episodes": len(dear)},
         "kept": kept,
-        "products": float(count),
+        "products": float(np.mean([_marked(rows[i]["prompt"]) for i in dear])),
         "seed": config.seed,
         "headline": task.headline,
         **quality([episodes]),
@@ -116,7 +117,53 @@ def measure(
     folder = config.hybrid.folder
     episodes.save(folder)
     sealed.write(folder / seeds.EVALUATION, json.dumps(found, indent=1))
+    shutil.rmtree(folder / ANSWERS)
     return report.write([seeds.read(folder)], folder)
+
+
+def as_dear(task: Tags, rows: Sequence[Any], tokenizer: Any) -> int:
+    """Largest number of products that, as text, cost no more tokens than a hybrid history does, on the mean
+    over rows and in both short forms; one at least."""
+    assert task.histories is not None
+    products, prompt = task.histories.products, task.settings.prompt
+
+    def tokens(history: History, kept: int = prompt.kept) -> float:
+        tell = Histories(products, prompt.model_copy(update={"history": history, "kept": kept}))
+        told = tokenizer(["\n".join(tell(row)) for row in rows], add_special_tokens=False)
+        return float(np.mean([len(ids) for ids in told["input_ids"]]))
+
+    numbers = range(1, prompt.products + 1)
+    return max(1, bisect_right(numbers, tokens("hybrid"), key=lambda n: max(tokens(h, n) for h in _SHORT)))
+
+
+def _answered(
+    config: RunConfig,
+    model: Any,
+    tokenizer: Any,
+    task: Tags,
+    arms: Sequence[Arm],
+    stop: Stop,
+    display: Display,
+) -> dict[str, list[str]]:
+    """Texts of each arm; what an attempt that was killed has answered is not asked again."""
+    folder, texts = config.hybrid.folder, {}
+    identity = [
+        *(sealed.fingerprint(file) for file in sorted((folder / POLICY).glob("*.safetensors"))),
+        *(task.fingerprint, config.task.model_dump(mode="json"), config.seed, version("recrl")),
+    ]
+    for arm in arms:
+        batch = min(4, config.evaluation.batch_size) if arm.name == TEXT else config.evaluation.batch_size
+        asked = json.dumps([*identity, arm.name, batch, list(arm.prompts)])
+        path = folder / ANSWERS / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.jsonl"
+        kept = Journal(path, len(arm.prompts), batch)
+        with display.stage(arm.name, len(arm.prompts)) as advance, stop.deferred():
+
+            def on_batch(done: int, advance: Any = advance) -> None:
+                advance(done)
+                stop.check("while the arms were answered")
+
+            texts[arm.name] = deployed(model, tokenizer, arm, task.form, batch, on_batch, kept)
+    return texts
 
 
 def _rows(task: Tags, least: int, limit: int | None) -> list[dict[str, Any]]:

@@ -31,8 +31,7 @@ def quality(found: Mapping[str, Any], seeds: Sequence[Seed], path: Path) -> None
             if len(seeds) > 1:
                 means = [seed.found[part][arm]["mean"] for seed in seeds]
                 axis.plot(means, [row] * len(seeds), "o", color=colour, markerfacecolor="none", alpha=0.6)
-            if "low" in one:
-                axis.plot((one["low"], one["high"]), (row, row), color=colour, linewidth=1.5)
+            axis.plot((one["low"], one["high"]), (row, row), color=colour, linewidth=1.5)
             axis.plot(one["mean"], row, "D", color=colour, markersize=5)
         axis.set_xlabel(label)
         axis.set_xlim(left=0)

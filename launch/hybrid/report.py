@@ -39,8 +39,8 @@ def _written(found: Mapping[str, Any], seeds: Sequence[Seed]) -> str:
             "",
             f"`{found['headline']}`, and the share of the full text's list that stands in an arm's. "
             "*recovered*: share of the gap between constant slot and full text. Truncated histories have "
-            f"{_listed([one.found['kept'] for one in seeds])} products, which cost about as many tokens as "
-            "the hybrid prompt (see Cost).",
+            f"{_listed([one.found['kept'] for one in seeds])} products; Cost says what they cost beside "
+            "the hybrid prompt.",
             "",
             "![Quality of each arm](plots/quality.png)",
             "",
@@ -89,8 +89,8 @@ def _intervals(seeds: Sequence[Seed]) -> str:
     told = f"Means over {len(seeds)} seeds of base model, teacher and adaptor"
     if lacking := [one.name for one in seeds if one.episodes is None]:
         return (
-            f"{told}; no intervals over seeds, since {', '.join(lacking)} kept no values of single episodes. "
-            "Those of single seeds are 95 % bootstraps over users."
+            f"{told}. Intervals are 95 % bootstraps over users, averaged over seeds, which is wide enough; "
+            f"they say nothing of seeds, since {', '.join(lacking)} kept no values of single episodes."
         )
     return f"{told}. Intervals are 95 % bootstraps over users and seeds; those of single seeds over users."
 
@@ -128,9 +128,7 @@ def _listed(values: Sequence[int]) -> str:
 
 
 def _interval(one: Mapping[str, float], sign: str = "") -> str:
-    """A mean, with its interval where there is one."""
-    mean = f"{one['mean']:{sign}.3f}"
-    return f"{mean} [{one['low']:{sign}.3f}, {one['high']:{sign}.3f}]" if "low" in one else mean
+    return f"{one['mean']:{sign}.3f} [{one['low']:{sign}.3f}, {one['high']:{sign}.3f}]"
 
 
 def _cost(name: str, one: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from ...rl import policy
 from ...rl.decoding.forms import answer_room
 from ...rl.hybrid import reading
 from ...rl.hybrid.questions import questions, spelled, split, without
+from ...rl.hybrid.settings import AGAIN
 from ...rl.hybrid.teaching import teach
 from ...rl.hybrid.training import lessons_about, lessons_of, train
 from ...rl.policy import slots
@@ -41,8 +42,6 @@ QUESTIONS = 20_000
 
 # Checkpoints of a base model and of an adaptor.
 _READING, _LEARNING = "reading", "learning"
-# What to do where a stage was stopped.
-_AGAIN = "the same command goes on"
 
 
 def told(config: RunConfig, history: History, **wording: Any) -> Tags:
@@ -84,7 +83,7 @@ def make_store(config: RunConfig, engine: Engine, display: Display) -> EntitySto
 
 def train_base(config: RunConfig, stop: Stop, display: Display) -> None:
     """Train a tiny policy to read histories spelled out."""
-    stop.hint = _AGAIN
+    stop.hint = AGAIN
     settings, folder = config.hybrid.reading, config.hybrid.folder
     if holds_policy(folder / BASE):
         display.say(f"the base model is there: {folder / BASE}")
@@ -135,7 +134,7 @@ def train_base(config: RunConfig, stop: Stop, display: Display) -> None:
 
 def train_adaptor(config: RunConfig, stop: Stop, display: Display) -> None:
     """Train the adaptor of a frozen base model, and write both as a policy."""
-    stop.hint = _AGAIN
+    stop.hint = AGAIN
     settings, folder = config.hybrid, config.hybrid.folder
     if holds_policy(folder / POLICY):
         display.say(f"the policy is there: {folder / POLICY}")

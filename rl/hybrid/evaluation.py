@@ -21,6 +21,7 @@ from ...envs.entities.store import Vectors
 from ...envs.statistics import Estimate, Values, pooled
 from ...envs.task import Lines, Message, Text
 from ..decoding.deploy import answer_texts, deploy
+from ..decoding.journal import Journal
 from ..policy.slots import of
 from ..sampling import Sampling
 from .questions import Question, spelled
@@ -48,8 +49,13 @@ def deployed(
     form: Lines | Text,
     batch_size: int,
     on_batch: Callable[[int], None] = lambda done: None,
+    kept: Journal | None = None,
 ) -> list[str]:
-    """Greedy answers; prompts of similar length are read together."""
+    """Greedy answers; prompts of similar length are read together.
+
+    Args:
+        kept: Answers of an earlier attempt at this arm.
+    """
     order = sorted(range(len(arm.prompts)), key=lambda i: sum(len(m["content"]) for m in arm.prompts[i]))
     with _reading(model, arm.store):
         found = deploy(
@@ -58,6 +64,7 @@ def deployed(
             [arm.prompts[i] for i in order],
             form,
             batch_size=batch_size,
+            kept=kept,
             on_batch=on_batch,
         )
     answers = [""] * len(order)

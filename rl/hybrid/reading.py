@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...envs.task import Row, Task
 from ..policy.warmstart import warm_start
 from .questions import questions, spelled
-from .settings import ReadingConfig
+from .settings import AGAIN, ReadingConfig
 
 OnStep = Callable[[str, int, float], None]
 
@@ -90,4 +90,5 @@ def read(
                 partial(on_step, name),
                 checkpoint=folder / name.partition(" ")[0],
                 stop=stop,
+                hint=AGAIN,
             )

@@ -8,6 +8,9 @@ from pydantic import BaseModel
 from ...envs.settings import MANY, Between, Place, Text
 from ..policy.settings import WarmStartConfig
 
+AGAIN = "the same command goes on"
+"""What to do where a stage was stopped."""
+
 
 class ReadingConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Training of a base model that reads histories spelled out: short ones first, which is cheap."""

@@ -27,7 +27,7 @@ from ..policy.supervised import Supervised
 from ..prefix.packing import continuation_logits
 from ..prefix.sharing import can_share
 from .questions import Question
-from .settings import HybridConfig
+from .settings import AGAIN, HybridConfig
 from .teaching import Taught
 
 # The training in words, for messages.
@@ -98,11 +98,7 @@ def train(
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, production, perception, config, seed)
-    kept = (
-        None
-        if checkpoint is None
-        else TrainingCheckpoint(checkpoint, training, _NAME, "the same command goes on")
-    )
+    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, training, _NAME, AGAIN)
     if kept is not None:
         kept.load(training.identity)
     model.eval()  # the frozen model answers as it will: without dropout

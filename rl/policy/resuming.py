@@ -11,6 +11,9 @@ from ..distributed.checkpoints import CheckpointError, reading
 
 logger = logging.getLogger(__name__)
 
+RESUME = "go on with --resume auto"
+"""How a run goes on."""
+
 
 class Training(Protocol):
     """What is kept.
@@ -48,9 +51,7 @@ class TrainingCheckpoint:
         hint: How to go on where a checkpoint could not be written.
     """
 
-    def __init__(
-        self, folder: Path, training: Training, name: str, hint: str = "go on with --resume auto"
-    ) -> None:
+    def __init__(self, folder: Path, training: Training, name: str, hint: str = RESUME) -> None:
         self.folder, self.training, self.name, self.hint = folder, training, name, hint
         self._aside = folder.with_name(f".{folder.name}.writing")
         self._identity: dict[str, Any] = {}

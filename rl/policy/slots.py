@@ -25,6 +25,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TruncationStrategy
 
 from ...envs.entities import marks
 from ...envs.entities.store import EntityStore, StoreError, Vectors
@@ -235,28 +236,56 @@ def read_marks(tokenizer: PreTrainedTokenizerBase, store: EntityStore, vocabular
     reader.entity_store, reader.entity_offset = store, vocabulary
 
 
+# Options that are the padding's own.
+_OF_PADDING = ("max_length", "pad_to_multiple_of", "padding_side", "return_tensors")
+_READ = {"add_special_tokens", "padding_strategy", "return_attention_mask", "verbose", *_OF_PADDING}
+
+
+def _marked(text: Any) -> bool:
+    """Whether marked titles are in a text, or in one of nested ones."""
+    if isinstance(text, str):
+        return marks.has_marks(text)
+    return isinstance(text, list | tuple) and any(map(_marked, text))
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Refuse what would not be done.
+
+    Raises:
+        PolicyError: an option is asked for that marked titles are not read with.
+    """
+    for name, value in options.items():
+        if name not in _READ and value and value != TruncationStrategy.DO_NOT_TRUNCATE:
+            told = {"truncation_strategy": "truncation"}.get(name, name)
+            raise PolicyError(
+                f"{told}={getattr(value, 'value', value)}: texts with marked titles are tokenised without; "
+                "leave it out, or write the titles as text by recrl.envs.entities.marks.spelled"
+            )
+
+
 class _ReadsMarks:
     """Mixed into the class of a tokenizer."""
 
     entity_store: EntityStore
     entity_offset: int
 
-    def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> Any:
+    def _encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
         plain: Any = super()._encode_plus  # type: ignore[misc]
+        if not (_marked(text) or _marked(text_pair)):
+            return plain(text, text_pair, **options)
         texts = [text] if isinstance(text, str) else text
-        if not all(isinstance(one, str) for one in texts) or not any(map(marks.has_marks, texts)):
-            return plain(text, *arguments, **options)
+        pairs = text_pair is not None or not all(isinstance(one, str) for one in texts)
+        _check({**options, "text_pair": pairs})
         first = bool(options.get("add_special_tokens", True))
         ids = [self._ids(one, plain, first) for one in texts]
-        padding: dict[str, Any] = {
-            "padding": options.get("padding_strategy", False),
-            "max_length": options.get("max_length"),
-            "pad_to_multiple_of": options.get("pad_to_multiple_of"),
-            "padding_side": options.get("padding_side"),
-        }
-        found = {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]}
         tokenizer: Any = self
-        padded = tokenizer.pad(found, return_tensors=options.get("return_tensors"), **padding)
+        padded = tokenizer.pad(
+            {"input_ids": ids, "attention_mask": [[1] * len(one) for one in ids]},
+            padding=options.get("padding_strategy", False),
+            **{name: options[name] for name in _OF_PADDING if name in options},
+        )
+        if options.get("return_attention_mask") is False:
+            del padded["attention_mask"]
         if isinstance(text, str) and options.get("return_tensors") is None:
             return BatchEncoding({name: value[0] for name, value in padded.items()})
         return padded

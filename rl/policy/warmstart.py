@@ -26,7 +26,7 @@ from ...envs.task import Message, Row, Task
 from ..prefix.packing import continuation_logits, without_adapters
 from ..prefix.sharing import can_share
 from .adapters import has_adapters
-from .resuming import StoppedTraining, TrainingCheckpoint
+from .resuming import RESUME, StoppedTraining, TrainingCheckpoint
 from .settings import WarmStartConfig
 from .supervised import Supervised
 
@@ -50,6 +50,7 @@ def warm_start(
     *,
     checkpoint: Path | None = None,
     stop: Callable[[], bool] = lambda: False,
+    hint: str = RESUME,
 ) -> list[float]:
     """Train ``model`` in place on the task's demonstrations.
 
@@ -60,6 +61,7 @@ def warm_start(
         checkpoint: Folder to go on from, if it is there, whole, and of the same warm start. It is written
             every ``config.save_every`` steps; the caller deletes it.
         stop: Function that says after each step whether this was the last one for now.
+        hint: How to go on where the checkpoint could not be written.
 
     Returns:
         Mean negative log-likelihood per token of each step.
@@ -69,7 +71,7 @@ def warm_start(
         CheckpointError: the checkpoint could not be written, or is not what its manifest says.
     """
     training = _Training(model, [task.size(row) for row in rows], config, seed)
-    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, training, "warm start")
+    kept = None if checkpoint is None else TrainingCheckpoint(checkpoint, training, "warm start", hint)
     if kept is not None:
         kept.load(_identity(model, task.lesson(rows), config, seed))
     model.train()

@@ -7,6 +7,7 @@ from recrl.envs.task import Lines
 
 class Listed(Tags):
     def __init__(self, catalog: Catalog, slots: int) -> None:
+        self.settings = self.source = None
         self.catalog, self.slots, self.form = catalog, slots, Lines(catalog.tags, slots)
         self.resources = {"catalog": catalog, "slots": slots}
 

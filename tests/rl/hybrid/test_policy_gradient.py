@@ -6,8 +6,9 @@ import slotted
 import torch
 
 from recrl.rl.policy import slots
+from recrl.rl.policy.adapters import add
 from recrl.rl.policy.loading import load
-from recrl.rl.policy.settings import PolicyConfig
+from recrl.rl.policy.settings import LoraConfig, PolicyConfig
 
 STEPS = 20
 
@@ -59,3 +60,28 @@ def test_twenty_constrained_steps_on_hybrid_prompts_resumed_exactly(tmp_path):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     again, _ = load(PolicyConfig(model=str(tmp_path / "parts" / "checkpoint-9")))
     assert slots.of(again) is not None, "a checkpoint is a folder that is loaded with its slots"
+
+
+@pytest.mark.slow
+def test_adapters_learn_on_hybrid_prompts_in_front_of_a_frozen_adaptor(tmp_path):
+    given = slotted.options(tmp_path / "policy")
+    trainer = fixed_rollouts.trainer_for(
+        tmp_path / "run",
+        max_steps=3,
+        beta=0.1,
+        learning_rate=1e-2,
+        prefix_sharing="on",
+        rollout_func=fixed_rollouts.scripted,
+        data=given["data"],
+        change=lambda model: add(given["change"](model), LoraConfig(rank=2), seed=1),
+    )
+    assert trainer.sharing.reason is None
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    moved = {
+        name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])
+    }
+    assert moved
+    assert all("lora_" in name for name in moved)
+    kl = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert kl[0] < 1e-4 < kl[-1]

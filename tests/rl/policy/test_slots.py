@@ -196,3 +196,49 @@ def test_texts_without_known_titles_are_tokenised_as_before(tiny):
     assert batch["input_ids"].shape == (2, 2)
     assert batch["attention_mask"].tolist() == [[0, 1], [1, 1]]
     assert isinstance(tokenizer.decode([5, 100_000]), str), "a log may show a prompt"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"text_pair": "milk"},
+        {"truncation": True, "max_length": 3},
+        {"stride": 2},
+        {"is_split_into_words": True},
+        {"return_offsets_mapping": True},
+        {"return_overflowing_tokens": True},
+        {"return_special_tokens_mask": True},
+        {"return_token_type_ids": True},
+        {"return_length": True},
+    ],
+)
+def test_an_option_that_marked_titles_are_not_read_with_is_refused_by_name(tiny, options):
+    _, tokenizer = tiny
+    (name, *_) = options
+    text = [mark(TITLES[0])] if name == "is_split_into_words" else mark(TITLES[0])
+    with pytest.raises(PolicyError, match=rf"^{name}=.*marks\.spelled"):
+        tokenizer(text, **options)
+
+
+def test_pairs_with_marked_titles_are_refused_wherever_they_stand(tiny):
+    _, tokenizer = tiny
+    with pytest.raises(PolicyError, match=r"^text_pair="):
+        tokenizer("milk", mark(TITLES[0]))
+    with pytest.raises(PolicyError, match=r"^text_pair="):
+        tokenizer([("milk", mark(TITLES[0]))])
+
+
+def test_padding_of_marked_titles_is_that_of_other_texts(tiny):
+    _, tokenizer = tiny
+    marked, plain = [mark(TITLES[0]), f"{mark(TITLES[1])}tag a\n"], ["tag a\n", "tag a\ntag b\n"]
+    for options in (
+        {"padding": "max_length", "max_length": 6},
+        {"padding": True, "pad_to_multiple_of": 4, "padding_side": "right"},
+        {"padding": True, "return_attention_mask": False},
+        {},
+    ):
+        found, known = tokenizer(marked, **options), tokenizer(plain, **options)
+        assert found.keys() == known.keys(), options
+        assert [len(ids) for ids in found["input_ids"]] == [len(ids) for ids in known["input_ids"]], options
+        if "attention_mask" in known:
+            assert found["attention_mask"] == known["attention_mask"], options
