@@ -11,7 +11,7 @@ from places import ROOT
 
 from recrl.benchmarks import BenchmarkError
 from recrl.benchmarks.agents import arms, reading, report, tokens, trained
-from recrl.benchmarks.agents.measure import CELLS
+from recrl.benchmarks.agents.measure import CELLS, EXPERTS
 from recrl.envs.agents.experts import Asking
 from recrl.envs.agents.measures import together, union
 from recrl.envs.agents.personas import Persona
@@ -148,8 +148,9 @@ def test_a_shared_beginning_is_counted_and_read_once():
 
 
 def test_the_committed_report_is_that_of_its_figures(tmp_path):
-    for cell in CELLS:
-        shutil.copy(RESULTS / f"{cell}.json", tmp_path)
+    figures = [file for file in RESULTS.glob("*.json") if file.stem in (*CELLS, EXPERTS)]
+    for file in figures:
+        shutil.copy(file, tmp_path)
     assert report.write(tmp_path).read_text() == (RESULTS / "report.md").read_text()
     assert (tmp_path / "plots" / "agents.png").stat().st_size > 10_000
     with pytest.raises(BenchmarkError, match="holds no figures; run recrl bench agents"):

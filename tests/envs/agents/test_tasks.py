@@ -112,7 +112,10 @@ def test_an_arbiter_is_shown_what_experts_named_and_chooses_among_it(cache, pane
         assert turned.valid == tuple(tags[0] for tags in row["candidates"])
 
 
-def test_an_arbiter_is_held_against_the_embedded_one_and_against_nobody_under_the_same_floor(cache, ranker):
+def test_an_arbiter_is_held_against_the_embedded_one_and_against_nobody_under_the_same_floor(
+    cache, ranker, monkeypatch
+):
+    monkeypatch.setattr("recrl.envs.agents.arbiter_task.FITTED", 40)
     arbiter = made(cache, "arbiter", slots=4, candidates=6)
     arbiter.scorer = ranker
     rows = arbiter.rows("test", 12, unseen=True)
