@@ -1,6 +1,6 @@
 """The task of an arbiter: keep the best of what a household's experts have named."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -113,6 +113,9 @@ class Arbiter(Tags):
     def scorer(self) -> TagRanker:
         """Model of counts behind the embedded arbiter."""
         return TagRanker(self.data)
+
+    def ranker(self) -> Callable[[Sequence[Row]], Values]:
+        return lambda rows: self.scorer.gains(rows).astype(float)
 
     @cached_property
     def _ranker(self) -> Ranker:
