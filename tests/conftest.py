@@ -26,6 +26,7 @@ if (quicker := str(Path(__file__).parent / "support" / "processes")) not in os.e
 from recrl.envs.catalog import Catalog
 from recrl.envs.data.prepared import Data, prepare
 from recrl.envs.data.settings import DataConfig
+from recrl.envs.tags.ranker import TagRanker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,6 +56,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def panel_task(cache: Path) -> Data:
     """The Complete Journey panel, category track."""
     return prepare(DataConfig(cache=cache))
+
+
+@pytest.fixture(scope="session")
+def ranker(panel_task: Data) -> TagRanker:
+    """The model of counts of that panel, which takes seconds to fit."""
+    return TagRanker(panel_task)
 
 
 @pytest.fixture

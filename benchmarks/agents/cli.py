@@ -28,6 +28,9 @@ def agents(
         int | None, typer.Option(min=10, help="Unseen episodes of each track, evenly spread; all by default.")
     ] = None,
     read: Annotated[int, typer.Option(min=1, help="Households whose reading is measured.")] = 6,
+    expert: Annotated[
+        list[Path] | None, typer.Option(help="Run of a trained expert, such as runs/agents; once for each.")
+    ] = None,
     report_only: Annotated[bool, typer.Option("--report-only", help="Render what is there.")] = False,
 ) -> None:
     """A team of planner, experts and arbiter against flat routes and one list, at equal budgets.
@@ -39,17 +42,21 @@ def agents(
     console = Console(soft_wrap=True)
     try:
         if not report_only:
-            _measure(output, cache, households, read, console)
+            _measure(output, cache, households, read, expert or [], console)
         path = report.write(output)
     except BenchmarkError as error:
         fail(str(error), 2)
     console.print(f"report: {path}", markup=False, highlight=False)
 
 
-def _measure(output: Path, cache: Path, households: int | None, read: int, console: Console) -> None:
+def _measure(
+    output: Path, cache: Path, households: int | None, read: int, experts: list[Path], console: Console
+) -> None:
     from .arms import Track
-    from .measure import CELLS, measure, track_of
+    from .measure import CELLS, EXPERTS, measure, track_of
+    from .trained import check, compared, policies
 
+    check(experts)
     asked = {"households": households, "read": read}
     output.mkdir(parents=True, exist_ok=True)
     settings = output / "settings.json"
@@ -59,6 +66,10 @@ def _measure(output: Path, cache: Path, households: int | None, read: int, conso
             "another --output, or remove the folder"
         )
     write(settings, json.dumps(asked))
+    if experts and not (output / f"{EXPERTS}.json").exists():
+        write(
+            output / f"{EXPERTS}.json", json.dumps(compared(*policies(experts, cache), households), indent=1)
+        )
     missing = [cell for cell in CELLS if not (output / f"{cell}.json").exists()]
     for name, cells in itertools.groupby(missing, track_of):
         track = Track.load(name, cache, households)

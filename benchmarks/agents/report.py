@@ -11,8 +11,8 @@ from recrl.envs.storage.sealed import write as write_text
 
 from .. import BenchmarkError
 from ..figures import grid, save
-from .arms import FLAT, ONE
-from .measure import CELLS, FINAL_MEASURES, READING, TRACKS
+from .arms import FLAT, HIERARCHY, ONE, PERSONAS
+from .measure import CELLS, EXPERTS, FINAL_MEASURES, READING, TRACKS
 
 _UNION = ("duplicate work", "union recall", "union recall novel", "exclusive recall", "tags")
 _WITHOUT_INTERVALS = ("tags",)
@@ -26,7 +26,7 @@ def write(folder: Path) -> Path:
     """
     found = {
         cell: json.loads((folder / f"{cell}.json").read_text())
-        for cell in CELLS
+        for cell in (*CELLS, EXPERTS)
         if (folder / f"{cell}.json").exists()
     }
     if not found:
@@ -49,10 +49,14 @@ def _text(found: dict[str, Any]) -> list[str]:
     for track in TRACKS:
         if union := found.get(f"union-{track}"):
             parts += _union(track, union)
+        if tokens := found.get(f"tokens-{track}"):
+            parts += _tokens(track, tokens)
         if final := found.get(f"final-{track}"):
             parts += _final(track, final)
     if READING in found:
         parts += _reading(found[READING])
+    if EXPERTS in found:
+        parts += _experts(found[EXPERTS])
     return parts
 
 
@@ -90,6 +94,51 @@ def _at_the_end(cell: dict[str, Any]) -> str:
         ", and the upper end of the grid: they may find more at a higher one, so the advantage over them may "
         "be overstated"
     )
+
+
+def _tokens(track: str, cell: dict[str, Any]) -> list[str]:
+    apart = cell["differences"][HIERARCHY]
+    rows = [
+        [
+            name,
+            f"{of['tokens read']['mean']:,.0f}",
+            f"{of['routes']['mean']:.1f}",
+            _shown(of["duplicate work"]),
+            _shown(of["union recall"]),
+            _shown(apart[name]["union recall"], "+") if name in apart else "",
+        ]
+        for name, of in cell["means"].items()
+    ]
+    told = ", ".join(f"{value:g} of {name}" for name, value in cell["temperatures"].items())
+    return [
+        f"## Equal budgets of tokens, track `{track}`",
+        "All arms name 60 tags at most, over prompts of tags. A flat route that reads the whole context by "
+        f"itself reads {cell['tokens of a flat route']:,.0f} tokens of SmolLM2, {PERSONAS} of them "
+        f"{PERSONAS * cell['tokens of a flat route']:,.0f}. At the tokens of the hierarchy, whose experts "
+        "read their context once, there are fewer flat routes, which share the tags, or their contexts are "
+        "shorter: the household's most frequent tags. "
+        f"Temperatures that find most on training households: {told}.",
+        table(["arm", "tokens read", "routes", "duplicate work", "union recall", "less the hierarchy"], rows),
+    ]
+
+
+def _experts(cell: dict[str, Any]) -> list[str]:
+    measures = list(next(iter(cell["means"].values())))
+    parts = [
+        f"## Trained experts ({cell['personas']:,} personas of {cell['households']} households)",
+        "Deployed lists of personas in the space of purchases, without prices. `recall` is the persona's, "
+        "`union` and `final` figures are the household's. *Flat routes* give every persona the household's "
+        "best tags, *one list* deals out its best to the personas, both by the scorer: only their figures of "
+        "the household mean something.",
+        table(
+            ["experts", *measures],
+            [[name, *(_shown(of[m]) for m in measures)] for name, of in cell["means"].items()],
+        ),
+    ]
+    for reference, apart in cell["differences"].items():
+        rows = [[name, *(_shown(of[m], "+") for m in measures)] for name, of in apart.items()]
+        parts += [f"Less *{reference}*:", table(["experts", *measures], rows)]
+    return parts
 
 
 def _final(track: str, cell: dict[str, Any]) -> list[str]:

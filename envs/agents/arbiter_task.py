@@ -1,7 +1,8 @@
 """The task of an arbiter: keep the best of what a household's experts have named."""
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,19 @@ from ..data.settings import DataConfig
 from ..statistics import Values
 from ..tags import baselines
 from ..tags.prompts import request
+from ..tags.ranker import TagRanker
 from ..tags.task import Tags
 from ..tags.teaching import sample_list
-from ..task import Answerer, Message, Row
-from .arbiter import arbitrated, in_turn
+from ..task import Answerer, Message, Row, Words
+from .arbiter import Ranker, arbitrated, held, in_turn
 from .personas import Persona
 from .planner import Clusters, check_clusters, purchased
 from .settings import ArbiterConfig
 
+SINGLE = "single policy"
+"""Best tags of all by the embedded arbiter's scorer, under the price of the same floor: nobody's team."""
+
+FITTED = 400  # rows of training households that the embedded arbiter is fitted on
 _REQUEST = "Keep the {count} that are bought in the coming weeks, one a line, none twice."
 
 
@@ -30,6 +36,7 @@ class Arbiter(Tags):
     """
 
     Settings = ArbiterConfig
+    reference = SINGLE
     settings: ArbiterConfig
 
     def __init__(self, settings: ArbiterConfig, source: DataConfig) -> None:
@@ -82,12 +89,69 @@ class Arbiter(Tags):
         return self.catalog.render(sample_list(target, first, self.slots, len(self.catalog), rng, outside))
 
     def baselines(self, floors: Mapping[str, float]) -> dict[str, Answerer]:
-        """Those of the tag task, and the experts' lists in turn."""
+        """Those of the tag task, the experts' lists in turn, and under prices that hold the floors on the
+        answered rows the embedded arbiter and the best tags of all by its scorer."""
 
         def merged(rows: Sequence[Row]) -> list[str]:
             return [self.catalog.render(in_turn(row["candidates"], self.slots)) for row in rows]
 
-        return {**super().baselines(floors), "experts in turn": merged}
+        def priced(ranker: Ranker, rows: Sequence[Row]) -> list[str]:
+            own = {name: floor for name, floor in floors.items() if name == "novelty"}
+            return held(ranker, rows, own, partial(novelty, rows))(rows)
+
+        def alone(rows: Sequence[Row]) -> list[str]:
+            every = [list(range(len(self.catalog)))]
+            return priced(self._ranker, [arbitrated(row, every, [1.0]) for row in rows])
+
+        def arbiter(rows: Sequence[Row]) -> list[str]:
+            return priced(self._ranker.fitted(self.rows("validation", FITTED)), rows)
+
+        found = super().baselines(floors)
+        return {**found, "experts in turn": merged, "embedded arbiter": arbiter, SINGLE: alone}
+
+    @cached_property
+    def scorer(self) -> TagRanker:
+        """Model of counts behind the embedded arbiter."""
+        return TagRanker(self.data)
+
+    def ranker(self) -> Callable[[Sequence[Row]], Values]:
+        return lambda rows: self.scorer.gains(rows).astype(float)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        """The embedded arbiter before it is fitted."""
+        end = self.data.protocol.statistics_end
+        assert end is not None, "prepared data have their protocol filled in"
+        return Ranker(
+            lambda rows: self.scorer.probabilities(rows).astype(float),
+            purchased(self.data),
+            self.catalog,
+            self.data.panel.buyers(0, end),
+            self.slots,
+        )
+
+    @classmethod
+    def words(
+        cls, settings: Mapping[str, Any], source: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> Words:
+        found = super().words(settings, source, result)
+        note = (
+            f"`{SINGLE}` are the best tags of all by the scorer of `embedded arbiter`, which chooses among "
+            "the candidates, as the policies do; prices hold both at the novelty floor of "
+            f"{result['novelty_floor']:g} on these very episodes."
+        )
+        return replace(found, note=note)
+
+
+def novelty(rows: Sequence[Row], lists: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Mean share of the lists' tags that are outside of the look-back."""
+    shares = [
+        np.mean([tag not in seen for tag in tags])
+        for row, tags in zip(rows, lists, strict=True)
+        for seen in [set(row["lookback"])]
+        if len(tags)
+    ]
+    return {"novelty": float(np.mean(shares))}
 
 
 def simple(data: Any, row: Row, persona: Persona, count: int) -> list[int]:

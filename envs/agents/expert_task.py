@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..audience import Audience
+from ..data.panel import top
 from ..data.settings import DataConfig
 from ..markdown import code
 from ..statistics import Values
@@ -161,7 +162,8 @@ class Expert(Tags):
         )
 
     def baselines(self, floors: Mapping[str, float]) -> dict[str, Answerer]:
-        """Scoring experts, the household's list without personas, and random tags of each persona."""
+        """Scoring experts, the household's list without personas, its best tags dealt out to the personas,
+        and random tags of each persona."""
 
         def drawn(rows: Sequence[Row]) -> Values:
             return np.random.default_rng(0).random((len(rows), len(self.catalog)))
@@ -170,9 +172,15 @@ class Expert(Tags):
             every = list(range(len(self.catalog)))
             return Scored(self.scorer.gains, self.catalog)([{**row, "cell": every} for row in rows])
 
+        def dealt(rows: Sequence[Row]) -> list[str]:
+            best = top(self.scorer.gains(rows), self.settings.personas * self.slots)
+            shares = best.reshape(len(rows), self.settings.personas, self.slots)
+            return [self.catalog.render(of[row["persona"]]) for row, of in zip(rows, shares, strict=True)]
+
         return {
             "scoring experts": Scored(self.scorer.gains, self.catalog),
             "flat routes": alike,
+            "one list": dealt,
             "random experts": Scored(drawn, self.catalog),
         }
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 
 import numpy as np
@@ -49,6 +50,12 @@ class TagRanker:
             max_iter=150, learning_rate=0.08, max_leaf_nodes=31, min_samples_leaf=100, random_state=seed
         )
         self._model.fit(self.features(rows).reshape(bought.size, -1), bought.ravel())
+
+    def seeing(self, data: Data) -> "TagRanker":
+        """The same fitted model, which reads counts off other purchases of the same users and tags."""
+        other = copy(self)
+        other._data = data
+        return other
 
     def probabilities(self, rows: Sequence[Row]) -> Floats:
         """``[rows, tags]``: probability that the tag is bought in the target window."""

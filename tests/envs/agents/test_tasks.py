@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recrl.envs import task as tasks
+from recrl.envs.agents.arbiter_task import novelty
 from recrl.envs.agents.settings import Mix
 from recrl.envs.data.settings import DataConfig
 from recrl.envs.task import TaskError
@@ -15,8 +16,10 @@ def made(cache, use, **given):
 
 
 @pytest.fixture(scope="module")
-def expert(cache, panel_task):
-    return made(cache, "expert", slots=5, final=4)
+def expert(cache, ranker):
+    task = made(cache, "expert", slots=5, final=4)
+    task.scorer = ranker
+    return task
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,9 @@ def test_a_report_measures_the_persona_the_union_and_the_final_list(expert, rows
     for name in ("union recall", "final recall@4", "final recall@4 novel", "exclusive recall"):
         of = scoring[name].reshape(-1, 4)
         assert np.array_equal(of, np.repeat(of[:, :1], 4, axis=1), equal_nan=True)
+    dealt = expert.metrics(rows, baselines["one list"](rows), dict)
+    assert (dealt["duplicate work"] == 0).all()
+    assert dealt["union recall"].mean() >= scoring["union recall"].mean()
     row, text = rows[0], baselines["scoring experts"](rows)[0]
     hits = set(expert.catalog.parse(text).top(5)) & set(row["target"])
     assert scoring["recall@5"][0] == pytest.approx(len(hits) / len(row["target"]))
@@ -104,3 +110,21 @@ def test_an_arbiter_is_shown_what_experts_named_and_chooses_among_it(cache, pane
         assert {*range(len(arbiter.catalog))} - set(arbiter.barred(row)) == set(named)
         (turned,) = arbiter.parse(arbiter.baselines({})["experts in turn"]([row]))
         assert turned.valid == tuple(tags[0] for tags in row["candidates"])
+
+
+def test_an_arbiter_is_held_against_the_embedded_one_and_against_nobody_under_the_same_floor(
+    cache, ranker, monkeypatch
+):
+    monkeypatch.setattr("recrl.envs.agents.arbiter_task.FITTED", 40)
+    arbiter = made(cache, "arbiter", slots=4, candidates=6)
+    arbiter.scorer = ranker
+    rows = arbiter.rows("test", 12, unseen=True)
+    baselines = arbiter.baselines({"novelty": 0.5, "validity": 1.0})
+    for name in ("embedded arbiter", "single policy"):
+        lists = [parsed.valid for parsed in arbiter.parse(baselines[name](rows))]
+        assert all(len(tags) == 4 for tags in lists)
+        assert novelty(rows, lists)["novelty"] >= 0.5
+        if name == "embedded arbiter":
+            for row, tags in zip(rows, lists, strict=True):
+                assert set(tags) <= {tag for of in row["candidates"] for tag in of}
+    assert novelty([{"lookback": [1, 2]}, {"lookback": []}], [[1, 3], [4]])["novelty"] == 0.75

@@ -15,11 +15,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ranker(panel_task):
-    return TagRanker(panel_task)
-
-
-@pytest.fixture(scope="module")
 def rows(panel_task):
     return panel_task.split("test").filter(pl.col("unseen")).to_dicts()
 
