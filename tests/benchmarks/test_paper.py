@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from places import ROOT
 
 from recrl.benchmarks import BenchmarkError
 from recrl.benchmarks.paper import quality, report
+from recrl.benchmarks.paper.base import BASELINES
 from recrl.benchmarks.paper.execute import Record, execute, record_of, take
 from recrl.benchmarks.paper.plan import COMMITTED, Stage, read
 from recrl.benchmarks.paper.rows import HOLDS, OPEN, REVERSED, Figure, Row
@@ -88,9 +90,10 @@ def test_the_base_is_paired_with_the_rules_by_seed(tmp_path):
         made = {name: values if name == "users" else values - 0.125 for name, values in found.items()}
     (tmp_path / "episodes").mkdir()
     np.savez(tmp_path / "episodes" / "base_seed-1_test.npz", **made)
-    for name in ("popularity", "own_frequency"):
-        np.savez(tmp_path / f"{name}.npz", deployed=made["deployed"][:, 0])
-    rows = [row for row in tags({**TAKEN, "base": tmp_path}).rows if row.order == "Base < SFT"]
+    np.savez(tmp_path / "baselines.npz", **dict.fromkeys(BASELINES, made["deployed"][:, 0]))
+    every = tags({**TAKEN, "base": tmp_path}).rows
+    assert [row.measure for row in every if row.order == "quota < SFT"] == [every[0].measure]
+    rows = [row for row in every if row.order == "Base < SFT"]
     assert [row.apart.mean for row in rows] == pytest.approx([0.125] * 3, abs=1e-6)
     assert rows[0].paper == "23.08 < 29.20 HR@30"
 
@@ -121,6 +124,14 @@ def test_the_report_says_what_is_missing_and_what_was_taken(tmp_path):
     assert (tmp_path / "plots" / "orders.png").stat().st_size > 10_000
     with pytest.raises(BenchmarkError, match="no stage that has ended"):
         report.write(tmp_path / "other", read(COMMITTED))
+
+
+def test_the_committed_report_is_that_of_its_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "RESAMPLES", 2000)
+    monkeypatch.chdir(ROOT)
+    output = tmp_path / "paper"
+    shutil.copytree(RESULTS / "paper", output)
+    assert report.write(output, read(COMMITTED)).read_text() == (RESULTS / "paper" / "report.md").read_text()
 
 
 # --- the committed plan ---
