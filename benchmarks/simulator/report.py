@@ -179,8 +179,8 @@ def _open_bandit(found: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         head,
         "Clicks per 1,000 impressions of fashion items at ZOZOTOWN, from the 10,000 impressions of the other "
-        "policy that the package `obp` brings, beside the mean of its own 10,000. Both are logs of some "
-        "forty clicks, so the intervals are wide and nothing finer than them is tested. What Thompson "
+        "policy that the package `obp` brings, beside the mean of its own 10,000. Each log holds 38 to "
+        "69 clicks, so the intervals are wide and nothing finer than them is tested. What Thompson "
         "sampling (`bts`) shows is simulated from its published priors; impressions are logged one by one, "
         "so the lists have one slot.",
         table(["campaign", "evaluated", "effective sample size", "own log", "IPS", "SNIPS", "DR"], rows),
