@@ -89,7 +89,8 @@ def build(
         titles: Titles, or a table with a column ``title``, which may be larger than memory; repeated ones
             count once.
         folder: Folder of the store; one of other titles, or of another encoder, is replaced.
-        engine: ``polars``: here, one range after the other; ``ray``: on a Ray cluster.
+        engine: ``polars``: here, one range after the other; ``ray``: on a Ray cluster, whose machines all see
+            the folder.
         size: Titles of a range.
         on_part: Function that is called with the number of ranges that are done, and of all; with ``ray``
             at the beginning and the end.
@@ -97,6 +98,7 @@ def build(
     Raises:
         StoreError: there are no titles.
     """
+    folder = folder.absolute()  # other machines work elsewhere
     aside = folder.with_name(f".{folder.name}.building")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_name(f".{folder.name}.lock"), folder):

@@ -7,7 +7,7 @@
 import hashlib
 import json
 import shutil
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -132,8 +132,8 @@ def as_dear(task: Tags, rows: Sequence[Any], tokenizer: Any) -> int:
         told = tokenizer(["\n".join(tell(row)) for row in rows], add_special_tokens=False)
         return float(np.mean([len(ids) for ids in told["input_ids"]]))
 
-    numbers = range(1, prompt.products + 1)
-    return max(1, bisect_right(numbers, tokens("hybrid"), key=lambda n: max(tokens(h, n) for h in _SHORT)))
+    budget, numbers = tokens("hybrid"), range(1, prompt.products + 1)
+    return max(1, bisect_left(numbers, True, key=lambda n: any(tokens(form, n) > budget for form in _SHORT)))
 
 
 def _answered(

@@ -81,7 +81,8 @@ def quality(seeds: Sequence[Episodes]) -> dict[str, Any]:
         }
 
     def gap(arm: str) -> dict[str, float]:
-        return asdict(recovered(*(values("recall", name) for name in (arm, CONSTANT, TEXT)), users))
+        low, high = values("recall", CONSTANT), values("recall", TEXT)
+        return asdict(recovered(values("recall", arm), low, high, users))
 
     return {
         "recall": {arm: mean("recall", arm) for arm in seeds[0].recall},

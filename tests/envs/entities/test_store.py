@@ -1,8 +1,11 @@
 import pickle
+from pathlib import Path
 
+import entities
 import numpy as np
 import polars as pl
 import pytest
+import ray
 from entities import DIM, TITLES, Hashed, store_in
 
 from recrl.envs.data.shards import ENGINES
@@ -97,6 +100,25 @@ def test_ranges_may_be_filled_in_any_order_by_a_function_that_travels(tmp_path, 
     for name in ("vectors.bin", "keys.bin", "places.bin"):
         assert (there.folder / name).read_bytes() == (here.folder / name).read_bytes()
     assert pickle.loads(pickle.dumps(SentenceEncoder("somewhere")))._model == "somewhere"
+
+
+@pytest.mark.slow
+def test_ray_goes_on_with_a_killed_job_and_builds_the_same_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = store_in(tmp_path / "here")
+    with pytest.raises(KeyboardInterrupt):
+        build(TITLES, Path("there/store"), Failing(2), size=7)
+    seen = []
+    ray.cloudpickle.register_pickle_by_value(entities)  # workers know what is installed alone
+    try:
+        there = build(
+            TITLES, Path("there/store"), Hashed(), size=7, engine="ray", on_part=lambda *at: seen.append(at)
+        )
+    finally:
+        ray.shutdown()
+    assert seen == [(2, 6), (6, 6)], "ranges that were filled are not filled again"
+    for name in ("vectors.bin", "keys.bin", "places.bin"):
+        assert (there.folder / name).read_bytes() == (here.folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("last", ["publish", "remove"])
