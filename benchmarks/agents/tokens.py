@@ -119,7 +119,7 @@ def _scores(track: Track, rows: Sequence[Row], reading: Reading, arm: str) -> Va
 
 def _measured(track: Track, lists: Routes, tokens: Ints, routes: Ints) -> dict[str, Values]:
     found = together(track.rows, lists, len(track.task.catalog))
-    return {**found, "tokens read": tokens * 1.0, "routes": routes * 1.0}
+    return {**found, "tokens read": tokens.astype(float), "routes": routes.astype(float)}
 
 
 def spent(count: Count, prompts: Sequence[Sequence[Message]]) -> int:
@@ -149,7 +149,7 @@ def shortened(track: Track, rows: Sequence[Row], shown: Sequence[Sequence[int]])
     data, found = track.task.data, np.empty((len(rows), len(track.task.catalog)))
     origins, panel = np.array([row["origin"] for row in rows]), track.task.data.panel
     for origin in np.unique(origins):
-        places = np.flatnonzero(origins == origin)
+        places = np.flatnonzero(origins == origin).tolist()
         kept = np.ones(len(panel.user), bool)
         for place in places:
             first, end = np.searchsorted(panel.user, [rows[place]["user"], rows[place]["user"] + 1])

@@ -6,11 +6,10 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from ..data.panel import IntArray
 from ..data.settings import DataConfig
 from ..statistics import Values
-from ..tags import baselines
 from ..tags.prompts import request
 from ..tags.ranker import TagRanker
 from ..tags.task import Tags
@@ -52,11 +51,17 @@ class Arbiter(Tags):
 
     def _told(self, episodes: Any, columns: Sequence[str]) -> list[dict[str, Any]]:
         rows = super()._told(episodes, columns)
+        popular = {
+            origin: self.data.panel.popularity(origin) for origin in {int(row["origin"]) for row in rows}
+        }
         return [
             self.row(
                 row,
                 personas,
-                [simple(self.data, row, persona, self.settings.candidates) for persona in personas],
+                [
+                    simple(popular[int(row["origin"])], persona, self.settings.candidates)
+                    for persona in personas
+                ],
             )
             for row, personas in zip(rows, self.planner(rows), strict=True)
         ]
@@ -154,9 +159,12 @@ def novelty(rows: Sequence[Row], lists: Sequence[Sequence[int]]) -> dict[str, fl
     return {"novelty": float(np.mean(shares))}
 
 
-def simple(data: Any, row: Row, persona: Persona, count: int) -> list[int]:
-    """Tags that a simple expert names: two thirds the persona's most frequent ones, then popular options."""
+def simple(popular: npt.NDArray[np.floating], persona: Persona, count: int) -> list[int]:
+    """Tags that a simple expert names: two thirds the persona's most frequent ones, then popular options.
+
+    Args:
+        popular: Buyers of each option lately, ``[options]``.
+    """
     frequent = list(persona.tags[: -(-2 * count // 3)])
-    popular: Values | IntArray = baselines.popularity(data, [row])[0]
     others = sorted(set(persona.cell) - set(frequent), key=lambda tag: -popular[tag])
     return [*frequent, *others][:count]

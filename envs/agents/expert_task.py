@@ -175,7 +175,9 @@ class Expert(Tags):
         def dealt(rows: Sequence[Row]) -> list[str]:
             best = top(self.scorer.gains(rows), self.settings.personas * self.slots)
             shares = best.reshape(len(rows), self.settings.personas, self.slots)
-            return [self.catalog.render(of[row["persona"]]) for row, of in zip(rows, shares, strict=True)]
+            return [
+                self.catalog.render(of[row["persona"]].tolist()) for row, of in zip(rows, shares, strict=True)
+            ]
 
         return {
             "scoring experts": Scored(self.scorer.gains, self.catalog),

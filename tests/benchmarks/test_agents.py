@@ -105,7 +105,8 @@ def test_a_scorer_of_a_shorter_context_knows_nothing_of_the_rest(panel_task, ran
         assert now[shown].min() > np.median(now[hidden])
 
 
-def test_trained_experts_are_compared_on_the_same_personas(cache, panel_task, ranker, tmp_path):
+def test_trained_experts_are_compared_on_the_same_personas(cache, panel_task, ranker, tmp_path, monkeypatch):
+    monkeypatch.setattr("recrl.envs.agents.expert_task._FITTED", 40)
     runs = [tmp_path / name for name in ("first", "second")]
     for seed, run in enumerate(runs):
         config = load(
