@@ -1,6 +1,6 @@
 """Training steps on several processes: seconds, memory of each process, and the cost of a checkpoint.
 
-``measure`` starts this module in one process, and by accelerate in several, in turns:
+``measure`` launches this module with accelerate, on one process and on several, in turns:
 ``python -m recrl.benchmarks.scale.training JOB.json``. Each process computes on one thread, so that two
 processes have twice the cores of one.
 """
@@ -125,10 +125,10 @@ def _launch(kind: Kind, job: Job) -> dict[str, Any]:
     output = Path(job.output)
     output.mkdir()
     (output / "job.json").write_text(json.dumps(asdict(job)))
-    command = [sys.executable]
-    if kind.processes > 1:  # one needs no launcher
-        command += ["-m", "accelerate.commands.launch", "--config_file", str(strategy_file(kind.strategy))]
-        command += ["--num_processes", str(kind.processes), "--main_process_port", str(free_port())]
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(strategy_file(kind.strategy)), "--num_processes", str(kind.processes)]
+    if kind.processes > 1:
+        command += ["--main_process_port", str(free_port())]
     command += ["-m", "recrl.benchmarks.scale.training", str(output / "job.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PATIENCE)
