@@ -59,7 +59,8 @@ def open_bandit(given: Any = None, campaigns: Sequence[str] = CAMPAIGNS) -> dict
             policy: pl.read_csv(place / "dataset" / "obd" / policy / campaign / f"{campaign}.csv")
             for policy in ("random", "bts")
         }
-        sampler = chosen(*(np.array(priors[campaign][name]) for name in ("alpha", "beta")))
+        prior = priors[campaign]
+        sampler = chosen(np.array(prior["alpha"]), np.array(prior["beta"]))
         uniform = np.full_like(sampler, 1 / len(sampler))
         truth = {policy: _clicks(log["click"].to_numpy()) for policy, log in logs.items()}
         found[campaign] = {

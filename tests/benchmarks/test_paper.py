@@ -23,7 +23,7 @@ from recrl.benchmarks.paper.execute import Record, execute, record_of, take
 from recrl.benchmarks.paper.plan import COMMITTED, Stage, read
 from recrl.benchmarks.paper.rows import HOLDS, OPEN, REVERSED, Figure, Row
 from recrl.benchmarks.paper.tables import TABLES, tags
-from recrl.benchmarks.rules import summary
+from recrl.envs import statistics
 from recrl.launch.cli import app
 from recrl.launch.config.reading import load
 
@@ -34,7 +34,7 @@ TAKEN = {
     "styled": RESULTS / "styled",
     "judge": RESULTS / "judge" / "single-prompt",
     "agents": RESULTS / "agents",
-    "hybrid": RESULTS / "hybrid",
+    "hybrid": RESULTS / "hybrid" / "seed-0",
     "ab": RESULTS / "simulator" / "ab",
 }
 
@@ -66,7 +66,7 @@ def test_a_figure_turns_its_bounds_with_its_sign_and_scales_them():
 
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
-    monkeypatch.setattr(summary, "RESAMPLES", 50)
+    monkeypatch.setattr(statistics, "RESAMPLES", 50)
 
 
 def test_the_committed_results_give_every_table_that_has_some():
@@ -127,7 +127,7 @@ def test_the_report_says_what_is_missing_and_what_was_taken(tmp_path):
 
 
 def test_the_committed_report_is_that_of_its_results(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary, "RESAMPLES", 2000)
+    monkeypatch.setattr(statistics, "RESAMPLES", 2000)
     monkeypatch.chdir(ROOT)
     output = tmp_path / "paper"
     shutil.copytree(RESULTS / "paper", output)
